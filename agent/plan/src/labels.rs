@@ -1,0 +1,10 @@
+//! The labels that every object of ours carries. An object without our host's label is foreign and is not touched.
+
+/// The host's id (UUID).
+pub const HOST: &str = "io.decnet.host";
+/// The stack's name. On containers only.
+pub const STACK: &str = "io.decnet.stack";
+/// The Compose service's name within the stack. On containers only.
+pub const SERVICE: &str = "io.decnet.service";
+/// SHA-256 (hex) over the normalised specification that the object was made from.
+pub const HASH: &str = "io.decnet.hash";

@@ -1,0 +1,183 @@
+//! Steps are data. The executor takes them as they are and decides nothing.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use decnet_wire::bundle::NetworkDriver;
+use decnet_wire::ids::{Digest, InterfaceName, MacAddress, NetworkName, StackName};
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+/// What to do, in an order that holds: a step comes after every step that it waits for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    pub steps: Vec<PlannedStep>,
+    /// What cannot be done now, and why; stacks named here get no steps.
+    pub blocked: Vec<Blocked>,
+}
+
+impl Plan {
+    /// Nothing to do and nothing in the way.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.steps.is_empty() && self.blocked.is_empty()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedStep {
+    pub step: Step,
+    /// The stack that it is for; none for images and networks, which stacks share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<StackName>,
+    /// Indices into [`Plan::steps`] of the steps that must have succeeded first. All smaller than this one's.
+    pub after: Vec<usize>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blocked {
+    /// None when it concerns an object that stacks share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<StackName>,
+    /// One line: what, on what, why.
+    pub reason: String,
+}
+
+/// One call, or one short fixed sequence of calls, to the engine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Step {
+    /// Load an image archive that the agent has, or fetches, as a blob.
+    LoadImage {
+        blob: Digest,
+        size: u64,
+        reference: String,
+        image_ids: Vec<Digest>,
+    },
+    /// Pull by digest: `repository@sha256:…`.
+    PullImage {
+        reference: String,
+    },
+    CreateNetwork {
+        network: NetworkSpec,
+    },
+    RemoveNetwork {
+        name: String,
+        id: String,
+    },
+    CreateContainer {
+        container: Box<ContainerSpec>,
+    },
+    /// Start, then wait until the process has run for `settle_ms` without ending or being restarted, or until its
+    /// health check, where it has one, says healthy.
+    StartContainer {
+        name: String,
+        settle_ms: u64,
+    },
+    UnpauseContainer {
+        name: String,
+        id: String,
+    },
+    /// Stop: SIGTERM (or the image's stop signal), then SIGKILL after `timeout_s`.
+    StopContainer {
+        name: String,
+        id: String,
+        timeout_s: u32,
+    },
+    RemoveContainer {
+        name: String,
+        id: String,
+    },
+}
+
+/// A network as the engine is to have it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSpec {
+    pub name: NetworkName,
+    pub driver: NetworkDriver,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<InterfaceName>,
+    pub subnet: Ipv4Net,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Ipv4Addr>,
+    /// All labels, [`crate::labels::HASH`] among them.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A container as the engine is to have it: Compose's words, resolved to one meaning each.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContainerSpec {
+    pub name: String,
+    /// The image's id (`sha256:…`) or `repository@sha256:…`.
+    pub image: String,
+    pub command: Option<Vec<String>>,
+    pub entrypoint: Option<Vec<String>>,
+    pub environment: BTreeMap<String, Option<String>>,
+    pub labels: BTreeMap<String, String>,
+    pub hostname: Option<String>,
+    pub user: Option<String>,
+    pub working_dir: Option<String>,
+    pub stop_signal: Option<String>,
+    /// Seconds between the stop signal and SIGKILL.
+    pub stop_timeout_s: Option<u32>,
+    pub network: NetworkMode,
+    pub restart: RestartPolicy,
+    pub cap_add: Vec<String>,
+    pub cap_drop: Vec<String>,
+    pub security_opt: Vec<String>,
+    pub sysctls: BTreeMap<String, String>,
+    pub read_only: bool,
+    pub init: Option<bool>,
+    /// Mount point to mount options.
+    pub tmpfs: BTreeMap<String, String>,
+    /// Bytes.
+    pub memory: Option<u64>,
+    pub pids: Option<i64>,
+    /// Billionths of a core.
+    pub nano_cpus: Option<i64>,
+    /// Ports that the image listens on, as `25/tcp`.
+    pub expose: Vec<String>,
+    pub log_driver: Option<String>,
+    pub log_options: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum NetworkMode {
+    /// No interface but loopback.
+    #[default]
+    None,
+    /// Shares the network namespace of the container of that name.
+    Container { name: String },
+    /// Joins networks; the first is the one that the engine attaches at creation.
+    Networks { endpoints: Vec<Endpoint> },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// The network's name on the engine.
+    pub network: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddress>,
+    pub aliases: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "policy", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum RestartPolicy {
+    #[default]
+    No,
+    Always,
+    UnlessStopped,
+    OnFailure {
+        retries: u32,
+    },
+}
