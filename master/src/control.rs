@@ -1,0 +1,232 @@
+//! What the master does, apart from how it is asked: every change of the fleet, the hosts and the rows goes
+//! through [`Control`], and every one is a single transaction of the store.
+//!
+//! ```text
+//!  operator API ──▶ deploy · mutate · remove · hosts ──▶ store ──▶ publish ──▶ bundles ──▶ waiting polls
+//!  agent API ─────▶ ingest (reports) ────────────────▶ store ──▶ events ──▶ SSE, `lifecycle watch`
+//!  timers ────────▶ rotate (mutate intervals) · sweep (deadlines, liveness)
+//! ```
+
+pub mod deploy;
+pub mod enrol;
+pub mod error;
+pub mod events;
+pub mod hosts;
+pub mod ingest;
+pub mod mutate;
+pub mod publish;
+pub mod remove;
+pub mod rows;
+pub mod sweep;
+pub mod tokens;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use decnet_wire::bundle::Blob;
+use decnet_wire::ids::{DeckyName, FleetId, HostId, OperationId, Timestamp};
+use tokio::sync::{Notify, watch};
+use uuid::Uuid;
+
+pub use error::ControlError;
+
+use crate::fleet::catalogue::Catalogue;
+use crate::fleet::model::{Fleet, HostSlot};
+use crate::keys::MasterKeys;
+use crate::records::{DeckyRecord, Host, HostStatus, Settings};
+use crate::store::{Db, Reader, StoreError, Writer};
+use events::Events;
+
+/// Where the time comes from.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// The system's clock.
+#[must_use]
+pub fn system_clock() -> Clock {
+    Arc::new(|| Timestamp::new(time::OffsetDateTime::now_utc()))
+}
+
+/// The image that deckies run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecoyImage {
+    /// How Compose documents name it.
+    pub reference: String,
+    /// The archive that hosts fetch.
+    pub blob: Blob,
+}
+
+/// Where agents find this master, as `host:port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    pub agent_api: String,
+    pub enrolment: String,
+}
+
+/// The master's state and everything that may be done to it. Shared by all listeners and timers.
+pub struct Control {
+    db: Db,
+    clock: Clock,
+    keys: MasterKeys,
+    catalogue: Catalogue,
+    image: Option<DecoyImage>,
+    addresses: Addresses,
+    fleet: FleetId,
+    started_at: Timestamp,
+    events: Events,
+    /// Wakes the publisher.
+    publish: Notify,
+    /// The generation published last for each host; long polls wait on it.
+    published: Mutex<HashMap<HostId, watch::Sender<u64>>>,
+    /// What hosts last said, newer than the store between two flushes.
+    status: Mutex<HashMap<HostId, HostStatus>>,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").field("fleet", &self.fleet).finish_non_exhaustive()
+    }
+}
+
+/// What [`Control::new`] is made from.
+#[derive(Debug)]
+pub struct Parts {
+    pub db: Db,
+    pub keys: MasterKeys,
+    pub catalogue: Catalogue,
+    pub image: Option<DecoyImage>,
+    pub addresses: Addresses,
+}
+
+impl Control {
+    /// Takes up the state that the store holds.
+    ///
+    /// # Errors
+    /// The store does not answer, or was never initialised.
+    pub fn new(parts: Parts, clock: Clock) -> Result<Arc<Self>, ControlError> {
+        let Parts { db, keys, catalogue, image, addresses } = parts;
+        let (fleet, status) = db.read(|r| {
+            let settings = settings(r)?;
+            let status = r.all::<HostStatus>()?.into_iter().map(|status| (status.host, status)).collect();
+            Ok::<_, ControlError>((settings.fleet, status))
+        })?;
+        let started_at = clock();
+        let control = Arc::new(Self {
+            db,
+            clock,
+            keys,
+            catalogue,
+            image,
+            addresses,
+            fleet,
+            started_at,
+            events: Events::new(),
+            publish: Notify::new(),
+            published: Mutex::new(HashMap::new()),
+            status: Mutex::new(status),
+        });
+        control.republish_outdated()?;
+        Ok(control)
+    }
+
+    /// The fleet under this master.
+    #[must_use]
+    pub fn fleet_id(&self) -> FleetId {
+        self.fleet
+    }
+
+    /// The tables that fleets are built from.
+    #[must_use]
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// The bus that transitions are announced on.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// The image that deckies run, if this master has one.
+    #[must_use]
+    pub fn image(&self) -> Option<&DecoyImage> {
+        self.image.as_ref()
+    }
+
+    /// The master's keys and certificates.
+    #[must_use]
+    pub fn keys(&self) -> &MasterKeys {
+        &self.keys
+    }
+
+    fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    fn status(&self) -> MutexGuard<'_, HashMap<HostId, HostStatus>> {
+        // The map is whole after every statement that changes it, so a panic elsewhere leaves nothing half-done.
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers from where a host speaks; written to the store with the next flush.
+    pub(crate) fn saw(&self, host: HostId, address: IpAddr) {
+        let mut status = self.status();
+        status.entry(host).or_insert_with(|| HostStatus::unheard(host)).address = Some(address);
+    }
+}
+
+/// A fresh operation id. Version 7, so that rows sort by the time they were asked for.
+fn new_operation() -> OperationId {
+    OperationId::new(Uuid::now_v7())
+}
+
+fn settings(r: &Reader<'_>) -> Result<Settings, ControlError> {
+    r.get::<Settings>(&())?.ok_or(ControlError::NotInitialised)
+}
+
+/// The fleet as the builder and the compiler take it.
+fn assemble(settings: &Settings, deckies: &[DeckyRecord]) -> Fleet {
+    Fleet {
+        lan: settings.lan.clone(),
+        mutate_interval: settings.mutate_interval,
+        deployment_limit: settings.deployment_limit,
+        deckies: deckies.iter().map(|record| (record.decky.name.clone(), record.decky.clone())).collect(),
+        custom_services: settings.custom_services.clone(),
+    }
+}
+
+/// The host as the builder and the compiler take it.
+fn slot(host: &Host) -> HostSlot {
+    HostSlot {
+        id: host.id,
+        name: host.name.clone(),
+        lan: host.lan.clone(),
+        ipvlan: host.ipvlan,
+        interface: host.interface.clone(),
+    }
+}
+
+/// The hosts that new deckies go to: every enrolled one, or the embedded worker when there is none.
+fn targets(hosts: &[Host]) -> Vec<&Host> {
+    let enrolled = |host: &&Host| host.key.is_some() && !host.revoked;
+    let mut targets: Vec<&Host> = hosts.iter().filter(enrolled).filter(|host| !host.embedded).collect();
+    if targets.is_empty() {
+        targets = hosts.iter().filter(enrolled).filter(|host| host.embedded).collect();
+    }
+    targets.sort_by(|a, b| a.name.cmp(&b.name));
+    targets
+}
+
+/// Decides that a host needs a new bundle. In the transaction of the change that makes it needed.
+fn touch(w: &mut Writer<'_>, host: HostId) -> Result<(), StoreError> {
+    if let Some(mut record) = w.get::<Host>(&host)? {
+        record.generation += 1;
+        w.put(&host, &record)?;
+    }
+    Ok(())
+}
+
+fn decky(r: &Reader<'_>, name: &DeckyName) -> Result<DeckyRecord, ControlError> {
+    r.get::<DeckyRecord>(name)?
+        .ok_or_else(|| ControlError::NotFound { what: "decky", name: name.to_string() })
+}

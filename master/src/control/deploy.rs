@@ -1,0 +1,300 @@
+//! Deploying a fleet description: parse, build, and commit the new fleet, one row per operation and the next
+//! generation of each touched host in one transaction. `plan` does the same and throws it away.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use decnet_plan::desired::Desired;
+use decnet_plan::planner::plan;
+use decnet_plan::policy::Policy;
+use decnet_plan::step::Plan;
+use decnet_wire::bundle::OperationKind;
+use decnet_wire::ids::{DeckyName, HostId, HostName, OperationId, Timestamp};
+use decnet_wire::observed::Observed;
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha20Rng;
+use sha2::{Digest as _, Sha256};
+
+use super::error::FleetProblem;
+use super::{Control, ControlError, rows, settings, slot, targets, touch};
+use crate::fleet::build::{Built, ChangeKind, Deploy, build};
+use crate::fleet::ini;
+use crate::fleet::model::{HostSlot, Lan};
+use crate::records::{DeckyRecord, Host, Leaving, ObservedRecord, Row, Settings};
+use crate::store::{Reader, Writer};
+
+/// What an operator wants deployed.
+#[derive(Debug, Clone)]
+pub struct DeployRequest {
+    pub ini: String,
+    /// The text is the whole fleet; otherwise it is added to what is there.
+    pub replace: bool,
+    /// The LAN of the master's own default route, for when the text and the fleet name none.
+    pub detected: Option<Lan>,
+}
+
+/// What was committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deployed {
+    pub mode: Mode,
+    pub lifecycle_ids: Vec<OperationId>,
+    pub warnings: Vec<String>,
+}
+
+/// Where deckies run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// On the master's embedded worker.
+    Unihost,
+    /// On enrolled hosts.
+    Swarm,
+}
+
+impl Mode {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unihost => "unihost",
+            Self::Swarm => "swarm",
+        }
+    }
+}
+
+/// What one host would do.
+#[derive(Debug, Clone)]
+pub struct HostPlan {
+    pub host: HostId,
+    pub name: HostName,
+    /// False when the host has not yet said what it runs: the plan then assumes nothing.
+    pub observed: bool,
+    pub plan: Plan,
+}
+
+/// What a deploy would do.
+#[derive(Debug, Clone)]
+pub struct Preview {
+    pub mode: Mode,
+    pub hosts: Vec<HostPlan>,
+    pub warnings: Vec<String>,
+}
+
+/// The fleet as it is and as it would be.
+struct Draft {
+    settings: Settings,
+    hosts: Vec<Host>,
+    before: BTreeMap<DeckyName, DeckyRecord>,
+    built: Built,
+    mode: Mode,
+}
+
+impl Control {
+    /// Commits a fleet description. The work on the hosts follows; the rows tell how it goes.
+    ///
+    /// # Errors
+    /// [`ControlError::Fleet`] with every reason why the text is refused; nothing is changed then.
+    pub fn deploy(&self, request: &DeployRequest) -> Result<Deployed, ControlError> {
+        let document = self.parse(&request.ini)?;
+        let now = self.now();
+        let (deployed, changed) = self.db.update(|w| {
+            let draft = self.draft(&w.reader(), &document, request, now)?;
+            self.commit(w, draft, now)
+        })?;
+        self.publish.notify_one();
+        self.events.announce(&changed);
+        Ok(deployed)
+    }
+
+    /// What [`Control::deploy`] would make each host do. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Control::deploy`].
+    pub fn plan(&self, request: &DeployRequest) -> Result<Preview, ControlError> {
+        let document = self.parse(&request.ini)?;
+        let now = self.now();
+        self.db.read(|r| {
+            let draft = self.draft(r, &document, request, now)?;
+            self.preview(r, draft)
+        })
+    }
+
+    fn parse(&self, text: &str) -> Result<ini::Document, ControlError> {
+        ini::parse(text, &self.catalogue).map_err(|errors| {
+            let problem = |error: ini::IniError| FleetProblem {
+                status: error.class.status(),
+                class: error.class.to_string(),
+                message: error.to_string(),
+            };
+            ControlError::Fleet(errors.into_iter().map(problem).collect())
+        })
+    }
+
+    fn draft(
+        &self,
+        r: &Reader<'_>,
+        document: &ini::Document,
+        request: &DeployRequest,
+        now: Timestamp,
+    ) -> Result<Draft, ControlError> {
+        let settings = settings(r)?;
+        let hosts = Self::read_hosts(r)?;
+        let records = r.all::<DeckyRecord>()?;
+        let targets = targets(&hosts);
+        if targets.is_empty() {
+            return Err(ControlError::Conflict(
+                "no host can take deckies: enrol one with `decnet host enroll NAME`, or run `decnet serve` as root \
+                 on a machine with Docker"
+                    .to_owned(),
+            ));
+        }
+        let mode = if targets.iter().any(|host| !host.embedded) { Mode::Swarm } else { Mode::Unihost };
+        let slots: Vec<HostSlot> = targets.into_iter().map(slot).collect();
+        let known: BTreeSet<HostId> = hosts
+            .iter()
+            .filter(|host| host.key.is_some() && !host.revoked)
+            .filter(|host| !(request.replace && mode == Mode::Swarm && host.embedded))
+            .map(|host| host.id)
+            .collect();
+        let before = super::assemble(&settings, &records);
+        let mut draws = draws(&settings, &request.ini, request.replace);
+        let deploy = Deploy { ini: document, replace: request.replace };
+        let built = build(
+            &deploy,
+            &before,
+            &self.catalogue,
+            &slots,
+            &known,
+            request.detected.as_ref(),
+            now,
+            &mut draws,
+        )
+        .map_err(|errors| {
+            let problem = |error: crate::fleet::build::BuildError| FleetProblem {
+                status: error.class.status(),
+                class: error.class.to_string(),
+                message: error.to_string(),
+            };
+            ControlError::Fleet(errors.into_iter().map(problem).collect())
+        })?;
+        let before = records.into_iter().map(|record| (record.decky.name.clone(), record)).collect();
+        Ok(Draft { settings, hosts, before, built, mode })
+    }
+
+    fn commit(
+        &self,
+        w: &mut Writer<'_>,
+        draft: Draft,
+        now: Timestamp,
+    ) -> Result<(Deployed, Vec<Row>), ControlError> {
+        let Draft { mut settings, hosts, before, built, mode } = draft;
+        let warnings = built.warnings.iter().map(ToString::to_string).collect();
+        let touched = touched_hosts(&before, &built);
+        let generations: BTreeMap<HostId, u64> = hosts.iter().map(|host| (host.id, host.generation + 1)).collect();
+        let mut ids = Vec::new();
+        let mut changed = Vec::new();
+        for record in next_records(&before, &built, &generations) {
+            let Next { mut record, kind } = record;
+            changed.extend(rows::begin(w, &mut record, kind, now)?);
+            ids.extend(record.operation.map(|operation| operation.id));
+            w.put(&record.decky.name.clone(), &record)?;
+        }
+        for host in touched {
+            touch(w, host)?;
+        }
+        settings.lan = built.fleet.lan;
+        settings.custom_services = built.fleet.custom_services;
+        settings.revision += 1;
+        w.put(&(), &settings)?;
+        Ok((Deployed { mode, lifecycle_ids: ids, warnings }, changed))
+    }
+
+    fn preview(&self, r: &Reader<'_>, draft: Draft) -> Result<Preview, ControlError> {
+        let Draft { mut settings, hosts, before, built, mode } = draft;
+        let generations = hosts.iter().map(|host| (host.id, host.generation + 1)).collect();
+        let mut after = before.clone();
+        for Next { record, .. } in next_records(&before, &built, &generations) {
+            after.insert(record.decky.name.clone(), record);
+        }
+        settings.lan.clone_from(&built.fleet.lan);
+        settings.custom_services.clone_from(&built.fleet.custom_services);
+        let records: Vec<DeckyRecord> = after.into_values().collect();
+        let touched = touched_hosts(&before, &built);
+        let mut plans = Vec::new();
+        for host in hosts.iter().filter(|host| touched.contains(&host.id)) {
+            let state = self.host_state(&settings, host, &records)?;
+            let stacks = state.stacks.iter().map(|stack| (&stack.name, &stack.compose));
+            let desired = Desired::new(host.id, &state.networks, &state.blobs, stacks).map_err(|errors| {
+                let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                ControlError::Invalid(lines.join("; "))
+            })?;
+            let observed = r.get::<ObservedRecord>(&host.id)?.map(|record| record.observed);
+            let known = observed.is_some();
+            let plan = plan(&desired, &observed.unwrap_or_else(Observed::default), &Policy::built_in());
+            plans.push(HostPlan { host: host.id, name: host.name.clone(), observed: known, plan });
+        }
+        let warnings = built.warnings.iter().map(ToString::to_string).collect();
+        Ok(Preview { mode, hosts: plans, warnings })
+    }
+}
+
+/// What is drawn at random follows from the fleet's revision and the text alone: a plan and the deploy after it
+/// draw the same, and the next deploy draws anew.
+fn draws(settings: &Settings, ini: &str, replace: bool) -> ChaCha20Rng {
+    let mut hash = Sha256::new();
+    hash.update(settings.draw_seed.as_bytes());
+    hash.update(settings.revision.to_be_bytes());
+    hash.update([u8::from(replace)]);
+    hash.update(ini.as_bytes());
+    ChaCha20Rng::from_seed(hash.finalize().into())
+}
+
+/// A record as it is to be, and the operation that makes it so.
+struct Next {
+    record: DeckyRecord,
+    kind: OperationKind,
+}
+
+fn next_records(
+    before: &BTreeMap<DeckyName, DeckyRecord>,
+    built: &Built,
+    generations: &BTreeMap<HostId, u64>,
+) -> Vec<Next> {
+    let mut next = Vec::new();
+    for change in &built.changes {
+        let old = before.get(&change.decky);
+        match (change.kind, built.fleet.deckies.get(&change.decky), old) {
+            (ChangeKind::Teardown, _, Some(old)) => {
+                let record = DeckyRecord { removing: true, previous: None, ..old.clone() };
+                next.push(Next { record, kind: OperationKind::Teardown });
+            }
+            (ChangeKind::Deploy | ChangeKind::Unchanged, Some(decky), old) => {
+                let previous = old.filter(|old| !old.removing && old.decky != *decky);
+                let moved = old.filter(|old| old.decky.host != decky.host);
+                let leaving = moved.and_then(|old| {
+                    let generation = generations.get(&old.decky.host).copied()?;
+                    Some(Leaving { host: old.decky.host, generation })
+                });
+                let record = DeckyRecord {
+                    decky: decky.clone(),
+                    removing: false,
+                    operation: old.and_then(|old| old.operation),
+                    previous: previous.map(|old| Box::new(old.decky.clone())),
+                    leaving: leaving.or_else(|| old.and_then(|old| old.leaving.clone())),
+                };
+                next.push(Next { record, kind: OperationKind::Deploy });
+            }
+            (ChangeKind::Teardown, _, None) | (_, None, _) => {}
+        }
+    }
+    next
+}
+
+/// The hosts whose state differs, or whose deckies get a new operation: where they are and where they were.
+fn touched_hosts(before: &BTreeMap<DeckyName, DeckyRecord>, built: &Built) -> BTreeSet<HostId> {
+    let changed = built.changes.iter().map(|change| &change.decky);
+    changed
+        .flat_map(|name| {
+            let now = built.fleet.deckies.get(name).map(|decky| decky.host);
+            let was = before.get(name).map(|record| record.decky.host);
+            now.into_iter().chain(was)
+        })
+        .collect()
+}

@@ -1,0 +1,220 @@
+//! Enrolment: one-shot tokens, and the certificates they buy.
+//!
+//! Guarantees: only the hash of a token's secret is stored. A token is used up in the transaction that stores the
+//! host's key; the same key may ask again with the same token until it expires and gets the same certificate, so
+//! that a lost answer costs a retry and nothing else. Of a certificate request only the public key is used.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use decnet_pki::ca::HostSubject;
+use decnet_pki::csr::VerifiedCsr;
+use decnet_pki::digest::Sha256Digest;
+use decnet_pki::secret::Secret;
+use decnet_wire::enrol::{self, EnrolRequest, EnrolResponse, HostNetwork, Token};
+use decnet_wire::ids::{Digest, HostId, HostName, InterfaceName, Timestamp};
+use uuid::Uuid;
+
+use super::{Control, ControlError, settings, touch};
+use crate::fleet::model::Lan;
+use crate::records::{EnrolTokenRecord, Host};
+
+/// How long a token lives when nobody says otherwise.
+pub const TOKEN_LIFETIME: time::Duration = time::Duration::minutes(5);
+/// The longest a token may live.
+pub const TOKEN_LIFETIME_MAX: time::Duration = time::Duration::hours(1);
+/// How long a host's certificate is valid.
+const CERTIFICATE_LIFETIME: time::Duration = time::Duration::days(30);
+/// The most that a certificate request may hold, in bytes.
+const CSR_CAP: usize = 16 * 1024;
+/// How the text of a token begins.
+const TOKEN_PREFIX: &str = "decnet1.";
+
+/// What an operator says of a host to be enrolled.
+#[derive(Debug, Clone)]
+pub struct Invitation {
+    pub name: HostName,
+    pub ipvlan: bool,
+    pub interface: Option<InterfaceName>,
+    pub lan: Option<Lan>,
+    pub lifetime: time::Duration,
+    pub notes: Option<String>,
+}
+
+/// The token to carry to the host. Shown once.
+#[derive(Debug)]
+pub struct Invited {
+    pub host: HostId,
+    pub token: String,
+    pub expires_at: Timestamp,
+}
+
+impl Control {
+    /// Makes a host's record and its token. A name whose token was never used may be invited again; the old
+    /// token is worth nothing then.
+    ///
+    /// # Errors
+    /// The name is an enrolled host's (409); the lifetime is beyond [`TOKEN_LIFETIME_MAX`] (422).
+    pub fn invite(&self, invitation: &Invitation) -> Result<Invited, ControlError> {
+        self.invite_as(invitation, false)
+    }
+
+    pub(super) fn invite_as(&self, invitation: &Invitation, embedded: bool) -> Result<Invited, ControlError> {
+        if invitation.lifetime <= time::Duration::ZERO || invitation.lifetime > TOKEN_LIFETIME_MAX {
+            return Err(ControlError::Invalid("a token lives from one second to one hour".to_owned()));
+        }
+        let now = self.now();
+        let secret = Secret::generate()
+            .map_err(|error| ControlError::Sign { what: "an enrolment token", source: error.into() })?;
+        let expires_at = Timestamp::new(now.get() + invitation.lifetime);
+        let id = self.db.update(|w| {
+            let same = w.all::<Host>()?.into_iter().find(|host| host.name == invitation.name);
+            if let Some(host) = &same
+                && (host.key.is_some() || host.embedded != embedded)
+            {
+                return Err(ControlError::Conflict(format!("the host name {} is taken", invitation.name)));
+            }
+            let id = same.as_ref().map_or_else(|| HostId::new(Uuid::new_v4()), |host| host.id);
+            let host = Host {
+                id,
+                name: invitation.name.clone(),
+                embedded,
+                key: None,
+                certificate: None,
+                created_at: same.as_ref().map_or(now, |host| host.created_at),
+                enrolled_at: None,
+                revoked: false,
+                ipvlan: invitation.ipvlan,
+                interface: invitation.interface.clone(),
+                lan: invitation.lan.clone(),
+                generation: same.as_ref().map_or(0, |host| host.generation),
+                notes: invitation.notes.clone(),
+            };
+            w.put(&id, &host)?;
+            let token = EnrolTokenRecord {
+                host: id,
+                secret_hash: secret.hash().to_string(),
+                expires_at,
+                used_by: None,
+                certificate: None,
+            };
+            w.put(&id, &token)?;
+            Ok(id)
+        })?;
+        let token = Token {
+            schema: enrol::SCHEMA,
+            host: id,
+            name: invitation.name.clone(),
+            enrol_at: self.addresses.enrolment.clone(),
+            ca_pin: digest(self.keys.ca.pin().as_bytes()),
+            root_pin: digest(self.keys.trust_root.digest().as_bytes()),
+            secret: secret.reveal().to_string(),
+            expires_at,
+        };
+        let json = serde_json::to_vec(&token)
+            .map_err(|error| ControlError::Sign { what: "an enrolment token", source: error.into() })?;
+        let token = format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(json));
+        Ok(Invited { host: id, token, expires_at })
+    }
+
+    /// Grants an enrolment request, once.
+    ///
+    /// # Errors
+    /// Always the same refusal (403) for an unknown host, a wrong, expired or used-up token; a request that is
+    /// not a P-256 certificate request (422).
+    pub fn enrol(&self, request: &EnrolRequest) -> Result<EnrolResponse, ControlError> {
+        let refuse = || ControlError::Forbidden("the token is not valid: ask for a new one".to_owned());
+        let secret: Secret = request.secret.parse().map_err(|_| refuse())?;
+        let csr = VerifiedCsr::parse(&request.csr, CSR_CAP)
+            .map_err(|error| ControlError::Invalid(format!("the certificate request is refused: {error}")))?;
+        let key = digest(csr.key_digest().as_bytes());
+        let now = self.now();
+        let (host, certificate) = self.db.update(|w| {
+            let mut token = w.get::<EnrolTokenRecord>(&request.host)?.ok_or_else(refuse)?;
+            let mut host = w.get::<Host>(&request.host)?.ok_or_else(refuse)?;
+            let hash: decnet_pki::secret::SecretHash = token.secret_hash.parse().map_err(|_| refuse())?;
+            if !hash.matches(&secret) || now > token.expires_at || host.revoked {
+                return Err(refuse());
+            }
+            if let (Some(used_by), Some(certificate)) = (&token.used_by, &token.certificate) {
+                return if *used_by == key { Ok((host, certificate.clone())) } else { Err(refuse()) };
+            }
+            let subject = HostSubject { fleet: self.fleet.uuid(), host: host.id.uuid() };
+            let leaf = self
+                .keys
+                .ca
+                .issue_host(&csr, subject, now.get(), CERTIFICATE_LIFETIME)
+                .map_err(|error| ControlError::Sign { what: "a host certificate", source: error.into() })?;
+            let certificate = leaf.chain_pem();
+            host.key = Some(key.clone());
+            host.certificate =
+                leaf.chain().first().map(|der| digest(Sha256Digest::of(der.as_ref()).as_bytes()));
+            host.enrolled_at = Some(now);
+            token.used_by = Some(key.clone());
+            token.certificate = Some(certificate.clone());
+            w.put(&host.id, &host)?;
+            w.put(&host.id, &token)?;
+            // Its first bundle says what it runs, be it nothing: an agent that has polled knows its state.
+            touch(w, host.id)?;
+            if host.embedded {
+                let mut settings = settings(&w.reader())?;
+                settings.embedded = Some(host.id);
+                w.put(&(), &settings)?;
+            }
+            Ok((host, certificate))
+        })?;
+        self.publish.notify_one();
+        tracing::info!(host = %host.name, id = %host.id, "enrolled a host");
+        let trust_root = serde_json::from_slice(&self.keys.trust_root.to_json())
+            .map_err(|error| ControlError::Sign { what: "the trust root", source: error.into() })?;
+        Ok(EnrolResponse {
+            schema: enrol::SCHEMA,
+            fleet: self.fleet,
+            host: host.id,
+            name: host.name,
+            certificate,
+            trust_root,
+            agent_api: self.addresses.agent_api.clone(),
+            network: HostNetwork { ipvlan: host.ipvlan, interface: host.interface },
+        })
+    }
+
+    /// A token for the worker inside this process, unless that worker has its certificate already.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn invite_embedded(&self, name: &HostName) -> Result<Invited, ControlError> {
+        let stale = self.db.read(|r| {
+            let hosts = Self::read_hosts(r)?;
+            Ok::<_, ControlError>(hosts.into_iter().find(|host| host.embedded))
+        })?;
+        if let Some(mut host) = stale {
+            // The worker lost its identity, or it would not ask: its old key is not accepted any more.
+            host.key = None;
+            self.db.update(|w| w.put(&host.id, &host).map_err(ControlError::from))?;
+        }
+        let invitation = Invitation {
+            name: name.clone(),
+            ipvlan: false,
+            interface: None,
+            lan: None,
+            lifetime: TOKEN_LIFETIME,
+            notes: Some("the worker inside the master".to_owned()),
+        };
+        self.invite_as(&invitation, true)
+    }
+
+    /// Whether this host, with this key, may speak to the agent API. Asked at every request.
+    ///
+    /// # Errors
+    /// The host is unknown, revoked, or has another key (403).
+    pub fn authorize(&self, host: HostId, key: &Digest) -> Result<Host, ControlError> {
+        let found = self.db.read(|r| Ok::<_, ControlError>(r.get::<Host>(&host)?))?;
+        found
+            .filter(|found| !found.revoked && found.key.as_ref() == Some(key))
+            .ok_or_else(|| ControlError::Forbidden(format!("the host {host} is not enrolled with this key")))
+    }
+}
+
+fn digest(bytes: &[u8; 32]) -> Digest {
+    Digest::from_sha256(*bytes)
+}

@@ -1,0 +1,106 @@
+//! What happens by the clock alone: deadlines of rows, the flush of heartbeats, due mutations, bundles to renew.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Control, ControlError, rows};
+use crate::records::{Host, HostStatus, Row, RowStatus};
+
+/// How often the sweep runs.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// An operation that has not ended after so long has failed, whatever comes later.
+const DEADLINE: time::Duration = time::Duration::minutes(15);
+
+impl Control {
+    /// Runs the sweep until the master ends.
+    pub async fn run_sweep(self: Arc<Self>) {
+        let mut timer = tokio::time::interval(PERIOD);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            timer.tick().await;
+            let control = Arc::clone(&self);
+            let swept = tokio::task::spawn_blocking(move || {
+                control.flush_status()?;
+                control.fail_overdue()?;
+                control.republish_outdated()?;
+                control.mutate_due()
+            });
+            match swept.await {
+                Ok(Ok(0)) => {}
+                Ok(Ok(mutated)) => tracing::info!(mutated, "mutated deckies whose interval was over"),
+                Ok(Err(error)) => tracing::error!(error = %crate::text::chain(&error), "the sweep failed"),
+                Err(error) => tracing::error!(%error, "the sweep was cut off"),
+            }
+        }
+    }
+
+    /// Writes what hosts last said to the store.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn flush_status(&self) -> Result<(), ControlError> {
+        let latest: Vec<HostStatus> = self.status().values().cloned().collect();
+        self.db.update(|w| {
+            for mut status in latest {
+                let stored = w.get::<HostStatus>(&status.host)?;
+                if let Some(stored) = &stored {
+                    status.acked = stored.acked;
+                }
+                if stored.as_ref() != Some(&status) {
+                    w.put(&status.host, &status)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Fails every open row that is past its deadline, with the reason that is known.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn fail_overdue(&self) -> Result<usize, ControlError> {
+        let now = self.now();
+        let statuses = self.status().clone();
+        let changed = self.db.update(|w| {
+            let mut changed = Vec::new();
+            for mut row in w.all::<Row>()? {
+                if row.status.is_terminal() || now.get() - row.started_at.get() <= DEADLINE {
+                    continue;
+                }
+                let host = match row.host {
+                    Some(id) => w.get::<Host>(&id)?,
+                    None => None,
+                };
+                let status = row.host.and_then(|id| statuses.get(&id));
+                let reason = overdue(host.as_ref(), status);
+                rows::finish(&mut row, RowStatus::Failed, Some(reason), now);
+                w.put(&row.id, &row)?;
+                changed.push(row);
+            }
+            Ok::<_, ControlError>(changed)
+        })?;
+        self.events.announce(&changed);
+        Ok(changed.len())
+    }
+}
+
+fn overdue(host: Option<&Host>, status: Option<&HostStatus>) -> String {
+    let minutes = DEADLINE.whole_minutes();
+    let Some(host) = host else {
+        return format!("the host is not known any more; not done after {minutes} minutes");
+    };
+    let name = &host.name;
+    let why = match status {
+        Some(HostStatus { last_heartbeat: None, .. }) | None => format!("the host {name} was never heard of"),
+        Some(HostStatus { refusal: Some(refusal), converged: false, .. }) => {
+            format!("the host {name} refused its bundle: {refusal}")
+        }
+        Some(HostStatus { engine: None, .. }) => format!("the Docker Engine of the host {name} does not answer"),
+        Some(HostStatus { reason: Some(reason), .. }) => format!("the host {name} is not done: {reason}"),
+        Some(HostStatus { last_heartbeat: Some(at), .. }) => {
+            format!("the host {name} did not say that it is done; its last heartbeat was at {at}")
+        }
+    };
+    format!("{why}; given up after {minutes} minutes")
+}

@@ -1,0 +1,303 @@
+//! What the store holds, one type a table.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use decnet_wire::bundle::{Operation, OperationKind};
+use decnet_wire::ids::{DeckyName, Digest, FleetId, HostId, HostName, InterfaceName, OperationId, Timestamp};
+use decnet_wire::observed::Observed;
+use decnet_wire::report::{Accepted, Outcome};
+use serde::{Deserialize, Serialize};
+
+use crate::fleet::model::{CustomService, Decky, Lan};
+use crate::store::{Record, Table};
+
+/// The fleet's settings: one record under the empty key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub fleet: FleetId,
+    /// Raised by every change of the fleet. With [`Settings::draw_seed`] it decides what is drawn at random, so
+    /// that a plan and the deploy that follows it draw the same.
+    pub revision: u64,
+    /// 32 random bytes in hex.
+    pub draw_seed: String,
+    pub epoch: u64,
+    pub lan: Option<Lan>,
+    /// Minutes.
+    pub mutate_interval: u32,
+    pub deployment_limit: u32,
+    pub custom_services: BTreeMap<String, CustomService>,
+    /// The embedded worker's host, once it was made.
+    pub embedded: Option<HostId>,
+}
+
+impl Record for Settings {
+    type Key = ();
+    const TABLE: Table = Table::Settings;
+    fn key_bytes((): &()) -> Vec<u8> {
+        b"settings".to_vec()
+    }
+}
+
+/// A decky as the operator wants it, and how far the fleet is on the way there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeckyRecord {
+    pub decky: Decky,
+    /// It is on its way out: its host removes it, then the record goes.
+    pub removing: bool,
+    /// The newest operation, carried by the bundle.
+    pub operation: Option<Operation>,
+    /// What ran before the open operation; comes back when the operation fails.
+    pub previous: Option<Box<Decky>>,
+    /// The host that must have let go of it before its own host gets it.
+    pub leaving: Option<Leaving>,
+}
+
+/// A host that is to let go of a decky which moved elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leaving {
+    pub host: HostId,
+    /// The first of that host's generations without the decky.
+    pub generation: u64,
+}
+
+impl Record for DeckyRecord {
+    type Key = DeckyName;
+    const TABLE: Table = Table::Deckies;
+    fn key_bytes(key: &DeckyName) -> Vec<u8> {
+        key.as_str().as_bytes().to_vec()
+    }
+}
+
+/// A worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    pub id: HostId,
+    pub name: HostName,
+    /// It runs inside the master's own process.
+    pub embedded: bool,
+    /// SHA-256 of the SubjectPublicKeyInfo of its key; none until it enrolled.
+    pub key: Option<Digest>,
+    /// SHA-256 of its certificate's DER.
+    pub certificate: Option<Digest>,
+    pub created_at: Timestamp,
+    pub enrolled_at: Option<Timestamp>,
+    pub revoked: bool,
+    /// ipvlan in place of macvlan.
+    pub ipvlan: bool,
+    /// The parent interface on this host, where it differs from the fleet's.
+    pub interface: Option<InterfaceName>,
+    /// The host's own LAN, where it differs from the fleet's.
+    pub lan: Option<Lan>,
+    /// The newest generation decided for it. The publisher makes the bundle of that number.
+    pub generation: u64,
+    pub notes: Option<String>,
+}
+
+impl Record for Host {
+    type Key = HostId;
+    const TABLE: Table = Table::Hosts;
+    fn key_bytes(key: &HostId) -> Vec<u8> {
+        key.uuid().as_bytes().to_vec()
+    }
+}
+
+/// What a host last said of itself. Kept apart from [`Host`], which only the operator's actions change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostStatus {
+    pub host: HostId,
+    pub last_heartbeat: Option<Timestamp>,
+    pub address: Option<IpAddr>,
+    pub agent_version: Option<String>,
+    pub engine: Option<String>,
+    pub accepted: Option<Accepted>,
+    pub converged: bool,
+    pub reason: Option<String>,
+    /// The last event that was applied.
+    pub acked: u64,
+    /// The newest refusal of a bundle, as `code: detail`.
+    pub refusal: Option<String>,
+}
+
+impl HostStatus {
+    /// A host that has not been heard of.
+    #[must_use]
+    pub fn unheard(host: HostId) -> Self {
+        Self {
+            host,
+            last_heartbeat: None,
+            address: None,
+            agent_version: None,
+            engine: None,
+            accepted: None,
+            converged: false,
+            reason: None,
+            acked: 0,
+            refusal: None,
+        }
+    }
+}
+
+impl Record for HostStatus {
+    type Key = HostId;
+    const TABLE: Table = Table::HostStatus;
+    fn key_bytes(key: &HostId) -> Vec<u8> {
+        key.uuid().as_bytes().to_vec()
+    }
+}
+
+/// The bundle published last for a host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundleRecord {
+    pub host: HostId,
+    pub epoch: u64,
+    pub generation: u64,
+    /// SHA-256 of the payload.
+    pub digest: Digest,
+    /// The key of the host that it is for.
+    pub host_key: Digest,
+    pub issued_at: Timestamp,
+    pub expires_at: Timestamp,
+    /// The signed envelope, as it is sent.
+    pub envelope: String,
+    /// Blobs that it names: what the host may fetch.
+    pub blobs: Vec<Digest>,
+}
+
+impl Record for BundleRecord {
+    type Key = HostId;
+    const TABLE: Table = Table::Bundles;
+    fn key_bytes(key: &HostId) -> Vec<u8> {
+        key.uuid().as_bytes().to_vec()
+    }
+}
+
+/// What a host's agent saw on its engine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObservedRecord {
+    pub host: HostId,
+    pub received_at: Timestamp,
+    /// The generation that the agent had accepted by then.
+    pub accepted: Option<Accepted>,
+    pub observed: Observed,
+}
+
+impl Record for ObservedRecord {
+    type Key = HostId;
+    const TABLE: Table = Table::Observed;
+    fn key_bytes(key: &HostId) -> Vec<u8> {
+        key.uuid().as_bytes().to_vec()
+    }
+}
+
+/// One operation's life.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    pub id: OperationId,
+    pub decky: DeckyName,
+    pub host: Option<HostId>,
+    pub operation: OperationKind,
+    pub status: RowStatus,
+    pub error: Option<String>,
+    pub started_at: Timestamp,
+    pub updated_at: Timestamp,
+    pub completed_at: Option<Timestamp>,
+    /// What the host said after the row had ended otherwise. The row itself does not change any more.
+    pub late: Option<Outcome>,
+}
+
+/// A lifecycle row's status. The last three are terminal and never change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RowStatus {
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+    Superseded,
+}
+
+impl RowStatus {
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Superseded)
+    }
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Superseded => "superseded",
+        }
+    }
+}
+
+impl Record for Row {
+    type Key = OperationId;
+    const TABLE: Table = Table::Rows;
+    fn key_bytes(key: &OperationId) -> Vec<u8> {
+        key.uuid().as_bytes().to_vec()
+    }
+}
+
+/// An enrolment token: only the hash of its secret is here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolTokenRecord {
+    pub host: HostId,
+    /// SHA-256 of the secret, in hex.
+    pub secret_hash: String,
+    pub expires_at: Timestamp,
+    /// The key that used it up. The same key may ask again and gets the same certificate.
+    pub used_by: Option<Digest>,
+    /// The certificate that was given, in PEM.
+    pub certificate: Option<String>,
+}
+
+impl Record for EnrolTokenRecord {
+    type Key = HostId;
+    const TABLE: Table = Table::EnrolTokens;
+    fn key_bytes(key: &HostId) -> Vec<u8> {
+        key.uuid().as_bytes().to_vec()
+    }
+}
+
+/// An operator's token: only its hash is here, as the key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiTokenRecord {
+    /// SHA-256 of the token, in hex.
+    pub hash: String,
+    pub name: String,
+    pub role: Role,
+    pub created_at: Timestamp,
+}
+
+impl Record for ApiTokenRecord {
+    type Key = String;
+    const TABLE: Table = Table::ApiTokens;
+    fn key_bytes(key: &String) -> Vec<u8> {
+        key.as_bytes().to_vec()
+    }
+}
+
+/// What an operator may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Reads.
+    Viewer,
+    /// Reads and changes.
+    Admin,
+}

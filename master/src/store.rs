@@ -1,0 +1,128 @@
+//! The store: every record of the master, behind one trait.
+//!
+//! [`Store`] is a key-value store with ordered tables, snapshot reads and serialised all-or-nothing writes: small
+//! enough for a replicated store to take redb's place. [`Db`] adds types: a [`Record`] knows its table, its key
+//! and its version. All writes of one request happen in one [`Db::update`].
+
+mod embedded;
+mod typed;
+
+use std::fmt;
+
+pub use embedded::RedbStore;
+pub use typed::{Db, Reader, Record, Writer};
+
+/// The tables. A table's name on disk never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Table {
+    Settings,
+    Deckies,
+    Hosts,
+    HostStatus,
+    Bundles,
+    Observed,
+    Rows,
+    EnrolTokens,
+    ApiTokens,
+}
+
+impl Table {
+    /// Every table, so that a store can make them all before the first read.
+    pub const ALL: [Self; 9] = [
+        Self::Settings,
+        Self::Deckies,
+        Self::Hosts,
+        Self::HostStatus,
+        Self::Bundles,
+        Self::Observed,
+        Self::Rows,
+        Self::EnrolTokens,
+        Self::ApiTokens,
+    ];
+
+    /// The name on disk.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Settings => "settings",
+            Self::Deckies => "deckies",
+            Self::Hosts => "hosts",
+            Self::HostStatus => "host-status",
+            Self::Bundles => "bundles",
+            Self::Observed => "observed",
+            Self::Rows => "lifecycle-rows",
+            Self::EnrolTokens => "enrol-tokens",
+            Self::ApiTokens => "api-tokens",
+        }
+    }
+}
+
+/// What went wrong between the master and its store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("could not open the store {path}")]
+    Open {
+        path: String,
+        #[source]
+        source: redb::Error,
+    },
+    #[error("could not {action} the store")]
+    Access {
+        action: &'static str,
+        #[source]
+        source: redb::Error,
+    },
+    #[error("the record {key} of the table {table} has version {found}; this master reads up to {known}")]
+    Version { table: &'static str, key: String, found: u8, known: u8 },
+    #[error("the record {key} of the table {table} is damaged")]
+    Decode {
+        table: &'static str,
+        key: String,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("a record of the table {table} could not be written as JSON")]
+    Encode {
+        table: &'static str,
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// A snapshot of all tables.
+pub trait View {
+    /// The value under a key.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    /// Calls `visit` for every entry in ascending order of keys, from `from` on, until it returns `false`.
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError>;
+}
+
+/// A write in progress. Reads see what was written before in the same transaction.
+pub trait Transaction: View {
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError>;
+    fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError>;
+}
+
+/// Whether a transaction's writes are to be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    Commit,
+    Abort,
+}
+
+/// An ordered, transactional key-value store.
+///
+/// Guarantees: a view never changes; a committed transaction is durable when `transact` returns; transactions
+/// happen one after another.
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    fn view(&self) -> Result<Box<dyn View + '_>, StoreError>;
+    fn transact(
+        &self,
+        work: &mut dyn FnMut(&mut dyn Transaction) -> Decision,
+    ) -> Result<(), StoreError>;
+}

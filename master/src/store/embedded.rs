@@ -1,0 +1,134 @@
+//! The store in one redb file.
+
+use std::path::Path;
+
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+
+use super::{Decision, Store, StoreError, Table, Transaction, View};
+
+type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+const fn definition(table: Table) -> Definition {
+    TableDefinition::new(table.name())
+}
+
+/// One redb file, opened by one process.
+pub struct RedbStore {
+    database: Database,
+}
+
+impl std::fmt::Debug for RedbStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RedbStore")
+    }
+}
+
+impl RedbStore {
+    /// Opens the file, or makes it. The caller made the folder, with the rights that keys need.
+    ///
+    /// # Errors
+    /// The file is held by another process, is not a store, or cannot be written.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let open = |source| StoreError::Open { path: path.display().to_string(), source };
+        let database = Database::create(path).map_err(|error| open(error.into()))?;
+        let begin = database.begin_write().map_err(|error| open(error.into()))?;
+        for table in Table::ALL {
+            begin.open_table(definition(table)).map_err(|error| open(error.into()))?;
+        }
+        begin.commit().map_err(|error| open(error.into()))?;
+        Ok(Self { database })
+    }
+}
+
+fn access<E: Into<redb::Error>>(action: &'static str) -> impl Fn(E) -> StoreError {
+    move |error| StoreError::Access { action, source: error.into() }
+}
+
+impl Store for RedbStore {
+    fn view(&self) -> Result<Box<dyn View + '_>, StoreError> {
+        let transaction = self.database.begin_read().map_err(access("read"))?;
+        Ok(Box::new(Snapshot(transaction)))
+    }
+
+    fn transact(
+        &self,
+        work: &mut dyn FnMut(&mut dyn Transaction) -> Decision,
+    ) -> Result<(), StoreError> {
+        let transaction = self.database.begin_write().map_err(access("begin a write to"))?;
+        let mut writing = Writing(transaction);
+        match work(&mut writing) {
+            Decision::Commit => writing.0.commit().map_err(access("commit to")),
+            Decision::Abort => writing.0.abort().map_err(access("abort a write to")),
+        }
+    }
+}
+
+struct Snapshot(ReadTransaction);
+
+impl View for Snapshot {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        get(&self.0.open_table(definition(table)).map_err(access("read"))?, key)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        scan(&self.0.open_table(definition(table)).map_err(access("read"))?, from, visit)
+    }
+}
+
+struct Writing(WriteTransaction);
+
+impl View for Writing {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        get(&self.0.open_table(definition(table)).map_err(access("read"))?, key)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        scan(&self.0.open_table(definition(table)).map_err(access("read"))?, from, visit)
+    }
+}
+
+impl Transaction for Writing {
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        let mut table = self.0.open_table(definition(table)).map_err(access("write to"))?;
+        table.insert(key, value).map_err(access("write to"))?;
+        Ok(())
+    }
+
+    fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
+        let mut table = self.0.open_table(definition(table)).map_err(access("write to"))?;
+        table.remove(key).map_err(access("write to"))?;
+        Ok(())
+    }
+}
+
+fn get(
+    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    key: &[u8],
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let value = table.get(key).map_err(access("read"))?;
+    Ok(value.map(|value| value.value().to_vec()))
+}
+
+fn scan(
+    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    from: &[u8],
+    visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+) -> Result<(), StoreError> {
+    for entry in table.range(from..).map_err(access("read"))? {
+        let (key, value) = entry.map_err(access("read"))?;
+        if !visit(key.value(), value.value()) {
+            break;
+        }
+    }
+    Ok(())
+}

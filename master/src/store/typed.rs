@@ -1,0 +1,200 @@
+//! Types over the store: a record knows its table, its key and its version.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Decision, Store, StoreError, Table, Transaction, View};
+
+/// A record of one table. On disk: one byte of version, then JSON.
+pub trait Record: Serialize + DeserializeOwned {
+    /// What the table is ordered by.
+    type Key;
+    const TABLE: Table;
+    /// Raised when the form changes; [`Record::migrate`] then reads the older ones.
+    const VERSION: u8 = 1;
+
+    fn key_bytes(key: &Self::Key) -> Vec<u8>;
+
+    /// Reads a record of an older version.
+    ///
+    /// # Errors
+    /// There is no older version, or this one does not read as it.
+    fn migrate(_version: u8, json: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(json)
+    }
+}
+
+/// A handle on the store. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Db(Arc<dyn Store>);
+
+impl Db {
+    /// Wraps a store.
+    #[must_use]
+    pub fn new(store: impl Store) -> Self {
+        Self(Arc::new(store))
+    }
+
+    /// Reads from one snapshot.
+    ///
+    /// # Errors
+    /// The store's, or those of `work`.
+    pub fn read<T, E: From<StoreError>>(
+        &self,
+        work: impl FnOnce(&Reader<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let view = self.0.view()?;
+        work(&Reader(view.as_ref()))
+    }
+
+    /// Reads and writes in one transaction: all of it is kept, or, after an error, none.
+    ///
+    /// # Errors
+    /// The store's, or those of `work`.
+    pub fn update<T, E: From<StoreError>>(
+        &self,
+        work: impl FnOnce(&mut Writer<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut work = Some(work);
+        let mut outcome = None;
+        self.0.transact(&mut |transaction| {
+            // `transact` calls its work once; a store that called it again would get no second answer.
+            let Some(work) = work.take() else { return Decision::Abort };
+            let result = work(&mut Writer(transaction));
+            let decision = if result.is_ok() { Decision::Commit } else { Decision::Abort };
+            outcome = Some(result);
+            decision
+        })?;
+        match outcome {
+            Some(result) => result,
+            None => Err(StoreError::Access {
+                action: "run a transaction of",
+                source: redb::Error::Corrupted("the transaction's work was not run".to_owned()),
+            }
+            .into()),
+        }
+    }
+}
+
+/// Typed reads from one snapshot.
+pub struct Reader<'a>(&'a dyn View);
+
+impl std::fmt::Debug for Reader<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reader")
+    }
+}
+
+impl Reader<'_> {
+    /// The record under a key.
+    ///
+    /// # Errors
+    /// The store's, or a damaged record.
+    pub fn get<R: Record>(&self, key: &R::Key) -> Result<Option<R>, StoreError> {
+        get(self.0, key)
+    }
+
+    /// Every record of a table, in the order of its keys.
+    ///
+    /// # Errors
+    /// The store's, or a damaged record.
+    pub fn all<R: Record>(&self) -> Result<Vec<R>, StoreError> {
+        all(self.0)
+    }
+}
+
+/// Typed reads and writes in one transaction.
+pub struct Writer<'a>(&'a mut dyn Transaction);
+
+impl std::fmt::Debug for Writer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Writer")
+    }
+}
+
+impl Writer<'_> {
+    /// The same transaction for code that only reads.
+    #[must_use]
+    pub fn reader(&self) -> Reader<'_> {
+        Reader(&*self.0)
+    }
+
+    /// The record under a key.
+    ///
+    /// # Errors
+    /// The store's, or a damaged record.
+    pub fn get<R: Record>(&self, key: &R::Key) -> Result<Option<R>, StoreError> {
+        self.reader().get(key)
+    }
+
+    /// Every record of a table, in the order of its keys.
+    ///
+    /// # Errors
+    /// The store's, or a damaged record.
+    pub fn all<R: Record>(&self) -> Result<Vec<R>, StoreError> {
+        self.reader().all()
+    }
+
+    /// Writes the record under a key.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn put<R: Record>(&mut self, key: &R::Key, record: &R) -> Result<(), StoreError> {
+        let mut value = vec![R::VERSION];
+        serde_json::to_writer(&mut value, record)
+            .map_err(|source| StoreError::Encode { table: R::TABLE.name(), source })?;
+        self.0.put(R::TABLE, &R::key_bytes(key), &value)
+    }
+
+    /// Removes the record under a key, if there is one.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn remove<R: Record>(&mut self, key: &R::Key) -> Result<(), StoreError> {
+        self.0.remove(R::TABLE, &R::key_bytes(key))
+    }
+}
+
+fn get<R: Record>(view: &dyn View, key: &R::Key) -> Result<Option<R>, StoreError> {
+    let key = R::key_bytes(key);
+    view.get(R::TABLE, &key)?.map(|value| decode(&key, &value)).transpose()
+}
+
+fn all<R: Record>(view: &dyn View) -> Result<Vec<R>, StoreError> {
+    let mut records = Vec::new();
+    let mut failed = None;
+    view.scan(R::TABLE, &[], &mut |key, value| match decode(key, value) {
+        Ok(record) => {
+            records.push(record);
+            true
+        }
+        Err(error) => {
+            failed = Some(error);
+            false
+        }
+    })?;
+    failed.map_or(Ok(records), Err)
+}
+
+fn decode<R: Record>(key: &[u8], value: &[u8]) -> Result<R, StoreError> {
+    let table = R::TABLE.name();
+    let name = || key_text(key);
+    let (version, json) = value.split_first().unwrap_or((&0, &[]));
+    let record = match *version {
+        found if found > R::VERSION => {
+            return Err(StoreError::Version { table, key: name(), found, known: R::VERSION });
+        }
+        found if found < R::VERSION => R::migrate(found, json),
+        _ => serde_json::from_slice(json),
+    };
+    record.map_err(|source| StoreError::Decode { table, key: name(), source })
+}
+
+fn key_text(key: &[u8]) -> String {
+    match <[u8; 16]>::try_from(key) {
+        Ok(bytes) => uuid::Uuid::from_bytes(bytes).to_string(),
+        Err(_) => String::from_utf8_lossy(key).into_owned(),
+    }
+}
