@@ -6,7 +6,7 @@ use rcgen::{
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls_pki_types::ServerName;
-use time::{Duration, OffsetDateTime};
+use time::{Duration, OffsetDateTime, UtcOffset};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -244,17 +244,11 @@ fn validity(now: OffsetDateTime, lifetime: Duration) -> Result<(OffsetDateTime, 
         return Err(out_of_range);
     }
     // Certificates tell whole seconds in UTC (RFC 5280 section 4.1.2.5).
-    let ends = now
-        .checked_sub(BACKDATE)
-        .zip(now.checked_add(lifetime))
-        .and_then(|(from, to)| {
-            let whole = |at: OffsetDateTime| {
-                at.checked_to_utc()
-                    .map(|at| OffsetDateTime::from(at).replace_nanosecond(0))
-            };
-            whole(from)?.ok().zip(whole(to)?.ok())
-        });
-    ends.ok_or(out_of_range)
+    let now = now
+        .checked_to_offset(UtcOffset::UTC)
+        .and_then(|now| now.replace_nanosecond(0).ok());
+    now.and_then(|now| now.checked_sub(BACKDATE).zip(now.checked_add(lifetime)))
+        .ok_or(out_of_range)
 }
 
 fn alternative_name(name: &ServerName<'_>) -> Result<SanType, CaError> {

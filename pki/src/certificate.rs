@@ -208,6 +208,8 @@ pub enum CertificateError {
 }
 
 impl CertificateError {
+    // By value, so that it goes into `map_err` as it stands.
+    #[allow(clippy::needless_pass_by_value)]
     fn malformed(reason: impl ToString) -> Self {
         Self::Malformed(reason.to_string())
     }

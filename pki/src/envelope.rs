@@ -12,6 +12,7 @@
 mod json;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::num::NonZeroUsize;
 
 use crate::digest::Sha256Digest;
@@ -47,14 +48,14 @@ pub fn pre_authentication_encoding(payload_type: &str, payload: &[u8]) -> Vec<u8
 }
 
 /// A signed document on its way: nothing in it may be believed before [`Envelope::verify`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Envelope {
     payload_type: String,
     payload: Vec<u8>,
     signatures: Vec<Signature>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 struct Signature {
     key_id: String,
     bytes: Vec<u8>,
@@ -198,7 +199,7 @@ impl Envelope {
 }
 
 /// Proof that enough keys signed these bytes as this type. [`Envelope::verify`] is the only way to one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct VerifiedPayload {
     payload_type: String,
     bytes: Vec<u8>,
@@ -228,6 +229,27 @@ impl VerifiedPayload {
     #[must_use]
     pub fn digest(&self) -> Sha256Digest {
         Sha256Digest::of(&self.bytes)
+    }
+}
+
+// Payloads may be megabytes: a log line names them by digest.
+impl fmt::Debug for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Envelope")
+            .field("payload_type", &self.payload_type)
+            .field("payload", &self.digest())
+            .field("signatures", &self.signatures.len())
+            .finish()
+    }
+}
+
+impl fmt::Debug for VerifiedPayload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerifiedPayload")
+            .field("payload_type", &self.payload_type)
+            .field("payload", &self.digest())
+            .field("signers", &self.signers)
+            .finish()
     }
 }
 

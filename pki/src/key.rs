@@ -42,7 +42,7 @@ pub enum KeyError {
 }
 
 impl KeyError {
-    fn read_private(kind: &'static str, reason: impl ToString) -> Self {
+    fn read_private(kind: &'static str, reason: &impl ToString) -> Self {
         Self::ReadPrivate {
             kind,
             reason: reason.to_string(),

@@ -54,7 +54,7 @@ impl HostKey {
     /// [`KeyError::ReadPrivate`] when the text is not one such block or holds another kind of key.
     pub fn from_pkcs8_pem(text: &str) -> Result<Self, KeyError> {
         Self::from_pkcs8(
-            pem_text::decode_one(PEM_LABEL, text).map_err(|error| KeyError::read_private(KIND, error))?,
+            pem_text::decode_one(PEM_LABEL, text).map_err(|error| KeyError::read_private(KIND, &error))?,
         )
     }
 
@@ -100,7 +100,7 @@ impl HostKey {
 
     fn from_pkcs8(pkcs8: Zeroizing<Vec<u8>>) -> Result<Self, KeyError> {
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &pkcs8, &SystemRandom::new())
-            .map_err(|error| KeyError::read_private(KIND, error))?;
+            .map_err(|error| KeyError::read_private(KIND, &error))?;
         let mut point = [0; POINT_LEN];
         point.copy_from_slice(pair.public_key().as_ref());
         Ok(Self {

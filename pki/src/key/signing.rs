@@ -48,7 +48,7 @@ impl SigningKey {
     /// [`KeyError::ReadPrivate`] when the text is not one such block or holds another kind of key.
     pub fn from_pkcs8_pem(text: &str) -> Result<Self, KeyError> {
         Self::from_pkcs8(
-            pem_text::decode_one(PEM_LABEL, text).map_err(|error| KeyError::read_private(KIND, error))?,
+            pem_text::decode_one(PEM_LABEL, text).map_err(|error| KeyError::read_private(KIND, &error))?,
         )
     }
 
@@ -79,7 +79,7 @@ impl SigningKey {
         // "Maybe unchecked": version 1 carries no public key to check the seed against; one that is there
         // is checked.
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pkcs8)
-            .map_err(|error| KeyError::read_private(KIND, error))?;
+            .map_err(|error| KeyError::read_private(KIND, &error))?;
         Ok(Self { pair, pkcs8 })
     }
 }
