@@ -408,6 +408,15 @@ fn a_revoked_host_cannot_come_back_on_an_old_session() {
     assert_eq!(second_handshake(&fleet.agent_api()), Some(HandshakeKind::Full));
     assert_eq!(second_handshake(&fleet.enrolment()), Some(HandshakeKind::Full));
 
+    // Two locks: no session is kept, and no ticket is handed out that a client might try.
+    assert_eq!(
+        (
+            fleet.agent_api().send_tls13_tickets,
+            fleet.enrolment().send_tls13_tickets
+        ),
+        (0, 0)
+    );
+
     // The control: a server that hands out tickets is resumed by this very client.
     let mut lax = (*fleet.agent_api()).clone();
     lax.send_tls13_tickets = 2;
