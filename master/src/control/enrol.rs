@@ -110,7 +110,7 @@ impl Control {
             host: id,
             name: invitation.name.clone(),
             enrol_at: enrol_at.to_owned(),
-            ca_pin: digest(self.keys.ca.pin().as_bytes()),
+            ca_pin: digest(self.keys.ca.pin().sha256().as_bytes()),
             root_pin: digest(self.keys.trust_root.digest().as_bytes()),
             secret: secret.reveal().to_string(),
             expires_at,
@@ -131,7 +131,7 @@ impl Control {
         let secret: Secret = request.secret.parse().map_err(|_| refuse())?;
         let csr = VerifiedCsr::parse(&request.csr, CSR_CAP)
             .map_err(|error| ControlError::Invalid(format!("the certificate request is refused: {error}")))?;
-        let key = digest(csr.key_digest().as_bytes());
+        let key = digest(csr.key_digest().sha256().as_bytes());
         let now = self.now();
         let (host, certificate) = self.db.update(|w| {
             let mut token = w.get::<EnrolTokenRecord>(&request.host)?.ok_or_else(refuse)?;

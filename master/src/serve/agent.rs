@@ -91,7 +91,7 @@ impl AgentApi {
             return Err(ControlError::Forbidden("the client certificate has expired".to_owned()));
         }
         let id = HostId::new(peer.host);
-        let key = Digest::from_sha256(*peer.key.as_bytes());
+        let key = Digest::from_sha256(*peer.key.sha256().as_bytes());
         let control = Arc::clone(&self.control);
         let host = blocking(move || control.authorize(id, &key)).await?;
         self.control.saw(host.id, address.ip());
