@@ -32,7 +32,7 @@ use uuid::Uuid;
 pub use error::ControlError;
 
 use crate::fleet::catalogue::Catalogue;
-use crate::fleet::model::{Fleet, HostSlot};
+use crate::fleet::model::{Fleet, HostSlot, Lan};
 use crate::keys::MasterKeys;
 use crate::records::{DeckyRecord, Host, HostStatus, Settings};
 use crate::store::{Db, Reader, StoreError, Writer};
@@ -71,6 +71,7 @@ pub struct Control {
     catalogue: Catalogue,
     image: Option<DecoyImage>,
     addresses: Addresses,
+    detect: fn() -> Option<Lan>,
     fleet: FleetId,
     started_at: Timestamp,
     events: Events,
@@ -96,6 +97,8 @@ pub struct Parts {
     pub catalogue: Catalogue,
     pub image: Option<DecoyImage>,
     pub addresses: Addresses,
+    /// The LAN of the master's own default route, for fleets whose description names none.
+    pub detect: fn() -> Option<Lan>,
 }
 
 impl Control {
@@ -104,7 +107,7 @@ impl Control {
     /// # Errors
     /// The store does not answer, or was never initialised.
     pub fn new(parts: Parts, clock: Clock) -> Result<Arc<Self>, ControlError> {
-        let Parts { db, keys, catalogue, image, addresses } = parts;
+        let Parts { db, keys, catalogue, image, addresses, detect } = parts;
         let (fleet, status) = db.read(|r| {
             let settings = settings(r)?;
             let status = r.all::<HostStatus>()?.into_iter().map(|status| (status.host, status)).collect();
@@ -118,6 +121,7 @@ impl Control {
             catalogue,
             image,
             addresses,
+            detect,
             fleet,
             started_at,
             events: Events::new(),

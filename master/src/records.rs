@@ -23,6 +23,8 @@ pub struct Settings {
     /// 32 random bytes in hex.
     pub draw_seed: String,
     pub epoch: u64,
+    /// The names and addresses under which agents and operators reach this master, the first one in tokens.
+    pub advertise: Vec<String>,
     pub lan: Option<Lan>,
     /// Minutes.
     pub mutate_interval: u32,

@@ -18,7 +18,7 @@ use super::error::FleetProblem;
 use super::{Control, ControlError, rows, settings, slot, targets, touch};
 use crate::fleet::build::{Built, ChangeKind, Deploy, build};
 use crate::fleet::ini;
-use crate::fleet::model::{HostSlot, Lan};
+use crate::fleet::model::HostSlot;
 use crate::records::{DeckyRecord, Host, Leaving, ObservedRecord, Row, Settings};
 use crate::store::{Reader, Writer};
 
@@ -28,8 +28,6 @@ pub struct DeployRequest {
     pub ini: String,
     /// The text is the whole fleet; otherwise it is added to what is there.
     pub replace: bool,
-    /// The LAN of the master's own default route, for when the text and the fleet name none.
-    pub detected: Option<Lan>,
 }
 
 /// What was committed.
@@ -162,7 +160,7 @@ impl Control {
             &self.catalogue,
             &slots,
             &known,
-            request.detected.as_ref(),
+            (self.detect)().as_ref(),
             now,
             &mut draws,
         )

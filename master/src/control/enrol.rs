@@ -55,10 +55,15 @@ impl Control {
     /// # Errors
     /// The name is an enrolled host's (409); the lifetime is beyond [`TOKEN_LIFETIME_MAX`] (422).
     pub fn invite(&self, invitation: &Invitation) -> Result<Invited, ControlError> {
-        self.invite_as(invitation, false)
+        self.invite_as(invitation, false, &self.addresses.enrolment)
     }
 
-    pub(super) fn invite_as(&self, invitation: &Invitation, embedded: bool) -> Result<Invited, ControlError> {
+    fn invite_as(
+        &self,
+        invitation: &Invitation,
+        embedded: bool,
+        enrol_at: &str,
+    ) -> Result<Invited, ControlError> {
         if invitation.lifetime <= time::Duration::ZERO || invitation.lifetime > TOKEN_LIFETIME_MAX {
             return Err(ControlError::Invalid("a token lives from one second to one hour".to_owned()));
         }
@@ -104,8 +109,8 @@ impl Control {
             schema: enrol::SCHEMA,
             host: id,
             name: invitation.name.clone(),
-            enrol_at: self.addresses.enrolment.clone(),
-            ca_pin: digest(self.keys.ca.pin().as_bytes()),
+            enrol_at: enrol_at.to_owned(),
+            ca_pin: digest(self.keys.ca.pin().sha256().as_bytes()),
             root_pin: digest(self.keys.trust_root.digest().as_bytes()),
             secret: secret.reveal().to_string(),
             expires_at,
@@ -126,7 +131,7 @@ impl Control {
         let secret: Secret = request.secret.parse().map_err(|_| refuse())?;
         let csr = VerifiedCsr::parse(&request.csr, CSR_CAP)
             .map_err(|error| ControlError::Invalid(format!("the certificate request is refused: {error}")))?;
-        let key = digest(csr.key_digest().as_bytes());
+        let key = digest(csr.key_digest().sha256().as_bytes());
         let now = self.now();
         let (host, certificate) = self.db.update(|w| {
             let mut token = w.get::<EnrolTokenRecord>(&request.host)?.ok_or_else(refuse)?;
@@ -178,17 +183,17 @@ impl Control {
         })
     }
 
-    /// A token for the worker inside this process, unless that worker has its certificate already.
+    /// A token for the worker inside this process, which finds the enrolment listener at `enrol_at`
+    /// (`host:port`). A key that the worker had before is not accepted any more.
     ///
     /// # Errors
     /// The store's.
-    pub fn invite_embedded(&self, name: &HostName) -> Result<Invited, ControlError> {
+    pub fn invite_embedded(&self, name: &HostName, enrol_at: &str) -> Result<Invited, ControlError> {
         let stale = self.db.read(|r| {
             let hosts = Self::read_hosts(r)?;
             Ok::<_, ControlError>(hosts.into_iter().find(|host| host.embedded))
         })?;
         if let Some(mut host) = stale {
-            // The worker lost its identity, or it would not ask: its old key is not accepted any more.
             host.key = None;
             self.db.update(|w| w.put(&host.id, &host).map_err(ControlError::from))?;
         }
@@ -200,7 +205,7 @@ impl Control {
             lifetime: TOKEN_LIFETIME,
             notes: Some("the worker inside the master".to_owned()),
         };
-        self.invite_as(&invitation, true)
+        self.invite_as(&invitation, true, enrol_at)
     }
 
     /// Whether this host, with this key, may speak to the agent API. Asked at every request.

@@ -1,0 +1,123 @@
+//! `decnet init`: keys, CA, trust root, store and the first operator token.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use decnet_pki::files::{self, FileError};
+use decnet_pki::secret::{Secret, SecretError};
+use decnet_wire::ids::{FleetId, Timestamp};
+use uuid::Uuid;
+
+use crate::control::{ControlError, tokens};
+use crate::keys::{KeysError, MasterKeys};
+use crate::records::{Role, Settings};
+use crate::store::{Db, RedbStore, StoreError};
+
+/// Where the master keeps everything, unless told otherwise.
+pub const STATE_DIR: &str = "/var/lib/decnet/master";
+/// Minutes between mutations where nobody says otherwise.
+const MUTATE_INTERVAL: u32 = 30;
+/// Deckies that a fleet may have where nobody says otherwise.
+const DEPLOYMENT_LIMIT: u32 = 10;
+
+/// What `decnet init` takes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct InitArgs {
+    /// The folder for keys and store.
+    #[arg(long, env = "DECNET_MASTER_DIR", default_value = STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// A DNS name or IP address under which hosts and operators reach this master. The first one goes into
+    /// enrolment tokens. Without it: this machine's host name.
+    #[arg(long, value_name = "NAME")]
+    pub advertise: Vec<String>,
+}
+
+/// What was made.
+#[derive(Debug)]
+pub struct Initialised {
+    pub fleet: FleetId,
+    pub ca_pin: String,
+    pub keys: PathBuf,
+    pub advertise: Vec<String>,
+    /// The first operator token, of the role `admin`. It is shown once.
+    pub token: String,
+}
+
+/// Why a master was not initialised.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    #[error("{0} holds a master already: nothing was changed")]
+    Exists(PathBuf),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("the keys were not made")]
+    Keys(#[from] KeysError),
+    #[error("the store was not made")]
+    Store(#[from] StoreError),
+    #[error("no randomness")]
+    Secret(#[from] SecretError),
+    #[error("the first token was not made")]
+    Token(#[from] ControlError),
+    #[error("this machine's host name cannot be read: say --advertise NAME")]
+    HostName,
+}
+
+/// The store's file.
+#[must_use]
+pub fn store_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("store.redb")
+}
+
+/// The folder of the keys.
+#[must_use]
+pub fn keys_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("keys")
+}
+
+/// Makes a master. The store comes last: a folder without one was not finished and is made again.
+///
+/// # Errors
+/// There is a master in the folder already, or it cannot be written.
+pub fn run(args: &InitArgs, now: Timestamp) -> Result<Initialised, InitError> {
+    let store = store_path(&args.state_dir);
+    if store.exists() {
+        return Err(InitError::Exists(args.state_dir.clone()));
+    }
+    let advertise = if args.advertise.is_empty() { vec![host_name()?] } else { args.advertise.clone() };
+    files::create_private_dir(&args.state_dir)?;
+    let fleet = FleetId::new(Uuid::new_v4());
+    let folder = keys_path(&args.state_dir);
+    let keys = MasterKeys::create(&folder, fleet, now)?;
+    let making = args.state_dir.join("store.redb.new");
+    if making.exists() {
+        std::fs::remove_file(&making)
+            .map_err(|source| FileError::Write { path: making.clone(), source })?;
+    }
+    let token = {
+        let db = Db::new(RedbStore::open(&making)?);
+        let settings = Settings {
+            fleet,
+            revision: 0,
+            draw_seed: Secret::generate()?.hash().to_string(),
+            epoch: 1,
+            advertise: advertise.clone(),
+            lan: None,
+            mutate_interval: MUTATE_INTERVAL,
+            deployment_limit: DEPLOYMENT_LIMIT,
+            custom_services: BTreeMap::new(),
+            embedded: None,
+        };
+        db.update(|w| w.put(&(), &settings).map_err(InitError::from))?;
+        tokens::create(&db, "init", Role::Admin, now)?
+    };
+    std::fs::rename(&making, &store).map_err(|source| FileError::Write { path: store, source })?;
+    Ok(Initialised { fleet, ca_pin: keys.ca.pin().to_string(), keys: folder, advertise, token })
+}
+
+fn host_name() -> Result<String, InitError> {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .filter(|name| !name.is_empty())
+        .ok_or(InitError::HostName)
+}

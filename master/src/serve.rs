@@ -1,0 +1,197 @@
+//! `decnet serve`: the listeners, the timers and the embedded worker.
+//!
+//! | listener | default | authentication |
+//! | --- | --- | --- |
+//! | [`agent`] | :8770 | client certificate, host and key checked at every request |
+//! | [`enrolment`] | :8771 | one-shot token; the token pins the CA |
+//! | [`operator`] | :8772 and `/run/decnet/master.sock` | bearer token; on the socket the user id |
+
+pub mod agent;
+pub mod blobs;
+pub mod embedded;
+pub mod enrolment;
+pub mod image;
+pub mod listen;
+pub mod message;
+pub mod operator;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use decnet_pki::ServerName;
+use decnet_pki::tls;
+use hyper::service::service_fn;
+use hyper_util::service::TowerToHyperService;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::control::{Addresses, Control, ControlError, Parts, system_clock};
+use crate::fleet::catalogue::Catalogue;
+use crate::init;
+use crate::keys::{KeysError, MasterKeys};
+use crate::records::Settings;
+use crate::store::{Db, RedbStore, StoreError};
+
+/// How long the listeners' own certificates are valid. They are made anew at every start.
+const LISTENER_CERTIFICATE: time::Duration = time::Duration::days(398);
+
+/// What `decnet serve` takes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ServeArgs {
+    /// The folder that `decnet init` made.
+    #[arg(long, env = "DECNET_MASTER_DIR", default_value = init::STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// Where agents pull and report.
+    #[arg(long, default_value = "0.0.0.0:8770")]
+    pub agent_listen: SocketAddr,
+    /// Where hosts enrol.
+    #[arg(long, default_value = "0.0.0.0:8771")]
+    pub enrol_listen: SocketAddr,
+    /// Where operators reach the API over HTTPS.
+    #[arg(long, default_value = "0.0.0.0:8772")]
+    pub api_listen: SocketAddr,
+    /// Where operators on this machine reach the API.
+    #[arg(long, env = "DECNET_SOCKET", default_value = "/run/decnet/master.sock")]
+    pub socket: PathBuf,
+    /// The decoy image's archive; its description (`.json`) lies beside it.
+    #[arg(long, env = "DECNET_DECOY_IMAGE", default_value = "/usr/share/decnet/decoy-image.tar")]
+    pub decoy_image: PathBuf,
+    /// A folder of TOML files that add to the catalogue.
+    #[arg(long, default_value = "/etc/decnet/catalogue.d")]
+    pub catalogue_dir: PathBuf,
+    /// Do not run deckies on this machine, even as root with a Docker Engine.
+    #[arg(long)]
+    pub no_local_worker: bool,
+    /// The Docker Engine of the worker on this machine.
+    #[arg(long, default_value = "/var/run/docker.sock")]
+    pub docker_socket: PathBuf,
+}
+
+/// Why the master does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("there is no master in {0}: run `decnet init`")]
+    NotInitialised(PathBuf),
+    #[error("the store does not open")]
+    Store(#[from] StoreError),
+    #[error("the keys do not load")]
+    Keys(#[from] KeysError),
+    #[error("the catalogue is refused: {0}")]
+    Catalogue(String),
+    #[error("the decoy image is refused")]
+    Image(#[from] image::ImageError),
+    #[error("the master's state does not load")]
+    Control(#[from] ControlError),
+    #[error("{0:?} is neither a DNS name nor an IP address: initialise with another --advertise")]
+    Name(String),
+    #[error("the listeners' certificate was not made")]
+    Certificate(#[from] decnet_pki::ca::CaError),
+    #[error("TLS is not to be had")]
+    Tls(#[from] tls::TlsError),
+    #[error(transparent)]
+    Listen(#[from] listen::ListenError),
+}
+
+/// Serves until `end`. `ready` is called once every listener is open.
+///
+/// # Errors
+/// Something that it needs is not there. After `ready` it does not fail.
+pub async fn run(args: ServeArgs, end: CancellationToken, ready: impl FnOnce(&Bound)) -> Result<(), ServeError> {
+    let agent_listener = listen::bind(args.agent_listen).await?;
+    let enrol_listener = listen::bind(args.enrol_listen).await?;
+    let api_listener = listen::bind(args.api_listen).await?;
+    let bound = Bound {
+        agent: agent_listener.local_addr().unwrap_or(args.agent_listen),
+        enrolment: enrol_listener.local_addr().unwrap_or(args.enrol_listen),
+        api: api_listener.local_addr().unwrap_or(args.api_listen),
+        socket: args.socket.clone(),
+    };
+    let (control, names) = load(&args, &bound)?;
+    let socket = listen::bind_unix(&args.socket).await?;
+
+    let names = names
+        .iter()
+        .map(|name| ServerName::try_from(name.as_str()).map_err(|_| ServeError::Name(name.clone())))
+        .collect::<Result<Vec<_>, _>>()?;
+    let ca = &control.keys().ca;
+    let (leaf, key) = ca.issue_server(&names, time::OffsetDateTime::now_utc(), LISTENER_CERTIFICATE)?;
+    let agent_tls = tls::agent_server_config(&leaf, &key, std::slice::from_ref(ca.certificate()))?;
+    let public_tls = tls::server_config(&leaf, &key)?;
+
+    let tasks = TaskTracker::new();
+    let api = Arc::new(agent::AgentApi::new(Arc::clone(&control), args.state_dir.join("blobs")));
+    tasks.spawn(listen::serve_tls(agent_listener, agent_tls, end.clone(), move |remote| {
+        let api = Arc::clone(&api);
+        service_fn(move |request| Arc::clone(&api).answer(remote.clone(), request))
+    }));
+    let enrolling = Arc::clone(&control);
+    tasks.spawn(listen::serve_tls(enrol_listener, Arc::clone(&public_tls), end.clone(), move |remote| {
+        let control = Arc::clone(&enrolling);
+        service_fn(move |request| enrolment::answer(Arc::clone(&control), remote.clone(), request))
+    }));
+    let router = operator::router(Arc::clone(&control));
+    let over_tls = router.clone();
+    tasks.spawn(listen::serve_tls(api_listener, public_tls, end.clone(), move |remote| {
+        TowerToHyperService::new(operator::for_peer(over_tls.clone(), &remote))
+    }));
+    tasks.spawn(listen::serve_unix(socket, end.clone(), move |remote| {
+        TowerToHyperService::new(operator::for_peer(router.clone(), &remote))
+    }));
+
+    let publisher = tokio::spawn(Arc::clone(&control).run_publisher());
+    let sweep = tokio::spawn(Arc::clone(&control).run_sweep());
+    if !args.no_local_worker {
+        embedded::spawn(&tasks, &args, &bound, Arc::clone(&control), end.clone());
+    }
+    ready(&bound);
+    end.cancelled().await;
+    tasks.close();
+    tasks.wait().await;
+    publisher.abort();
+    sweep.abort();
+    if let Err(error) = control.flush_status() {
+        tracing::warn!(error = %crate::text::chain(&error), "the hosts' last words were not stored");
+    }
+    // Nobody is served there any more; a file that stays would only look like a master.
+    if let Err(error) = std::fs::remove_file(&args.socket) {
+        tracing::debug!(%error, "the socket's file stays");
+    }
+    Ok(())
+}
+
+/// Where the listeners are.
+#[derive(Debug, Clone)]
+pub struct Bound {
+    pub agent: SocketAddr,
+    pub enrolment: SocketAddr,
+    pub api: SocketAddr,
+    pub socket: PathBuf,
+}
+
+fn load(args: &ServeArgs, bound: &Bound) -> Result<(Arc<Control>, Vec<String>), ServeError> {
+    let store = init::store_path(&args.state_dir);
+    if !store.exists() {
+        return Err(ServeError::NotInitialised(args.state_dir.clone()));
+    }
+    let db = Db::new(RedbStore::open(&store)?);
+    let keys = MasterKeys::load(&init::keys_path(&args.state_dir))?;
+    let extra = image::catalogue_files(&args.catalogue_dir)?;
+    let catalogue = Catalogue::load(&extra).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        ServeError::Catalogue(lines.join("; "))
+    })?;
+    let image = image::load(&args.decoy_image, &args.state_dir.join("blobs"))?;
+    let settings: Option<Settings> = db.read(|r| r.get::<Settings>(&()))?;
+    let advertise = settings.map(|settings| settings.advertise).unwrap_or_default();
+    let first = advertise.first().cloned().unwrap_or_else(|| "localhost".to_owned());
+    let addresses = Addresses {
+        agent_api: format!("{first}:{}", bound.agent.port()),
+        enrolment: format!("{first}:{}", bound.enrolment.port()),
+    };
+    let parts = Parts { db, keys, catalogue, image, addresses, detect: crate::lan::detect };
+    let control = Control::new(parts, system_clock())?;
+    // The embedded worker and operators on this machine come over loopback.
+    let names = advertise.into_iter().chain(["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()]);
+    Ok((control, names.collect()))
+}

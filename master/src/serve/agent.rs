@@ -1,0 +1,194 @@
+//! The agent API: `GET /agent/v1/bundle`, `POST /agent/v1/report`, `GET /agent/v1/blobs/sha256/<hex>`.
+//!
+//! TLS has checked that the client's certificate is one of ours. Every request checks besides that its host and
+//! key are enrolled now: a revoked host is refused on a connection that is still open.
+
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use decnet_pki::peer::PeerIdentity;
+use decnet_wire::ids::{Digest, HostId};
+use decnet_wire::limits;
+use decnet_wire::report::{self, Report};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE};
+use hyper::{Method, Request, Response, StatusCode};
+
+use super::blobs;
+use super::listen::Remote;
+use super::message::{self, Body};
+use crate::control::{Control, ControlError};
+use crate::text::chain;
+
+/// The longest that a poll waits, in seconds, whatever it asks for.
+const WAIT_MAX_S: u64 = 60;
+
+/// What the agent API serves from.
+#[derive(Debug)]
+pub struct AgentApi {
+    control: Arc<Control>,
+    blobs: PathBuf,
+}
+
+impl AgentApi {
+    /// Serves bundles from `control` and blobs from the folder.
+    #[must_use]
+    pub fn new(control: Arc<Control>, blobs: PathBuf) -> Self {
+        Self { control, blobs }
+    }
+
+    /// Answers one request.
+    ///
+    /// # Errors
+    /// Never: what goes wrong is an answer.
+    pub async fn answer(
+        self: Arc<Self>,
+        remote: Remote,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Infallible> {
+        let response = match self.route(&remote, request).await {
+            Ok(response) => response,
+            Err(error) => {
+                let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                if status.is_server_error() {
+                    tracing::error!(error = %chain(&error), "an agent's request failed");
+                    message::refuse(status, "the master failed to answer; try again")
+                } else {
+                    tracing::warn!(error = %chain(&error), ?remote, "refused an agent's request");
+                    message::refuse(status, &error.to_string())
+                }
+            }
+        };
+        Ok(response)
+    }
+
+    async fn route(&self, remote: &Remote, request: Request<Incoming>) -> Result<Response<Body>, ControlError> {
+        let host = self.identify(remote).await?;
+        let path = request.uri().path().to_owned();
+        match (request.method(), path.as_str()) {
+            (&Method::GET, "/agent/v1/bundle") => self.bundle(host, request.uri().query().unwrap_or("")).await,
+            (&Method::POST, "/agent/v1/report") => self.report(host, request.into_body()).await,
+            (&Method::GET, path) if path.starts_with("/agent/v1/blobs/sha256/") => {
+                self.blob(host, path, request.headers().get(RANGE)).await
+            }
+            _ => Ok(message::refuse(StatusCode::NOT_FOUND, "there is nothing here")),
+        }
+    }
+
+    /// The host that the client certificate names, if it is enrolled with that key now.
+    async fn identify(&self, remote: &Remote) -> Result<HostId, ControlError> {
+        let Remote::Tls { address, certificate: Some(leaf) } = remote else {
+            return Err(ControlError::Forbidden("a client certificate is required".to_owned()));
+        };
+        let peer = PeerIdentity::from_leaf(leaf)
+            .map_err(|error| ControlError::Forbidden(format!("the client certificate is refused: {error}")))?;
+        if peer.fleet != self.control.fleet_id().uuid() {
+            return Err(ControlError::Forbidden("the client certificate is another fleet's".to_owned()));
+        }
+        if peer.not_after <= time::OffsetDateTime::now_utc() {
+            return Err(ControlError::Forbidden("the client certificate has expired".to_owned()));
+        }
+        let id = HostId::new(peer.host);
+        let key = Digest::from_sha256(*peer.key.sha256().as_bytes());
+        let control = Arc::clone(&self.control);
+        let host = blocking(move || control.authorize(id, &key)).await?;
+        self.control.saw(host.id, address.ip());
+        Ok(host.id)
+    }
+
+    async fn bundle(&self, host: HostId, query: &str) -> Result<Response<Body>, ControlError> {
+        let number = |name: &str| {
+            query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse::<u64>().ok())
+        };
+        let after = number("after").unwrap_or(0);
+        let wait = Duration::from_secs(number("wait").unwrap_or(0).min(WAIT_MAX_S));
+        let deadline = tokio::time::Instant::now() + wait;
+        let mut newer = self.control.watch_bundle(host);
+        loop {
+            newer.borrow_and_update();
+            let control = Arc::clone(&self.control);
+            let bundle = blocking(move || control.bundle(host)).await?;
+            if let Some(bundle) = bundle.filter(|bundle| bundle.generation > after) {
+                return Ok(message::whole(StatusCode::OK, bundle.envelope));
+            }
+            tokio::select! {
+                changed = newer.changed() => if changed.is_err() { break },
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+        }
+        Ok(message::empty(StatusCode::NO_CONTENT))
+    }
+
+    async fn report(&self, host: HostId, body: Incoming) -> Result<Response<Body>, ControlError> {
+        let report: Report = match message::read(body, limits::REPORT).await {
+            Ok(report) => report,
+            Err(error) => return Ok(error.response()),
+        };
+        if report.schema != report::SCHEMA || report.events.len() > limits::EVENTS {
+            return Ok(message::refuse(StatusCode::UNPROCESSABLE_ENTITY, "this master reads reports of schema 1"));
+        }
+        let control = Arc::clone(&self.control);
+        let answer = blocking(move || control.ingest(host, &report)).await?;
+        Ok(message::json(StatusCode::OK, &answer))
+    }
+
+    async fn blob(
+        &self,
+        host: HostId,
+        path: &str,
+        range: Option<&HeaderValue>,
+    ) -> Result<Response<Body>, ControlError> {
+        let hex = path.trim_start_matches("/agent/v1/blobs/sha256/");
+        let Ok(digest) = format!("sha256:{hex}").parse::<Digest>() else {
+            return Ok(message::refuse(StatusCode::NOT_FOUND, "a blob is named by 64 hexadecimal digits"));
+        };
+        let (control, wanted) = (Arc::clone(&self.control), digest.clone());
+        if !blocking(move || control.may_fetch(host, &wanted)).await? {
+            return Ok(message::refuse(StatusCode::NOT_FOUND, "this host's bundle names no such blob"));
+        }
+        let range = range.and_then(|range| range.to_str().ok());
+        Ok(send_blob(&self.blobs, &digest, range).await)
+    }
+}
+
+async fn send_blob(folder: &Path, digest: &Digest, range: Option<&str>) -> Response<Body> {
+    match blobs::open(folder, digest, range).await {
+        Ok(part) => {
+            let mut response = Response::new(part.body);
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+            headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(part.length));
+            if part.start > 0
+                && let Ok(value) = HeaderValue::from_str(&part.content_range())
+            {
+                headers.insert(CONTENT_RANGE, value);
+                *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            }
+            response
+        }
+        Err(blobs::OpenError::Range { size }) => {
+            let mut response = message::refuse(StatusCode::RANGE_NOT_SATISFIABLE, "the range is beyond the blob");
+            if let Ok(value) = HeaderValue::from_str(&format!("bytes */{size}")) {
+                response.headers_mut().insert(CONTENT_RANGE, value);
+            }
+            response
+        }
+        Err(blobs::OpenError::Read(error)) => {
+            tracing::error!(%digest, %error, "could not read a blob");
+            message::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the master failed to read the blob; try again")
+        }
+    }
+}
+
+/// Runs work that touches the disk off the event loop.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ControlError> + Send + 'static,
+) -> Result<T, ControlError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(ControlError::Sign { what: "an answer: the work was cut off", source: error.into() }),
+    }
+}

@@ -1,0 +1,213 @@
+//! Listeners: accept, bound, shake hands, serve HTTP/1.1 with hyper, end cleanly.
+//!
+//! Bounds: connections per listener, time for the handshake, time for a request's head. What is over the bound
+//! waits in the kernel's queue.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::Service;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long a client may take for the TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a client may take to send a request's head; also how long an idle connection is kept.
+const REQUEST_HEAD: Duration = Duration::from_secs(75);
+/// The most bytes of a request's head.
+const HEAD_BYTES: usize = 32 * 1024;
+/// Connections at once on one listener.
+const CONNECTIONS: usize = 20_000;
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub enum Remote {
+    /// A process on this machine, by its user id.
+    Unix { uid: u32 },
+    /// A TLS client, with its leaf certificate in DER where it showed one.
+    Tls { address: SocketAddr, certificate: Option<Arc<[u8]>> },
+}
+
+/// A listener could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error("could not listen on {at}")]
+    Bind {
+        at: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("another process listens on {0}: is a master running already?")]
+    Busy(PathBuf),
+}
+
+/// Opens a TCP listener.
+///
+/// # Errors
+/// The address is taken or not this machine's.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    TcpListener::bind(address).await.map_err(|source| ListenError::Bind { at: address.to_string(), source })
+}
+
+/// Opens a Unix socket for the user that the master runs as. A socket that nobody listens on any more is replaced.
+///
+/// # Errors
+/// Somebody listens on it, or it cannot be made.
+pub async fn bind_unix(path: &Path) -> Result<UnixListener, ListenError> {
+    let error = |source| ListenError::Bind { at: path.display().to_string(), source };
+    if tokio::net::UnixStream::connect(path).await.is_ok() {
+        return Err(ListenError::Busy(path.to_owned()));
+    }
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {}
+        Err(other) => return Err(error(other)),
+    }
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(error)?;
+    }
+    let listener = UnixListener::bind(path).map_err(error)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(error)?;
+    Ok(listener)
+}
+
+/// Serves TLS connections until `end`, then lets open requests finish. `service` makes one service a connection.
+pub async fn serve_tls<S, F>(
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+    end: CancellationToken,
+    service: F,
+) where
+    F: Fn(Remote) -> S + Clone + Send + Sync + 'static,
+    S: HttpService,
+{
+    let acceptor = TlsAcceptor::from(config);
+    let tasks = TaskTracker::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Some(place) = next_place(&places, &end).await else { break };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = end.cancelled() => break,
+        };
+        let Some((stream, address)) = survive(accepted).await else { continue };
+        let (acceptor, service, end) = (acceptor.clone(), service.clone(), end.clone());
+        tasks.spawn(async move {
+            let _place = place;
+            let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    tracing::debug!(%address, %error, "TLS handshake failed");
+                    return;
+                }
+                Err(_) => {
+                    tracing::debug!(%address, "TLS handshake took too long");
+                    return;
+                }
+            };
+            let certificate =
+                stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(|der| Arc::from(der.as_ref()));
+            connection(TokioIo::new(stream), service(Remote::Tls { address, certificate }), end).await;
+        });
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// Serves connections on a Unix socket until `end`.
+pub async fn serve_unix<S, F>(listener: UnixListener, end: CancellationToken, service: F)
+where
+    F: Fn(Remote) -> S + Clone + Send + Sync + 'static,
+    S: HttpService,
+{
+    let tasks = TaskTracker::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Some(place) = next_place(&places, &end).await else { break };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = end.cancelled() => break,
+        };
+        let Some((stream, _)) = survive(accepted).await else { continue };
+        let Ok(peer) = stream.peer_cred() else { continue };
+        let (service, end) = (service.clone(), end.clone());
+        tasks.spawn(async move {
+            let _place = place;
+            connection(TokioIo::new(stream), service(Remote::Unix { uid: peer.uid() }), end).await;
+        });
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// What hyper serves a connection with.
+pub trait HttpService:
+    Service<hyper::Request<Incoming>, Response = hyper::Response<Self::Body>, Error = Self::Failure, Future: Send>
+    + Send
+    + 'static
+{
+    type Body: hyper::body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+    type Failure: Into<Box<dyn std::error::Error + Send + Sync>>;
+}
+
+impl<S, B, E> HttpService for S
+where
+    S: Service<hyper::Request<Incoming>, Response = hyper::Response<B>, Error = E, Future: Send> + Send + 'static,
+    B: hyper::body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Body = B;
+    type Failure = E;
+}
+
+async fn connection<I, S>(io: I, service: S, end: CancellationToken)
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    S: HttpService,
+{
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(REQUEST_HEAD).max_buf_size(HEAD_BYTES.max(8192));
+    let serving = http.serve_connection(io, service);
+    let mut serving = std::pin::pin!(serving);
+    let outcome = tokio::select! {
+        outcome = serving.as_mut() => outcome,
+        () = end.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "a connection ended with an error");
+    }
+}
+
+async fn next_place(
+    places: &Arc<Semaphore>,
+    end: &CancellationToken,
+) -> Option<tokio::sync::OwnedSemaphorePermit> {
+    tokio::select! {
+        place = Arc::clone(places).acquire_owned() => place.ok(),
+        () = end.cancelled() => None,
+    }
+}
+
+/// A failed accept concerns one connection, or the process is out of file descriptors: wait a moment, go on.
+async fn survive<T>(accepted: std::io::Result<T>) -> Option<T> {
+    match accepted {
+        Ok(accepted) => Some(accepted),
+        Err(error) => {
+            tracing::warn!(%error, "could not accept a connection");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            None
+        }
+    }
+}
