@@ -18,7 +18,6 @@ use super::error::FleetProblem;
 use super::{Control, ControlError, rows, settings, slot, targets, touch};
 use crate::fleet::build::{Built, ChangeKind, Deploy, build};
 use crate::fleet::ini;
-use crate::fleet::model::HostSlot;
 use crate::records::{DeckyRecord, Host, Leaving, ObservedRecord, Row, Settings};
 use crate::store::{Reader, Writer};
 
@@ -144,7 +143,10 @@ impl Control {
             ));
         }
         let mode = if targets.iter().any(|host| !host.embedded) { Mode::Swarm } else { Mode::Unihost };
-        let slots: Vec<HostSlot> = targets.into_iter().map(slot).collect();
+        let mut slots = Vec::with_capacity(targets.len());
+        for host in targets {
+            slots.push(slot(host, r.get::<ObservedRecord>(&host.id)?.as_ref()));
+        }
         let known: BTreeSet<HostId> = hosts
             .iter()
             .filter(|host| host.key.is_some() && !host.revoked)
