@@ -1,6 +1,6 @@
 //! Hosts as operators see them. Liveness is derived from heartbeats when it is asked for, never stored.
 
-use decnet_wire::ids::{HostId, HostName, Timestamp};
+use decnet_wire::ids::{HostId, HostName, ServiceSlug, Timestamp};
 use decnet_wire::observed::{ContainerState, Observed, ObservedContainer};
 use serde::{Deserialize, Serialize};
 
@@ -212,7 +212,7 @@ fn decky_state(record: &DeckyRecord, row: Option<&Row>, observed: Option<&Observ
             container.service == service && matches!(container.state, ContainerState::Running)
         })
     };
-    let wanted = std::iter::once("base").chain(record.decky.services.iter().map(|slug| slug.as_str()));
+    let wanted = std::iter::once("base").chain(record.decky.services.iter().map(ServiceSlug::as_str));
     let (all, running) = wanted.fold((0, 0), |(all, running), service| (all + 1, running + usize::from(runs(service))));
     let failed = row.is_some_and(|row| row.status == RowStatus::Failed);
     match running {
