@@ -1,1 +1,3 @@
 //! Filled below.
+
+pub mod fleet;
