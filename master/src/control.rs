@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use decnet_wire::bundle::Blob;
 use decnet_wire::ids::{DeckyName, FleetId, HostId, OperationId, Timestamp};
+use ipnet::Ipv4Net;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
@@ -35,7 +36,7 @@ pub use error::ControlError;
 use crate::fleet::catalogue::Catalogue;
 use crate::fleet::model::{Fleet, HostSlot, Lan};
 use crate::keys::MasterKeys;
-use crate::records::{DeckyRecord, Host, HostStatus, Settings};
+use crate::records::{DeckyRecord, Host, HostStatus, ObservedRecord, Settings};
 use crate::store::{Db, Reader, StoreError, Writer};
 use events::Events;
 
@@ -200,14 +201,16 @@ fn assemble(settings: &Settings, deckies: &[DeckyRecord]) -> Fleet {
     }
 }
 
-/// The host as the builder and the compiler take it.
-fn slot(host: &Host) -> HostSlot {
+/// The host as the builder and the compiler take it. Its own addresses are those that it last reported.
+fn slot(host: &Host, seen: Option<&ObservedRecord>) -> HostSlot {
+    let interfaces = seen.map(|seen| seen.observed.interfaces.as_slice()).unwrap_or_default();
     HostSlot {
         id: host.id,
         name: host.name.clone(),
         lan: host.lan.clone(),
         ipvlan: host.ipvlan,
         interface: host.interface.clone(),
+        addresses: interfaces.iter().flat_map(|nic| nic.addresses.iter().map(Ipv4Net::addr)).collect(),
     }
 }
 

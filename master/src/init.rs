@@ -9,16 +9,13 @@ use decnet_wire::ids::{FleetId, Timestamp};
 use uuid::Uuid;
 
 use crate::control::{ControlError, tokens};
+use crate::fleet::model::{DeploymentLimit, Minutes};
 use crate::keys::{KeysError, MasterKeys};
 use crate::records::{Role, Settings};
 use crate::store::{Db, RedbStore, StoreError};
 
 /// Where the master keeps everything, unless told otherwise.
 pub const STATE_DIR: &str = "/var/lib/decnet/master";
-/// Minutes between mutations where nobody says otherwise.
-const MUTATE_INTERVAL: u32 = 30;
-/// Deckies that a fleet may have where nobody says otherwise.
-const DEPLOYMENT_LIMIT: u32 = 10;
 
 /// What `decnet init` takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -102,8 +99,8 @@ pub fn run(args: &InitArgs, now: Timestamp) -> Result<Initialised, InitError> {
             epoch: 1,
             advertise: advertise.clone(),
             lan: None,
-            mutate_interval: MUTATE_INTERVAL,
-            deployment_limit: DEPLOYMENT_LIMIT,
+            mutate_interval: Minutes::default(),
+            deployment_limit: DeploymentLimit::default(),
             custom_services: BTreeMap::new(),
             embedded: None,
         };

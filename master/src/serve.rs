@@ -8,7 +8,7 @@
 
 pub mod agent;
 pub mod blobs;
-pub mod embedded;
+
 pub mod enrolment;
 pub mod image;
 pub mod listen;
@@ -141,9 +141,6 @@ pub async fn run(args: ServeArgs, end: CancellationToken, ready: impl FnOnce(&Bo
 
     let publisher = tokio::spawn(Arc::clone(&control).run_publisher());
     let sweep = tokio::spawn(Arc::clone(&control).run_sweep());
-    if !args.no_local_worker {
-        embedded::spawn(&tasks, &args, &bound, Arc::clone(&control), end.clone());
-    }
     ready(&bound);
     end.cancelled().await;
     tasks.close();

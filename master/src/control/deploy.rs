@@ -16,9 +16,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::FleetProblem;
 use super::{Control, ControlError, rows, settings, slot, targets, touch};
-use crate::fleet::build::{Built, ChangeKind, Deploy, build};
+use crate::fleet::build::{Built, ChangeKind, Deploy, Hosts, build, unpinned_images};
 use crate::fleet::ini;
-use crate::fleet::model::HostSlot;
 use crate::records::{DeckyRecord, Host, Leaving, ObservedRecord, Row, Settings};
 use crate::store::{Reader, Writer};
 
@@ -90,10 +89,9 @@ impl Control {
     /// # Errors
     /// [`ControlError::Fleet`] with every reason why the text is refused; nothing is changed then.
     pub fn deploy(&self, request: &DeployRequest) -> Result<Deployed, ControlError> {
-        let document = self.parse(&request.ini)?;
         let now = self.now();
         let (deployed, changed) = self.db.update(|w| {
-            let draft = self.draft(&w.reader(), &document, request, now)?;
+            let draft = self.draft(&w.reader(), request, now)?;
             self.commit(w, draft, now)
         })?;
         self.publish.notify_one();
@@ -106,33 +104,22 @@ impl Control {
     /// # Errors
     /// As [`Control::deploy`].
     pub fn plan(&self, request: &DeployRequest) -> Result<Preview, ControlError> {
-        let document = self.parse(&request.ini)?;
         let now = self.now();
         self.db.read(|r| {
-            let draft = self.draft(r, &document, request, now)?;
+            let draft = self.draft(r, request, now)?;
             self.preview(r, draft)
-        })
-    }
-
-    fn parse(&self, text: &str) -> Result<ini::Document, ControlError> {
-        ini::parse(text, &self.catalogue).map_err(|errors| {
-            let problem = |error: ini::IniError| FleetProblem {
-                status: error.class.status(),
-                class: error.class.to_string(),
-                message: error.to_string(),
-            };
-            ControlError::Fleet(errors.into_iter().map(problem).collect())
         })
     }
 
     fn draft(
         &self,
         r: &Reader<'_>,
-        document: &ini::Document,
         request: &DeployRequest,
         now: Timestamp,
     ) -> Result<Draft, ControlError> {
         let settings = settings(r)?;
+        let document =
+            ini::parse_with(&request.ini, &self.catalogue, &settings.custom_services).map_err(refused)?;
         let hosts = Self::read_hosts(r)?;
         let records = r.all::<DeckyRecord>()?;
         let targets = targets(&hosts);
@@ -144,7 +131,10 @@ impl Control {
             ));
         }
         let mode = if targets.iter().any(|host| !host.embedded) { Mode::Swarm } else { Mode::Unihost };
-        let slots: Vec<HostSlot> = targets.into_iter().map(slot).collect();
+        let mut slots = Vec::with_capacity(targets.len());
+        for host in targets {
+            slots.push(slot(host, r.get::<ObservedRecord>(&host.id)?.as_ref()));
+        }
         let known: BTreeSet<HostId> = hosts
             .iter()
             .filter(|host| host.key.is_some() && !host.revoked)
@@ -153,25 +143,15 @@ impl Control {
             .collect();
         let before = super::assemble(&settings, &records);
         let mut draws = draws(&settings, &request.ini, request.replace);
-        let deploy = Deploy { ini: document, replace: request.replace };
-        let built = build(
-            &deploy,
-            &before,
-            &self.catalogue,
-            &slots,
-            &known,
-            (self.detect)().as_ref(),
-            now,
-            &mut draws,
-        )
-        .map_err(|errors| {
-            let problem = |error: crate::fleet::build::BuildError| FleetProblem {
-                status: error.class.status(),
-                class: error.class.to_string(),
-                message: error.to_string(),
-            };
-            ControlError::Fleet(errors.into_iter().map(problem).collect())
-        })?;
+        let deploy = Deploy { ini: &document, replace: request.replace };
+        let places = Hosts { targets: &slots, known: &known };
+        let detected = (self.detect)();
+        let built = build(&deploy, &before, &self.catalogue, &places, detected.as_ref(), now, &mut draws)
+            .map_err(refused)?;
+        let unpinned = unpinned_images(&built.fleet);
+        if !unpinned.is_empty() {
+            return Err(refused(unpinned));
+        }
         let before = records.into_iter().map(|record| (record.decky.name.clone(), record)).collect();
         Ok(Draft { settings, hosts, before, built, mode })
     }
@@ -231,6 +211,15 @@ impl Control {
         let warnings = built.warnings.iter().map(ToString::to_string).collect();
         Ok(Preview { mode, hosts: plans, warnings })
     }
+}
+
+fn refused(errors: Vec<ini::IniError>) -> ControlError {
+    let problem = |error: ini::IniError| FleetProblem {
+        status: error.class.status(),
+        class: error.class.to_string(),
+        message: error.to_string(),
+    };
+    ControlError::Fleet(errors.into_iter().map(problem).collect())
 }
 
 /// What is drawn at random follows from the fleet's revision and the text alone: a plan and the deploy after it

@@ -1,12 +1,13 @@
 //! Hosts as operators see them. Liveness is derived from heartbeats when it is asked for, never stored.
 
-use decnet_wire::ids::{HostId, HostName, Timestamp};
+use decnet_wire::ids::{HostId, HostName, ServiceSlug, Timestamp};
 use decnet_wire::observed::{ContainerState, Observed, ObservedContainer};
 use serde::{Deserialize, Serialize};
 
 use super::deploy::Mode;
 use super::{Control, ControlError, settings, targets};
 use crate::fleet::compile::stack_name;
+use crate::fleet::model::DeploymentLimit;
 use crate::records::{DeckyRecord, Host, HostStatus, ObservedRecord, Row, RowStatus, Settings};
 
 /// After so long without a heartbeat a host counts as unreachable: three of them.
@@ -186,10 +187,9 @@ impl Control {
     ///
     /// # Errors
     /// Not within 1 to 500 (422).
-    pub fn set_deployment_limit(&self, limit: u32) -> Result<(), ControlError> {
-        if !(1..=500).contains(&limit) {
-            return Err(ControlError::Invalid(format!("the deployment limit {limit} is not within 1 to 500")));
-        }
+    pub fn set_deployment_limit(&self, limit: u16) -> Result<(), ControlError> {
+        let limit = DeploymentLimit::try_from(limit)
+            .map_err(|error| ControlError::Invalid(format!("the deployment limit is refused: {error}")))?;
         self.db.update(|w| {
             let mut settings = settings(&w.reader())?;
             settings.deployment_limit = limit;
@@ -212,7 +212,7 @@ fn decky_state(record: &DeckyRecord, row: Option<&Row>, observed: Option<&Observ
             container.service == service && matches!(container.state, ContainerState::Running)
         })
     };
-    let wanted = std::iter::once("base").chain(record.decky.services.iter().map(|slug| slug.as_str()));
+    let wanted = std::iter::once("base").chain(record.decky.services.iter().map(ServiceSlug::as_str));
     let (all, running) = wanted.fold((0, 0), |(all, running), service| (all + 1, running + usize::from(runs(service))));
     let failed = row.is_some_and(|row| row.status == RowStatus::Failed);
     match running {

@@ -41,7 +41,7 @@ impl Control {
                 self.publish.notify_one();
             }
         }
-        let known = self.db.read(|r| Ok::<_, ControlError>(r.get::<ObservedRecord>(&host)?.is_some()))?;
+        let known = self.db.read(|r| Ok::<_, ControlError>(r.has::<ObservedRecord>(&host)?))?;
         Ok(ReportAnswer {
             schema: report::SCHEMA,
             acked: status.acked,

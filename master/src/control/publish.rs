@@ -50,7 +50,8 @@ impl Control {
                 "this master has no decoy image: start it with --decoy-image".to_owned(),
             ));
         }
-        let compiled = compile(&fleet, &slot(host), &self.catalogue, &reference.unwrap_or_default());
+        let compiled = compile(&fleet, &slot(host, None), &self.catalogue, &reference.unwrap_or_default())
+            .map_err(|error| ControlError::Conflict(error.to_string()))?;
         let mut stacks: Vec<Stack> = compiled
             .stacks
             .into_iter()

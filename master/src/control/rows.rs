@@ -178,17 +178,19 @@ mod tests {
     #[test]
     fn a_late_outcome_is_kept_beside_the_row() {
         let mut ended = row(RowStatus::Failed);
-        assert_eq!(apply(&mut ended, &Outcome::Succeeded, ended.started_at), Applied::Late);
+        let now = ended.started_at;
+        assert_eq!(apply(&mut ended, &Outcome::Succeeded, now), Applied::Late);
         assert_eq!(ended.late, Some(Outcome::Succeeded));
-        assert_eq!(apply(&mut ended, &Outcome::Succeeded, ended.started_at), Applied::Unchanged);
+        assert_eq!(apply(&mut ended, &Outcome::Succeeded, now), Applied::Unchanged);
     }
 
     #[test]
     fn an_outcome_that_comes_twice_moves_the_row_once() {
         let mut open = row(RowStatus::Pending);
-        assert_eq!(apply(&mut open, &Outcome::Running, open.started_at), Applied::Moved);
-        assert_eq!(apply(&mut open, &Outcome::Running, open.started_at), Applied::Unchanged);
-        assert_eq!(apply(&mut open, &Outcome::Succeeded, open.started_at), Applied::Moved);
-        assert_eq!(apply(&mut open, &Outcome::Succeeded, open.started_at), Applied::Unchanged);
+        let now = open.started_at;
+        assert_eq!(apply(&mut open, &Outcome::Running, now), Applied::Moved);
+        assert_eq!(apply(&mut open, &Outcome::Running, now), Applied::Unchanged);
+        assert_eq!(apply(&mut open, &Outcome::Succeeded, now), Applied::Moved);
+        assert_eq!(apply(&mut open, &Outcome::Succeeded, now), Applied::Unchanged);
     }
 }

@@ -156,13 +156,14 @@ impl AgentApi {
 async fn send_blob(folder: &Path, digest: &Digest, range: Option<&str>) -> Response<Body> {
     match blobs::open(folder, digest, range).await {
         Ok(part) => {
+            let content_range = part.content_range();
             let mut response = Response::new(part.body);
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
             headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
             headers.insert(CONTENT_LENGTH, HeaderValue::from(part.length));
             if part.start > 0
-                && let Ok(value) = HeaderValue::from_str(&part.content_range())
+                && let Ok(value) = HeaderValue::from_str(&content_range)
             {
                 headers.insert(CONTENT_RANGE, value);
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;

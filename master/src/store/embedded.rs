@@ -132,3 +132,81 @@ fn scan(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::{HostStatus, Role};
+    use crate::store::{Db, Record, Writer};
+    use decnet_wire::ids::HostId;
+    use uuid::Uuid;
+
+    fn host(n: u128) -> HostId {
+        HostId::new(Uuid::from_u128(n))
+    }
+
+    fn put(w: &mut Writer<'_>, n: u128) -> Result<(), StoreError> {
+        w.put(&host(n), &HostStatus::unheard(host(n)))
+    }
+
+    #[test]
+    fn a_failed_transaction_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::new(RedbStore::open(&folder.path().join("store.redb")).unwrap());
+        let failed = db.update(|w| {
+            put(w, 1)?;
+            assert!(w.get::<HostStatus>(&host(1))?.is_some(), "a write sees itself");
+            w.reader().get::<crate::records::Settings>(&())?.ok_or(StoreError::Version {
+                table: "settings",
+                key: String::new(),
+                found: 0,
+                known: 0,
+            })
+        });
+        assert!(failed.is_err());
+        assert!(db.read(|r| r.all::<HostStatus>()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_was_committed_is_there_after_reopening_in_the_order_of_keys() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        {
+            let db = Db::new(RedbStore::open(&path).unwrap());
+            db.update(|w| [3, 1, 2].into_iter().try_for_each(|n| put(w, n))).unwrap();
+        }
+        let db = Db::new(RedbStore::open(&path).unwrap());
+        let hosts: Vec<HostId> =
+            db.read(|r| r.all::<HostStatus>()).unwrap().into_iter().map(|status| status.host).collect();
+        assert_eq!(hosts, [host(1), host(2), host(3)]);
+    }
+
+    #[test]
+    fn a_second_process_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        let _held = RedbStore::open(&path).unwrap();
+        assert!(matches!(RedbStore::open(&path), Err(StoreError::Open { .. })));
+    }
+
+    #[test]
+    fn a_record_of_a_newer_master_is_not_read_as_an_older_one() {
+        #[derive(Debug, serde::Serialize, serde::Deserialize)]
+        struct Newer {
+            role: Role,
+        }
+        impl Record for Newer {
+            type Key = HostId;
+            const TABLE: Table = Table::HostStatus;
+            const VERSION: u8 = HostStatus::VERSION + 1;
+            fn key_bytes(key: &HostId) -> Vec<u8> {
+                HostStatus::key_bytes(key)
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::new(RedbStore::open(&folder.path().join("store.redb")).unwrap());
+        db.update(|w| w.put(&host(1), &Newer { role: Role::Admin })).unwrap();
+        let read = db.read(|r| r.get::<HostStatus>(&host(1)));
+        assert!(matches!(read, Err(StoreError::Version { .. })), "{read:?}");
+    }
+}

@@ -96,6 +96,14 @@ impl Reader<'_> {
         get(self.0, key)
     }
 
+    /// Whether there is a record under a key, without reading it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn has<R: Record>(&self, key: &R::Key) -> Result<bool, StoreError> {
+        Ok(self.0.get(R::TABLE, &R::key_bytes(key))?.is_some())
+    }
+
     /// Every record of a table, in the order of its keys.
     ///
     /// # Errors
