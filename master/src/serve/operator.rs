@@ -26,7 +26,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::Request;
-use axum::middleware;
+use axum::middleware::{self, AddExtension};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
@@ -41,7 +41,7 @@ use utoipa_axum::routes;
 
 use super::listen::Remote;
 use crate::control::Control;
-use access::Streams;
+use access::{BearerToken, Streams};
 use answer::Problem;
 
 /// Under what everything is found.
@@ -88,7 +88,7 @@ pub fn router(control: Arc<Control>) -> Router {
 }
 
 /// The service for one connection: every request carries its [`Peer`].
-pub fn for_peer(router: Router, remote: &Remote) -> axum::middleware::AddExtension<Router, Peer> {
+pub fn for_peer(router: Router, remote: &Remote) -> AddExtension<Router, Peer> {
     Extension(Peer::from(remote)).layer(router)
 }
 
@@ -106,7 +106,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
                        `{\"detail\": \"…\"}`. A refused fleet description also has `errors`, one for each reason.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
-    modifiers(&access::BearerToken),
+    modifiers(&BearerToken),
     security(("token" = []))
 )]
 struct Description;

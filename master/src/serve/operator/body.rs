@@ -94,6 +94,11 @@ impl Fields {
         }
     }
 
+    /// The whole object, for who checks it elsewhere.
+    pub(super) fn whole(self) -> Value {
+        Value::Object(self.0)
+    }
+
     /// Nothing is left over.
     pub(super) fn done(self) -> Result<(), Problem> {
         match self.0.keys().next() {

@@ -19,17 +19,25 @@ use super::views::{
 use super::{App, PREFIX};
 use crate::control::deploy::{DeployRequest, HostPlan};
 use crate::control::ControlError;
+use crate::control::error::FleetProblem;
+use crate::fleet::ini::IniError;
 use crate::fleet::model::Interval;
 use crate::fleet::mutate::parse_duration;
+use crate::fleet::request;
 
 /// The header of a 204 that names the row of the operation that was begun.
 const LIFECYCLE_ID: HeaderName = HeaderName::from_static("decnet-lifecycle-id");
 
-async fn request(mut fields: Fields) -> Result<DeployRequest, Problem> {
-    let ini = fields.text("ini_content")?;
-    let replace = fields.switch("replace_fleet")?;
-    fields.done()?;
-    Ok(DeployRequest { ini, replace })
+fn request(fields: Fields) -> Result<DeployRequest, Problem> {
+    let body = request::DeployRequest::from_json(&fields.whole()).map_err(|errors| {
+        let problem = |error: IniError| FleetProblem {
+            status: error.class.status(),
+            class: error.class.to_string(),
+            message: error.to_string(),
+        };
+        Problem::from(ControlError::Fleet(errors.into_iter().map(problem).collect()))
+    })?;
+    Ok(DeployRequest { ini: body.ini_content, replace: body.replace_fleet })
 }
 
 /// Deploy a fleet description
@@ -47,7 +55,7 @@ async fn request(mut fields: Fields) -> Result<DeployRequest, Problem> {
     )
 )]
 pub(super) async fn deploy(_: Admin, State(app): State<App>, fields: Fields) -> Result<Response, Problem> {
-    let request = request(fields).await?;
+    let request = request(fields)?;
     let deployed = ask(&app, move |control| control.deploy(&request)).await?;
     let count = deployed.lifecycle_ids.len();
     let view = DeployedView {
@@ -76,7 +84,7 @@ pub(super) async fn deploy(_: Admin, State(app): State<App>, fields: Fields) -> 
     )
 )]
 pub(super) async fn plan(_: Admin, State(app): State<App>, fields: Fields) -> Result<Json<PlanView>, Problem> {
-    let request = request(fields).await?;
+    let request = request(fields)?;
     let preview = ask(&app, move |control| control.plan(&request)).await?;
     let hosts = preview.hosts.into_iter().map(host_plan).collect();
     Ok(Json(PlanView { mode: preview.mode.as_str().to_owned(), hosts, warnings: preview.warnings }))

@@ -1,6 +1,5 @@
 //! Lifecycle rows and the stream of their transitions.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use decnet_wire::ids::OperationId;
 use futures_util::stream;
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::App;
@@ -17,6 +17,7 @@ use super::access::Caller;
 use super::answer::{Problem, ask};
 use super::parameters::Pairs;
 use super::views::{ErrorView, RowView, RowsView};
+use crate::control::events::LifecycleEvent;
 use crate::control::rows::RowFilter;
 
 /// The most ids that one request may ask for.
@@ -112,12 +113,16 @@ pub(super) async fn decky_events(caller: Caller, State(app): State<App>) -> Resu
 
 fn follow(caller: &Caller, app: &App) -> Result<Response, Problem> {
     let place = app.streams.open(caller)?;
-    let events = app.control.events().subscribe();
+    Ok(transitions(app.control.events().subscribe(), place))
+}
+
+/// The stream of what `events` receives. Holds `place` until it ends or its reader goes.
+pub(super) fn transitions(events: Receiver<LifecycleEvent>, place: impl Send + 'static) -> Response {
     // A first comment sends the headers at once and says that nothing from here on is missed.
-    let ready = VecDeque::from([Event::default().comment("keep-alive")]);
-    let transitions = stream::unfold((ready, events, place), async |(mut ready, mut events, place)| {
-        let event = match ready.pop_front() {
-            Some(event) => event,
+    let greeting = Some(Event::default().comment("keep-alive"));
+    let stream = stream::unfold((greeting, events, place), async |(mut greeting, mut events, place)| {
+        let event = match greeting.take() {
+            Some(greeting) => greeting,
             None => match events.recv().await {
                 Ok(event) => {
                     let data = serde_json::to_string(&event).unwrap_or_default();
@@ -129,8 +134,8 @@ fn follow(caller: &Caller, app: &App) -> Result<Response, Problem> {
                 Err(RecvError::Closed) => return None,
             },
         };
-        Some((Ok::<_, Infallible>(event), (ready, events, place)))
+        Some((Ok::<_, Infallible>(event), (greeting, events, place)))
     });
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive");
-    Ok(Sse::new(transitions).keep_alive(keep_alive).into_response())
+    Sse::new(stream).keep_alive(keep_alive).into_response()
 }

@@ -37,8 +37,8 @@ pub(super) async fn config(caller: Caller, State(app): State<App>) -> Result<Jso
     let settings = ask(&app, |control| control.settings()).await?;
     Ok(Json(ConfigView {
         role: caller.role(),
-        deployment_limit: u64::from(settings.deployment_limit),
-        global_mutation_interval: format!("{}m", settings.mutate_interval),
+        deployment_limit: settings.deployment_limit.get(),
+        global_mutation_interval: format!("{}m", settings.mutate_interval.get()),
     }))
 }
 
@@ -59,7 +59,7 @@ pub(super) async fn set_deployment_limit(
     let limit = fields.number("deployment_limit")?.ok_or_else(|| Problem::malformed("deployment_limit is missing"))?;
     fields.done()?;
     // What does not fit is far outside the range, and is refused as such.
-    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    let limit = u16::try_from(limit).unwrap_or(u16::MAX);
     ask(&app, move |control| control.set_deployment_limit(limit)).await?;
     Ok(Json(MessageView { message: format!("the fleet may have {limit} deckies") }))
 }

@@ -434,7 +434,7 @@ pub struct ConfigView {
     /// The caller's role.
     #[schema(value_type = String)]
     pub role: Role,
-    pub deployment_limit: u64,
+    pub deployment_limit: usize,
     #[schema(example = "30m")]
     pub global_mutation_interval: String,
 }
