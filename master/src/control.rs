@@ -11,6 +11,7 @@ pub mod deploy;
 pub mod enrol;
 pub mod error;
 pub mod events;
+pub mod health;
 pub mod hosts;
 pub mod ingest;
 pub mod mutate;
