@@ -1,6 +1,12 @@
 //! The table of services. A new one is a module and a row.
 
+mod mqtt;
+mod mysql;
+mod postgres;
+mod redis;
+mod snmp;
 mod telnet;
+mod vnc;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,11 +29,43 @@ pub struct Service {
 }
 
 /// Every service, by slug.
-pub const TABLE: &[Service] = &[Service {
-    slug: "telnet",
-    port: 23,
-    run: |context| Box::pin(telnet::run(context)),
-}];
+pub const TABLE: &[Service] = &[
+    Service {
+        slug: "mqtt",
+        port: 1883,
+        run: |context| Box::pin(mqtt::run(context)),
+    },
+    Service {
+        slug: "mysql",
+        port: 3306,
+        run: |context| Box::pin(mysql::run(context)),
+    },
+    Service {
+        slug: "postgres",
+        port: 5432,
+        run: |context| Box::pin(postgres::run(context)),
+    },
+    Service {
+        slug: "redis",
+        port: 6379,
+        run: |context| Box::pin(redis::run(context)),
+    },
+    Service {
+        slug: "snmp",
+        port: 161,
+        run: |context| Box::pin(snmp::run(context)),
+    },
+    Service {
+        slug: "telnet",
+        port: 23,
+        run: |context| Box::pin(telnet::run(context)),
+    },
+    Service {
+        slug: "vnc",
+        port: 5900,
+        run: |context| Box::pin(vnc::run(context)),
+    },
+];
 
 /// The service called `slug`.
 #[must_use]

@@ -1,6 +1,6 @@
 //! A running decoy: the built binary on a free loopback port, with its event lines collected.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -223,6 +223,18 @@ impl Talk {
         }
     }
 
+    /// Reads exactly `count` bytes.
+    pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.heard.len() < count {
+            let mut chunk = [0; 4096];
+            let more = self.stream.read(&mut chunk).unwrap();
+            assert!(more > 0, "closed before {count} bytes; heard {:?}", self.heard);
+            self.heard.extend_from_slice(&chunk[..more]);
+        }
+        let rest = self.heard.split_off(count);
+        std::mem::replace(&mut self.heard, rest)
+    }
+
     /// Sends a line and returns the answer up to and including `text`.
     pub(crate) fn ask(&mut self, line: &str, text: &str) -> String {
         self.send(format!("{line}\r\n"));
@@ -232,10 +244,16 @@ impl Talk {
     /// Reads until the decoy closes.
     pub(crate) fn rest(mut self) -> Vec<u8> {
         let mut chunk = [0; 4096];
-        // A reset is an end as well: the decoy may close with our bytes unread.
-        while let Ok(count @ 1..) = self.stream.read(&mut chunk) {
-            self.heard.extend_from_slice(&chunk[..count]);
+        loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return self.heard,
+                Ok(count) => self.heard.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    panic!("still open after {PATIENCE:?}; heard {:?}", self.heard)
+                }
+                // A reset is an end as well: the decoy may close with our bytes unread.
+                Err(_) => return self.heard,
+            }
         }
-        self.heard
     }
 }

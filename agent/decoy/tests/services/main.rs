@@ -8,4 +8,10 @@
 
 mod decoy;
 mod framework;
+mod mqtt;
+mod mysql;
+mod postgres;
+mod redis;
+mod snmp;
 mod telnet;
+mod vnc;
