@@ -189,6 +189,12 @@ impl Visit {
         context.awaiting_frontend_ssl = stage == Stage::Encryption;
         context.awaiting_frontend_startup = stage != Stage::Password;
         loop {
+            // The codec subtracts the length's own four bytes before it looks whether they are there.
+            let too_short = matches!(self.buffer[..], [_, 0, 0, 0, ..4, ..]);
+            if stage == Stage::Password && too_short {
+                self.session.garbage(&self.buffer);
+                return Ok(None);
+            }
             match PgWireFrontendMessage::decode(&mut self.buffer, &context) {
                 Ok(Some(message)) => return Ok(Some(message)),
                 Ok(None) if self.buffer.len() < BUFFER_CAP => {

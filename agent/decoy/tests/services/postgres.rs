@@ -134,6 +134,12 @@ fn rubbish_and_promises_too_large_end_the_connection_and_nothing_else() {
     talk.send([b'p', 0x7f, 0xff, 0xff, 0xff]);
     talk.send(vec![b'x'; 40_000]);
     talk.rest();
+    // A length shorter than itself once made the codec subtract below zero.
+    let mut talk = decoy.connect();
+    ask_for_password(&mut talk, "root");
+    talk.send(b"p\0\0\0\x03abc");
+    talk.rest();
+    decoy.event("garbage", |event| event["decnet"]["payload"] == "p\0\0\0\u{3}abc");
     decoy.event("garbage", |event| {
         event["decnet"]["payload"].as_str().unwrap().starts_with("GET /")
     });

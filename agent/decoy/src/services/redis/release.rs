@@ -32,6 +32,10 @@ impl Release {
             build_id: identity.hex::<8>("redis.build"),
         }
     }
+
+    pub(super) fn is_windows(&self) -> bool {
+        self.os.starts_with("Windows")
+    }
 }
 
 /// Versions, kernels as `uname -srm` prints them, and the compiler.

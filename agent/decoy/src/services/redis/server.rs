@@ -40,12 +40,13 @@ impl Server {
         os: Option<String>,
         port: u16,
     ) -> Self {
+        let release = Release::new(identity, host, version, os);
         let ran_before = Duration::from_secs(identity.number("redis.uptime", 86_400..=90 * 86_400));
         Self {
-            release: Release::new(identity, host, version, os),
+            config: default_config(port, release.is_windows()),
+            release,
             keyspace: Keyspace::new(identity),
             master: None,
-            config: default_config(port),
             run_id: identity.hex::<20>("redis.run"),
             replication_id: identity.hex::<20>("redis.replication"),
             port,
@@ -122,10 +123,14 @@ impl Server {
     fn sections(&self, role: &str, connected: usize) -> Vec<(&'static str, Vec<(String, String)>)> {
         let uptime = self.ran_before + self.started.elapsed();
         let memory = self.memory + self.keyspace.size() as u64;
-        let executable = if self.release.os.starts_with("Windows") {
-            "C:\\Program Files\\Redis\\redis-server.exe"
+        let [executable, config_file, poller] = if self.release.is_windows() {
+            [
+                r"C:\Program Files\Redis\redis-server.exe",
+                r"C:\Program Files\Redis\redis.windows-service.conf",
+                "WinSock_IOCP",
+            ]
         } else {
-            "/usr/bin/redis-server"
+            ["/usr/bin/redis-server", "/etc/redis/redis.conf", "epoll"]
         };
         let server = vec![
             ("redis_version", self.release.version.clone()),
@@ -135,7 +140,7 @@ impl Server {
             ("redis_mode", "standalone".into()),
             ("os", self.release.os.clone()),
             ("arch_bits", "64".into()),
-            ("multiplexing_api", "epoll".into()),
+            ("multiplexing_api", poller.into()),
             ("gcc_version", self.release.gcc.into()),
             ("process_id", self.pid.to_string()),
             ("run_id", self.run_id.clone()),
@@ -147,7 +152,7 @@ impl Server {
             ("configured_hz", "10".into()),
             ("lru_clock", (now().as_secs() & 0xff_ffff).to_string()),
             ("executable", executable.into()),
-            ("config_file", "/etc/redis/redis.conf".into()),
+            ("config_file", config_file.into()),
         ];
         let clients = vec![
             ("connected_clients", connected.max(1).to_string()),
@@ -225,22 +230,31 @@ impl Server {
     }
 }
 
-fn default_config(port: u16) -> BTreeMap<String, String> {
+fn default_config(port: u16, windows: bool) -> BTreeMap<String, String> {
     let port = port.to_string();
+    let [dir, log, pid] = if windows {
+        [r"C:\Program Files\Redis", "server_log.txt", ""]
+    } else {
+        [
+            "/var/lib/redis",
+            "/var/log/redis/redis-server.log",
+            "/run/redis/redis-server.pid",
+        ]
+    };
     let parameters = [
         ("appendonly", "no"),
         ("bind", "0.0.0.0"),
         ("daemonize", "yes"),
         ("databases", "16"),
         ("dbfilename", "dump.rdb"),
-        ("dir", "/var/lib/redis"),
+        ("dir", dir),
         ("hz", "10"),
-        ("logfile", "/var/log/redis/redis-server.log"),
+        ("logfile", log),
         ("loglevel", "notice"),
         ("maxclients", "10000"),
         ("maxmemory", "0"),
         ("maxmemory-policy", "noeviction"),
-        ("pidfile", "/run/redis/redis-server.pid"),
+        ("pidfile", pid),
         ("port", port.as_str()),
         ("protected-mode", "no"),
         ("rdbcompression", "yes"),
