@@ -211,6 +211,9 @@ pub enum CaError {
     /// A server certificate for no name at all.
     #[error("a server certificate needs at least one DNS name or IP address")]
     NoNames,
+    /// A server name that is neither.
+    #[error("a server's name must be a DNS name or an IP address")]
+    NameKind,
     /// The system gave no randomness for a serial number.
     #[error("cannot draw a serial number: the system's random source failed")]
     Serial,
@@ -256,6 +259,6 @@ fn alternative_name(name: &ServerName<'_>) -> Result<SanType, CaError> {
         ServerName::DnsName(name) => SanType::DnsName(name.as_ref().try_into().map_err(CaError::Sign)?),
         ServerName::IpAddress(address) => SanType::IpAddress((*address).into()),
         // The type is open for kinds of names to come.
-        _ => return Err(CaError::NoNames),
+        _ => return Err(CaError::NameKind),
     })
 }

@@ -1,0 +1,359 @@
+//! OpenSSL reads what this crate writes, agrees on what it means, and the other way round.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use decnet_pki::ServerName;
+use decnet_pki::ca::{CertificateAuthority, HostSubject};
+use decnet_pki::csr::{self, CsrError, VerifiedCsr};
+use decnet_pki::envelope::{Envelope, pre_authentication_encoding};
+use decnet_pki::key::{HostKey, SigningKey};
+use time::macros::datetime;
+use time::{Duration, OffsetDateTime};
+use uuid::{Uuid, uuid};
+
+const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
+const FLEET: Uuid = uuid!("11111111-2222-4333-8444-555555555555");
+const HOST: Uuid = uuid!("aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee");
+
+/// A folder of files to hand to openssl; it goes away with the test.
+struct Bench(tempfile::TempDir);
+
+impl Bench {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+fn try_openssl<S: AsRef<OsStr>>(args: &[S]) -> Output {
+    match Command::new("openssl").args(args).output() {
+        Ok(output) => output,
+        Err(error) => panic!("these tests need the `openssl` program; install OpenSSL 3 ({error})"),
+    }
+}
+
+#[track_caller]
+fn openssl<S: AsRef<OsStr>>(args: &[S]) -> String {
+    let output = try_openssl(args);
+    assert!(
+        output.status.success(),
+        "openssl: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+macro_rules! args {
+    ($($arg:expr),* $(,)?) => { [$(OsStr::new(&$arg).to_owned()),*] };
+}
+
+fn ca() -> CertificateAuthority {
+    CertificateAuthority::create("Test fleet CA", NOW).unwrap()
+}
+
+fn subject() -> HostSubject {
+    HostSubject {
+        fleet: FLEET,
+        host: HOST,
+    }
+}
+
+/// The text of one extension in `openssl x509 -text`: what stands below its heading.
+fn extension<'t>(text: &'t str, heading: &str) -> &'t str {
+    let mut lines = text
+        .lines()
+        .skip_while(|line| !line.trim_start().starts_with(heading));
+    lines
+        .next()
+        .unwrap_or_else(|| panic!("no {heading:?} in\n{text}"));
+    lines.next().unwrap().trim()
+}
+
+#[test]
+fn openssl_reads_the_authority_as_a_ca_for_leaves_and_revocation_lists() {
+    let bench = Bench::new();
+    let authority = ca();
+    let cert = bench.file("ca.pem", authority.cert_pem());
+    let text = openssl(&args!["x509", "-in", cert, "-noout", "-text"]);
+    assert_eq!(
+        extension(&text, "X509v3 Basic Constraints: critical"),
+        "CA:TRUE, pathlen:0"
+    );
+    assert_eq!(
+        extension(&text, "X509v3 Key Usage: critical"),
+        "Certificate Sign, CRL Sign"
+    );
+    assert!(text.contains("Not Before: Mar  1 11:55:00 2026 GMT"), "{text}");
+    assert!(text.contains("Not After : Feb 27 12:00:00 2036 GMT"), "{text}");
+    assert!(text.contains("ASN1 OID: prime256v1"), "{text}");
+
+    let print = openssl(&args!["x509", "-in", cert, "-noout", "-fingerprint", "-sha256"]);
+    let hex = print
+        .trim()
+        .split_once('=')
+        .unwrap()
+        .1
+        .replace(':', "")
+        .to_lowercase();
+    assert_eq!(authority.pin().to_string(), format!("sha256:{hex}"));
+}
+
+#[test]
+fn openssl_verifies_a_host_certificate_as_a_client_and_not_as_a_server() {
+    let bench = Bench::new();
+    let authority = ca();
+    let key = HostKey::generate().unwrap();
+    let request = VerifiedCsr::parse(&csr::create(&key).unwrap(), 10_000).unwrap();
+    let leaf = authority
+        .issue_host(&request, subject(), NOW, Duration::days(30))
+        .unwrap();
+    let ca_file = bench.file("ca.pem", authority.cert_pem());
+    let leaf_file = bench.file("leaf.pem", leaf.chain_pem());
+    let at = NOW.unix_timestamp().to_string();
+    let verify = |purpose: &str| {
+        let args = [
+            &args!["verify", "-x509_strict", "-attime", at, "-purpose", purpose][..],
+            &args!["-CAfile", ca_file, leaf_file],
+        ];
+        try_openssl(&args.concat())
+    };
+    let as_client = verify("sslclient");
+    assert!(
+        as_client.status.success(),
+        "{}",
+        String::from_utf8_lossy(&as_client.stderr)
+    );
+    let as_server = verify("sslserver");
+    assert!(!as_server.status.success());
+    assert!(String::from_utf8_lossy(&as_server.stderr).contains("purpose"));
+
+    let text = openssl(&args!["x509", "-in", leaf_file, "-noout", "-text"]);
+    assert_eq!(extension(&text, "X509v3 Basic Constraints: critical"), "CA:FALSE");
+    assert_eq!(
+        extension(&text, "X509v3 Key Usage: critical"),
+        "Digital Signature"
+    );
+    assert_eq!(
+        extension(&text, "X509v3 Extended Key Usage"),
+        "TLS Web Client Authentication"
+    );
+    assert_eq!(
+        extension(&text, "X509v3 Subject Alternative Name"),
+        format!("URI:urn:decnet:fleet:{FLEET}:host:{HOST}")
+    );
+    assert!(text.contains(&format!("Subject: CN = {HOST}\n")), "{text}");
+    assert!(text.contains("Not Before: Mar  1 11:55:00 2026 GMT"), "{text}");
+    assert!(text.contains("Not After : Mar 31 12:00:00 2026 GMT"), "{text}");
+}
+
+#[test]
+fn openssl_verifies_a_server_certificate_by_name_and_address() {
+    let bench = Bench::new();
+    let authority = ca();
+    let names =
+        ["master.example", "192.0.2.7", "2001:db8::7"].map(|name| ServerName::try_from(name).unwrap());
+    let (leaf, key) = authority.issue_server(&names, NOW, Duration::days(30)).unwrap();
+    assert_eq!(leaf.key_digest(), key.digest());
+    let ca_file = bench.file("ca.pem", authority.cert_pem());
+    let leaf_file = bench.file("leaf.pem", leaf.chain_pem());
+    let at = NOW.unix_timestamp().to_string();
+    for (option, name, accepted) in [
+        ("-verify_hostname", "master.example", true),
+        ("-verify_ip", "192.0.2.7", true),
+        ("-verify_ip", "2001:db8::7", true),
+        ("-verify_hostname", "other.example", false),
+        ("-verify_ip", "192.0.2.8", false),
+    ] {
+        let args = [
+            &args![
+                "verify",
+                "-x509_strict",
+                "-attime",
+                at,
+                "-purpose",
+                "sslserver",
+                option,
+                name
+            ][..],
+            &args!["-CAfile", ca_file, leaf_file],
+        ];
+        let output = try_openssl(&args.concat());
+        assert_eq!(
+            output.status.success(),
+            accepted,
+            "{name}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let text = openssl(&args!["x509", "-in", leaf_file, "-noout", "-text"]);
+    assert_eq!(
+        extension(&text, "X509v3 Extended Key Usage"),
+        "TLS Web Server Authentication"
+    );
+    assert_eq!(extension(&text, "X509v3 Basic Constraints: critical"), "CA:FALSE");
+}
+
+#[test]
+fn openssl_verifies_an_envelope_signature() {
+    let bench = Bench::new();
+    let key = SigningKey::generate().unwrap();
+    let envelope = Envelope::sign("application/vnd.example+json", b"{\"a\":1}".to_vec(), &[&key]);
+    let json: serde_json::Value = serde_json::from_slice(&envelope.to_json()).unwrap();
+    let sig_text = bench.file("sig.b64", json["signatures"][0]["sig"].as_str().unwrap());
+    let sig = bench.path("sig");
+    openssl(&args!["base64", "-d", "-A", "-in", sig_text, "-out", sig]);
+    let private = bench.file("key.pem", key.to_pkcs8_pem().as_bytes());
+    let public = bench.path("public.pem");
+    openssl(&args!["pkey", "-in", private, "-pubout", "-out", public]);
+    let check = |message: &[u8]| {
+        let message = bench.file("message", message);
+        let key = args!["pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", public];
+        try_openssl(&[&key[..], &args!["-sigfile", sig, "-in", message]].concat())
+    };
+    let signed = pre_authentication_encoding("application/vnd.example+json", b"{\"a\":1}");
+    let good = check(&signed);
+    assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
+    assert!(
+        !check(b"{\"a\":1}").status.success(),
+        "the signature is over the encoding, not the payload"
+    );
+}
+
+#[test]
+fn keys_made_by_openssl_can_be_used() {
+    let bench = Bench::new();
+    let ed25519 = bench.path("ed25519.pem");
+    openssl(&args!["genpkey", "-algorithm", "ed25519", "-out", ed25519]);
+    let signing = SigningKey::from_pkcs8_pem(&std::fs::read_to_string(&ed25519).unwrap()).unwrap();
+    let public = openssl(&args!["pkey", "-in", ed25519, "-noout", "-text_pub"]);
+    let hex: String = public
+        .lines()
+        .skip(2)
+        .flat_map(str::chars)
+        .filter(char::is_ascii_hexdigit)
+        .collect();
+    assert_eq!(signing.public().to_string(), hex);
+
+    let p256 = bench.path("p256.pem");
+    openssl(&args![
+        "genpkey",
+        "-algorithm",
+        "EC",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-out",
+        p256
+    ]);
+    let host = HostKey::from_pkcs8_pem(&std::fs::read_to_string(&p256).unwrap()).unwrap();
+    let spki = bench.path("spki.der");
+    openssl(&args![
+        "pkey", "-in", p256, "-pubout", "-outform", "DER", "-out", spki
+    ]);
+    let digest = openssl(&args!["dgst", "-sha256", "-r", spki]);
+    assert_eq!(host.digest().to_string(), format!("sha256:{}", &digest[..64]));
+}
+
+#[test]
+fn openssl_verifies_a_document_signed_by_a_host() {
+    let bench = Bench::new();
+    let key = HostKey::generate().unwrap();
+    let private = bench.file("key.pem", key.to_pkcs8_pem().as_bytes());
+    let public = bench.path("public.pem");
+    openssl(&args!["pkey", "-in", private, "-pubout", "-out", public]);
+    let sig = bench.file("sig", key.sign_document("type", b"payload").unwrap());
+    let message = bench.file("message", pre_authentication_encoding("type", b"payload"));
+    openssl(&args![
+        "dgst",
+        "-sha256",
+        "-verify",
+        public,
+        "-signature",
+        sig,
+        message
+    ]);
+}
+
+#[test]
+fn openssl_accepts_our_certificate_request_and_we_accept_its() {
+    let bench = Bench::new();
+    let key = HostKey::generate().unwrap();
+    let ours = bench.file("ours.csr", csr::create(&key).unwrap());
+    openssl(&args!["req", "-in", ours, "-noout", "-verify"]);
+
+    let private = bench.file("key.pem", key.to_pkcs8_pem().as_bytes());
+    let theirs = bench.path("theirs.csr");
+    // It asks to be a CA under another name; only its key is heard.
+    let request = args![
+        "req", "-new", "-key", private, "-subj", "/CN=evil", "-out", theirs
+    ];
+    openssl(
+        &[
+            &request[..],
+            &args!["-addext", "basicConstraints=critical,CA:TRUE"],
+        ]
+        .concat(),
+    );
+    let parsed = VerifiedCsr::parse(&std::fs::read_to_string(&theirs).unwrap(), 10_000).unwrap();
+    assert_eq!(parsed.key_digest(), key.digest());
+    let leaf = ca()
+        .issue_host(&parsed, subject(), NOW, Duration::days(1))
+        .unwrap();
+    let file = bench.file("leaf.pem", leaf.chain_pem());
+    let text = openssl(&args!["x509", "-in", file, "-noout", "-text"]);
+    assert!(!text.contains("evil") && !text.contains("CA:TRUE"), "{text}");
+}
+
+#[test]
+fn certificate_requests_for_other_kinds_of_keys_are_refused() {
+    let bench = Bench::new();
+    for (name, algorithm, options) in [
+        ("rsa", "RSA", &["-pkeyopt", "rsa_keygen_bits:2048"][..]),
+        ("ed25519", "ED25519", &[]),
+        ("p384", "EC", &["-pkeyopt", "ec_paramgen_curve:P-384"]),
+        // The right curve, spelt out by its parameters instead of named.
+        (
+            "explicit",
+            "EC",
+            &[
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-pkeyopt",
+                "ec_param_enc:explicit",
+            ],
+        ),
+    ] {
+        let (key, request) = (
+            bench.path(&format!("{name}.pem")),
+            bench.path(&format!("{name}.csr")),
+        );
+        let options: Vec<_> = options
+            .iter()
+            .map(|option| OsStr::new(option).to_owned())
+            .collect();
+        openssl(
+            &[
+                &args!["genpkey", "-algorithm", algorithm, "-out", key],
+                &options[..],
+            ]
+            .concat(),
+        );
+        openssl(&args![
+            "req", "-new", "-key", key, "-subj", "/CN=x", "-out", request
+        ]);
+        let error = VerifiedCsr::parse(&std::fs::read_to_string(&request).unwrap(), 10_000).unwrap_err();
+        assert!(matches!(error, CsrError::KeyType), "{name}: {error}");
+    }
+}
