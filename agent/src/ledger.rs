@@ -233,5 +233,3 @@ impl From<StorageError> for LedgerError {
     }
 }
 
-#[cfg(test)]
-mod tests;

@@ -9,3 +9,6 @@ pub mod ledger;
 mod link;
 mod trust;
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+mod admit;
+mod blobs;
+mod reconcile;

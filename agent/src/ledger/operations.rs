@@ -125,7 +125,7 @@ impl Tx {
     ) -> Result<(), LedgerError> {
         let mut known = self.get(&REFUSALS, ONLY)?.unwrap_or_default();
         let same = |other: &RefusalRecord| other.digest == refusal.digest && other.code == refusal.code;
-        if known.iter().any(|other| same(other) && other.signed >= refusal.signed) {
+        if known.iter().any(|other| same(other) && other.stands >= refusal.stands) {
             return Ok(());
         }
         let reported = known.iter().any(same);

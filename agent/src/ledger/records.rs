@@ -31,9 +31,8 @@ pub(crate) struct Acceptance {
 pub(crate) struct RefusalRecord {
     pub(crate) digest: Digest,
     pub(crate) code: String,
-    /// Whether its signature held: only then does the digest stand for the master's own words, and a later
-    /// look at the same bytes must not come out differently.
-    pub(crate) signed: bool,
+    /// Whether the same bytes stay refused whatever the clock and the generations say later.
+    pub(crate) stands: bool,
 }
 
 /// One thing that the operator asked of one decky.
