@@ -17,7 +17,7 @@ mod hash;
 mod image;
 mod normalise;
 
-pub(crate) use image::{Image, names_image};
+pub(crate) use image::Image;
 
 /// The desired state of one host.
 #[derive(Debug, Clone, PartialEq)]

@@ -101,7 +101,7 @@ impl Image {
 }
 
 /// Whether a name of [`crate::step::ContainerSpec::image`] means this image.
-pub(crate) fn names_image(name: &str, image: &ObservedImage) -> bool {
+fn names_image(name: &str, image: &ObservedImage) -> bool {
     image.id == name
         || image
             .references
