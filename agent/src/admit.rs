@@ -9,7 +9,6 @@
 
 use std::sync::Arc;
 
-use decnet_plan::desired::Desired;
 use decnet_plan::policy::Policy;
 use decnet_wire::bundle::Bundle;
 use decnet_wire::ids::{Digest, HostId, Timestamp};
@@ -21,7 +20,8 @@ use crate::ledger::{Acceptance, AcceptedRecord, Ledger, LedgerError, RefusalReco
 mod examine;
 mod refusal;
 
-pub(crate) use examine::{Audience, Examined, Memory, examine};
+pub(crate) use examine::{Audience, restore};
+use examine::{Examined, Memory, examine};
 pub(crate) use refusal::{Code, Refusal};
 
 /// A bundle that passed every check and is in the ledger.
@@ -29,7 +29,6 @@ pub(crate) use refusal::{Code, Refusal};
 pub(crate) struct AdmittedBundle {
     bundle: Bundle,
     digest: Digest,
-    desired: Desired,
 }
 
 impl AdmittedBundle {
@@ -41,20 +40,15 @@ impl AdmittedBundle {
     pub(crate) fn digest(&self) -> &Digest {
         &self.digest
     }
-
-    /// The bundle's own documents, normalised.
-    pub(crate) fn desired(&self) -> &Desired {
-        &self.desired
-    }
 }
 
 /// What became of an envelope.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    Accepted { generation: u64 },
+    Accepted,
     /// It is the bundle that is accepted already.
     NoNews,
-    Refused(Refusal),
+    Refused,
 }
 
 /// Where bundles are published. None until one has ever been accepted.
@@ -80,7 +74,7 @@ impl Admission {
         let (Some(accepted), Some(envelope)) = (self.ledger.accepted()?, self.ledger.envelope()?) else {
             return Ok(());
         };
-        match examine::restore(self.audience.host, &accepted.digest, &envelope) {
+        match restore(self.audience.host, &accepted.digest, &envelope) {
             Ok(admitted) => {
                 self.bundles.send_replace(Some(Arc::new(admitted)));
             }
@@ -91,6 +85,11 @@ impl Admission {
             ),
         }
         Ok(())
+    }
+
+    /// The generation accepted last; zero before the first.
+    pub(crate) fn generation(&self) -> u64 {
+        self.bundles.borrow().as_ref().map_or(0, |admitted| admitted.bundle().generation)
     }
 
     /// Decides about an envelope and acts on it.
@@ -113,7 +112,7 @@ impl Admission {
             }
             Err(refusal) => {
                 self.refuse(&refusal, now).await?;
-                Ok(Verdict::Refused(refusal))
+                Ok(Verdict::Refused)
             }
         }
     }
@@ -142,7 +141,7 @@ impl Admission {
         self.ledger.write(move |tx| tx.accept(&acceptance)).await?;
         tracing::info!(generation, stacks = bundle.stacks.len(), digest = %admitted.digest, "bundle accepted");
         self.bundles.send_replace(Some(Arc::new(admitted)));
-        Ok(Verdict::Accepted { generation })
+        Ok(Verdict::Accepted)
     }
 
     async fn refuse(&self, refusal: &Refusal, now: Timestamp) -> Result<(), LedgerError> {
@@ -166,8 +165,3 @@ impl Admission {
 pub(crate) fn policy() -> Policy {
     Policy::built_in()
 }
-
-pub(crate) fn admitted(host: HostId, bundle: Bundle, digest: Digest) -> Result<AdmittedBundle, (Code, String)> {
-    examine::normalise(host, &bundle).map(|desired| AdmittedBundle { bundle, digest, desired })
-}
-

@@ -5,6 +5,8 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng};
 
+use crate::link::LinkError;
+
 /// Decorrelated jitter: each wait is drawn between the floor and three times the wait before it, under a
 /// ceiling. Many agents that lost one master at one moment spread out instead of returning in step.
 /// (Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.)
@@ -17,6 +19,11 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
+    /// Between half a second and ten seconds: an engine that restarts is back soon, and asking it is cheap.
+    pub(crate) fn for_the_engine(rng: SmallRng) -> Self {
+        Self::new(Duration::from_millis(500), Duration::from_secs(10), rng)
+    }
+
     /// Between one second and one minute: what a master that is away, or busy, is asked with.
     pub(crate) fn for_the_master(rng: SmallRng) -> Self {
         Self::new(Duration::from_secs(1), Duration::from_secs(60), rng)
@@ -41,6 +48,38 @@ impl Backoff {
     /// It worked: the next wait starts from the floor again.
     pub(crate) fn reset(&mut self) {
         self.last = self.floor;
+    }
+}
+
+/// How long to leave a master alone, by how it failed us.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    usual: Backoff,
+    refused: Backoff,
+}
+
+impl Patience {
+    pub(crate) fn new() -> Self {
+        let (minute, quarter) = (Duration::from_secs(60), Duration::from_secs(900));
+        Self {
+            usual: Backoff::for_the_master(seeded_by_the_system()),
+            refused: Backoff::new(minute, quarter, seeded_by_the_system()),
+        }
+    }
+
+    /// The pause after an error. A master that does not let this host in is asked rarely.
+    pub(crate) fn after(&mut self, error: &LinkError) -> Duration {
+        if error.is_refusal() { self.refused.next() } else { self.usual.next() }
+    }
+
+    /// The pause after an answer that was in order but brought nothing of use.
+    pub(crate) fn after_nothing(&mut self) -> Duration {
+        self.usual.next()
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.usual.reset();
+        self.refused.reset();
     }
 }
 

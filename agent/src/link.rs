@@ -85,10 +85,6 @@ impl Link {
         Ok(Self { to, server_name, tls: TlsConnector::from(tls), open: None })
     }
 
-    pub(crate) fn to(&self) -> &HostPort {
-        &self.to
-    }
-
     /// Sends a request and waits for the head of the answer. A kept connection may have been closed by the
     /// other side meanwhile, so what fails on one is tried once more on a new one; every request of this
     /// agent may be repeated.

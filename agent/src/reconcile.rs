@@ -19,7 +19,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use decnet_plan::planner::{StackState, plan, stack_state};
+use decnet_plan::planner::{StackState, plan, stack_states};
 use decnet_plan::step::Plan;
 use decnet_wire::bundle::Operation;
 use decnet_wire::ids::{Digest, HostId, OperationId, StackName};
@@ -151,9 +151,9 @@ impl<M: Machine> Reconciler<M> {
         };
         let plan = plan(&effective.desired, &observed, &admit::policy());
         let mut pending = BTreeMap::new();
-        for name in effective.aims.keys() {
-            if let StackState::Pending { reason } = stack_state(&effective.desired, &observed, name) {
-                pending.insert(name.clone(), reason);
+        for (name, state) in stack_states(&effective.desired, &observed) {
+            if let StackState::Pending { reason } = state {
+                pending.insert(name, reason);
             }
         }
         for blocked in &plan.blocked {
@@ -333,9 +333,8 @@ impl<M: Machine> Reconciler<M> {
     /// Runs what may run, and draws the consequences.
     async fn work(&mut self, memory: &mut Memory, look: &Look<'_>) -> Result<Next, LedgerError> {
         let begun = Instant::now();
-        let pace = &mut memory.pace;
         let served = consequence::served(look.plan);
-        let chosen = consequence::choose(&served, |part| pace.may(part, begun));
+        let chosen = consequence::choose(&served, |part| memory.pace.may(part, begun));
         let mut meaning = BTreeMap::new();
         let (mut worked, mut engine_away, mut news) = (false, false, false);
         if chosen.contains(&true) {
@@ -354,8 +353,7 @@ impl<M: Machine> Reconciler<M> {
             news = stop();
             meaning = consequence::consequences(&served, &outcomes);
         }
-        let pace = &mut memory.pace;
-        add_standstill(&mut meaning, look, &served, |part| pace.may(part, begun), pace, news);
+        add_blocked(&mut meaning, look.plan, |part| memory.pace.may(part, begun));
         self.draw(&mut memory.pace, look, meaning).await?;
 
         if news {
@@ -446,30 +444,12 @@ impl<M: Machine> Reconciler<M> {
     }
 }
 
-/// Stacks that are blocked, or that only time can help, had their turn without a step.
-fn add_standstill(
-    meaning: &mut BTreeMap<Part, Consequence>,
-    look: &Look<'_>,
-    served: &[BTreeSet<Part>],
-    may: impl Fn(&Part) -> bool,
-    _pace: &Pace,
-    news: bool,
-) {
-    if news {
-        return;
-    }
-    let busy: BTreeSet<&Part> = served.iter().flatten().collect();
-    for blocked in &look.plan.blocked {
-        let part = blocked.stack.clone();
-        if may(&part) {
+/// What is blocked had its turn as well, though no step was possible.
+fn add_blocked(meaning: &mut BTreeMap<Part, Consequence>, plan: &Plan, may: impl Fn(&Part) -> bool) {
+    for blocked in &plan.blocked {
+        if may(&blocked.stack) {
             let error = one_line(&blocked.reason);
-            meaning.insert(part, Consequence::Failed { error, hopeless: false });
-        }
-    }
-    for (name, reason) in &look.pending {
-        let part = Some(name.clone());
-        if may(&part) && !busy.contains(&part) && !meaning.contains_key(&part) {
-            meaning.insert(part, Consequence::Away { error: reason.clone() });
+            meaning.insert(blocked.stack.clone(), Consequence::Failed { error, hopeless: false });
         }
     }
 }

@@ -16,7 +16,6 @@ use decnet_wire::trust::{PAYLOAD_TYPE, SCHEMA, TrustRoot};
 pub(crate) struct Trust {
     pub(crate) fleet: FleetId,
     pub(crate) epoch: u64,
-    pub(crate) digest: Digest,
     pub(crate) online_key: PublicKey,
     pub(crate) online_key_expires_at: Timestamp,
     pub(crate) authorities: Vec<CaCertificate>,
@@ -78,7 +77,6 @@ impl Trust {
         Ok(Self {
             fleet: root.fleet,
             epoch: root.epoch,
-            digest,
             online_key: root.online_key.parse().map_err(TrustError::Key)?,
             online_key_expires_at: root.online_key_expires_at,
             authorities: root

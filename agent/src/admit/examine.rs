@@ -94,13 +94,12 @@ pub(crate) fn examine(
     }
     check_time(trust, memory, &bundle, now).map_err(|(code, detail)| refuse(code, detail))?;
     check_order(trust, memory, &bundle).map_err(|(code, detail)| refuse(code, detail))?;
-    super::admitted(audience.host, bundle, digest.clone())
-        .map(|admitted| Examined::News(Box::new(admitted)))
-        .map_err(|(code, detail)| refuse(code, detail))
+    check_documents(audience.host, &bundle).map_err(|(code, detail)| refuse(code, detail))?;
+    Ok(Examined::News(Box::new(AdmittedBundle { bundle, digest })))
 }
 
 /// Reads a stored envelope again.
-pub(super) fn restore(
+pub(crate) fn restore(
     host: HostId,
     accepted: &Digest,
     envelope: &[u8],
@@ -112,18 +111,19 @@ pub(super) fn restore(
     if wire_digest(&parsed.digest()) != *accepted {
         return Err(refuse(Code::Malformed, "it is not the document that was accepted".to_owned()));
     }
-    parse(parsed.unverified_payload())
-        .and_then(|bundle| super::admitted(host, bundle, accepted.clone()))
-        .map_err(|(code, detail)| refuse(code, detail))
+    let read = parse(parsed.unverified_payload())
+        .and_then(|bundle| check_documents(host, &bundle).map(|()| bundle));
+    let bundle = read.map_err(|(code, detail)| refuse(code, detail))?;
+    Ok(AdmittedBundle { bundle, digest: accepted.clone() })
 }
 
-/// The bundle's documents with one meaning each, within the policy.
-pub(super) fn normalise(host: HostId, bundle: &Bundle) -> Result<Desired, (Code, String)> {
+/// The bundle's documents have one meaning each, within the policy.
+fn check_documents(host: HostId, bundle: &Bundle) -> Result<(), (Code, String)> {
     let stacks = bundle.stacks.iter().map(|stack| (&stack.name, &stack.compose));
     let desired = Desired::new(host, &bundle.networks, &bundle.blobs, stacks)
         .map_err(|errors| (Code::Document, told(&errors)))?;
     let violations = policy::check(&desired, &super::policy());
-    if violations.is_empty() { Ok(desired) } else { Err((Code::Policy, told(&violations))) }
+    if violations.is_empty() { Ok(()) } else { Err((Code::Policy, told(&violations))) }
 }
 
 fn parse(payload: &[u8]) -> Result<Bundle, (Code, String)> {

@@ -15,9 +15,6 @@ pub(crate) const STEADY: Duration = Duration::from_secs(60);
 const FREE_ROUNDS: u32 = 3;
 /// As many rounds of successful steps after which an operation's stack is said not to come to rest.
 const RESTLESS: u32 = 10;
-/// How soon a stack is looked at again that is not there yet, though there is nothing to do.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
 /// None stands for what stacks share.
 pub(crate) type Part = Option<StackName>;
 
@@ -89,13 +86,6 @@ impl Pace {
             entry.not_before = Some(now + repair_delay(entry.rounds - FREE_ROUNDS));
         }
         entry.rounds >= RESTLESS
-    }
-
-    /// It is not there yet, and only time can help.
-    pub(crate) fn look_again(&mut self, part: &Part, now: Instant) {
-        if let Some(entry) = self.parts.get_mut(part) {
-            entry.not_before = Some(now + LOOK_AGAIN);
-        }
     }
 
     /// When the next part has its turn that does not have it now.
