@@ -4,13 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use decnet_wire::ids::ServiceSlug;
+use decnet_wire::ids::{Digest, ServiceSlug};
 use serde::Deserialize;
 
 pub use self::load::CatalogueError;
-pub use self::persona::{Field, FieldType, PersonaError};
+pub use self::persona::{Field, FieldType, MAX_PERSONA, PersonaError};
 use super::model::{ArchetypeSlug, DistroSlug, OsFamilySlug, Port};
 
+mod entry;
 mod load;
 mod persona;
 
@@ -207,6 +208,15 @@ impl Catalogue {
         let (one, other) = (self.service(one)?, self.service(other)?);
         one.ports.iter().find(|port| other.ports.contains(port)).copied()
     }
+}
+
+/// Whether an image reference names one image for ever: `repository@sha256:…`.
+#[must_use]
+pub fn is_pinned(image: &str) -> bool {
+    image.split_once('@').is_some_and(|(repository, digest)| {
+        let part = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/' | b':');
+        !repository.is_empty() && repository.bytes().all(part) && digest.parse::<Digest>().is_ok()
+    })
 }
 
 #[cfg(test)]

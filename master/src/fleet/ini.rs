@@ -17,6 +17,10 @@ pub use self::error::{IniClass, IniError, MAX_ERRORS, status};
 use super::catalogue::Catalogue;
 use super::model::{ArchetypeSlug, CustomService, Minutes, OsFamilySlug, Persona};
 
+pub(in crate::fleet) use self::document::RESERVED;
+pub(in crate::fleet) use self::error::Faults;
+pub(in crate::fleet) use self::section::is_host;
+
 mod document;
 mod error;
 mod lines;

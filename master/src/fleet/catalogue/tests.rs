@@ -1,1 +1,6 @@
-//! Tests.
+use super::*;
+
+#[test]
+fn the_built_in_catalogue_loads() {
+    Catalogue::load(&[]).unwrap();
+}

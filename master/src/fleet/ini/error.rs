@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::At;
+
 /// Most faults in one answer; one more entry counts the rest.
 pub const MAX_ERRORS: usize = 100;
 
@@ -38,6 +40,12 @@ impl IniError {
     pub fn section(mut self, section: &str) -> Self {
         self.section = Some(shown(section));
         self
+    }
+
+    /// The same at the place of a value.
+    #[must_use]
+    pub fn at<T>(self, at: &At<T>) -> Self {
+        self.line(at.line).section(&at.section).key(&at.key)
     }
 
     /// The same at a key.
@@ -139,17 +147,45 @@ pub fn status(errors: &[IniError]) -> u16 {
     errors.first().map_or(409, |error| error.class.status())
 }
 
-/// At most [`MAX_ERRORS`] of `errors`, in line order, and a count of the rest.
-pub(in crate::fleet) fn capped(mut errors: Vec<IniError>) -> Vec<IniError> {
-    errors.sort_by_key(|error| error.line.unwrap_or(usize::MAX));
-    if errors.len() > MAX_ERRORS {
-        let more = errors.len() - MAX_ERRORS;
-        let line = errors[MAX_ERRORS].line;
-        errors.truncate(MAX_ERRORS);
-        let message = format!("and {more} more faults; correct the ones above first");
-        errors.push(IniError { line, ..IniError::new(IniClass::More, message) });
+/// Faults as they are found. Keeps a bounded number, whatever the text, and counts the rest.
+#[derive(Debug, Default)]
+pub(in crate::fleet) struct Faults {
+    errors: Vec<IniError>,
+    dropped: usize,
+}
+
+impl Faults {
+    /// Most faults kept before the first ones by line are chosen.
+    const KEPT: usize = 10 * MAX_ERRORS;
+
+    pub(in crate::fleet) fn push(&mut self, error: IniError) {
+        // One line of [DEFAULT] is looked at once for every section that inherits it.
+        if error.section.as_deref() == Some("DEFAULT") && self.errors.contains(&error) {
+            return;
+        }
+        if self.errors.len() < Self::KEPT {
+            self.errors.push(error);
+        } else {
+            self.dropped += 1;
+        }
     }
-    errors
+
+    pub(in crate::fleet) fn is_empty(&self) -> bool {
+        self.errors.is_empty()
+    }
+
+    /// At most [`MAX_ERRORS`], in line order, and a count of the rest.
+    pub(in crate::fleet) fn into_errors(mut self) -> Vec<IniError> {
+        self.errors.sort_by_key(|error| error.line.unwrap_or(usize::MAX));
+        let more = self.errors.len().saturating_sub(MAX_ERRORS) + self.dropped;
+        if more > 0 {
+            let line = self.errors.get(MAX_ERRORS).and_then(|error| error.line);
+            self.errors.truncate(MAX_ERRORS);
+            let message = format!("and {more} more faults; correct the ones above first");
+            self.errors.push(IniError { line, ..IniError::new(IniClass::More, message) });
+        }
+        self.errors
+    }
 }
 
 /// Outside text as messages show it: short and on one line.

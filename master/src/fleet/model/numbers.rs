@@ -70,6 +70,9 @@ pub enum Interval {
 pub struct DeploymentLimit(u16);
 
 impl DeploymentLimit {
+    /// No fleet has more deckies than this.
+    pub const MAX: u16 = 500;
+
     /// The number of deckies.
     #[must_use]
     pub const fn get(self) -> usize {
@@ -86,7 +89,7 @@ impl Default for DeploymentLimit {
 impl TryFrom<u16> for DeploymentLimit {
     type Error = RangeError;
     fn try_from(limit: u16) -> Result<Self, RangeError> {
-        if (1..=500).contains(&limit) {
+        if (1..=Self::MAX).contains(&limit) {
             return Ok(Self(limit));
         }
         Err(RangeError { what: "the deployment limit", rule: "1 to 500" })
