@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod blobs;
+pub mod embedded;
 
 pub mod enrolment;
 pub mod image;
@@ -165,6 +166,9 @@ pub async fn run(
 
     let publisher = tokio::spawn(Arc::clone(&control).run_publisher());
     let sweep = tokio::spawn(Arc::clone(&control).run_sweep());
+    if !args.no_local_worker {
+        embedded::spawn(&tasks, &args, &bound, Arc::clone(&control), end.clone());
+    }
     ready(&bound);
     end.cancelled().await;
     tasks.close();
