@@ -80,15 +80,21 @@ pub fn run(args: &InitArgs, now: Timestamp) -> Result<Initialised, InitError> {
     if store.exists() {
         return Err(InitError::Exists(args.state_dir.clone()));
     }
-    let advertise = if args.advertise.is_empty() { vec![host_name()?] } else { args.advertise.clone() };
+    let advertise = if args.advertise.is_empty() {
+        vec![host_name()?]
+    } else {
+        args.advertise.clone()
+    };
     files::create_private_dir(&args.state_dir)?;
     let fleet = FleetId::new(Uuid::new_v4());
     let folder = keys_path(&args.state_dir);
     let keys = MasterKeys::create(&folder, fleet, now)?;
     let making = args.state_dir.join("store.redb.new");
     if making.exists() {
-        std::fs::remove_file(&making)
-            .map_err(|source| FileError::Write { path: making.clone(), source })?;
+        std::fs::remove_file(&making).map_err(|source| FileError::Write {
+            path: making.clone(),
+            source,
+        })?;
     }
     let token = {
         let db = Db::new(RedbStore::open(&making)?);
@@ -108,7 +114,13 @@ pub fn run(args: &InitArgs, now: Timestamp) -> Result<Initialised, InitError> {
         tokens::create(&db, "init", Role::Admin, now)?
     };
     std::fs::rename(&making, &store).map_err(|source| FileError::Write { path: store, source })?;
-    Ok(Initialised { fleet, ca_pin: keys.ca.pin().to_string(), keys: folder, advertise, token })
+    Ok(Initialised {
+        fleet,
+        ca_pin: keys.ca.pin().to_string(),
+        keys: folder,
+        advertise,
+        token,
+    })
 }
 
 fn host_name() -> Result<String, InitError> {

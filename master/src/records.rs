@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use decnet_wire::bundle::{Operation, OperationKind};
-use decnet_wire::ids::{DeckyName, Digest, FleetId, HostId, HostName, InterfaceName, OperationId, ServiceSlug, Timestamp};
+use decnet_wire::ids::{
+    DeckyName, Digest, FleetId, HostId, HostName, InterfaceName, OperationId, ServiceSlug, Timestamp,
+};
 use decnet_wire::observed::Observed;
 use decnet_wire::report::{Accepted, Outcome};
 use serde::{Deserialize, Serialize};
@@ -294,7 +296,9 @@ impl Record for ApiTokenRecord {
 }
 
 /// What an operator may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Reads.

@@ -8,10 +8,13 @@
 //! | [`planner`] | the steps from what is observed to what is desired, and how far a stack is |
 //! | [`step`] | the steps: data that carry every decided name, digest, address and MAC |
 //! | [`labels`] | the labels that every object of ours carries |
+//! | `sim` | an engine in memory, for tests (feature `test-support`) |
 
 pub mod compose;
 pub mod desired;
 pub mod labels;
 pub mod planner;
 pub mod policy;
+#[cfg(feature = "test-support")]
+pub mod sim;
 pub mod step;

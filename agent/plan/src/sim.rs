@@ -74,11 +74,16 @@ impl Engine {
             })
             .collect();
         networks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-        let ours = self.containers.values().filter(|container| container.label(labels::HOST) == Some(&host));
+        let ours = self
+            .containers
+            .values()
+            .filter(|container| container.label(labels::HOST) == Some(&host));
         Observed {
             images: self.images.clone(),
             networks,
-            containers: ours.filter_map(|container| self.observe_container(container)).collect(),
+            containers: ours
+                .filter_map(|container| self.observe_container(container))
+                .collect(),
             interfaces: self.interfaces.clone(),
         }
     }
@@ -86,7 +91,9 @@ impl Engine {
     fn observe_container(&self, container: &Container) -> Option<ObservedContainer> {
         let text = |name: &str| container.label(name).cloned().unwrap_or_default();
         let stale = |owner: &String, run: u64| {
-            let current = self.by_id(owner).is_some_and(|owner| owner.run == run && owner.active());
+            let current = self
+                .by_id(owner)
+                .is_some_and(|owner| owner.run == run && owner.active());
             container.active() && !current
         };
         let attachments = match &container.spec.network {
@@ -109,7 +116,11 @@ impl Engine {
             image: container.spec.image.first().cloned().unwrap_or_default(),
             state: container.state.clone(),
             restarts: container.restarts,
-            joined: container.joined.as_ref().filter(|(id, run)| !stale(id, *run)).map(|(id, _)| id.clone()),
+            joined: container
+                .joined
+                .as_ref()
+                .filter(|(id, run)| !stale(id, *run))
+                .map(|(id, _)| id.clone()),
             expose: container.spec.expose.clone(),
             attachments,
         })
@@ -130,19 +141,34 @@ impl Engine {
     /// What a real engine would refuse, in a few words.
     pub fn apply(&mut self, step: &Step) -> Result<(), String> {
         match step {
-            Step::LoadImage { reference, image_ids, .. } => {
-                let id = image_ids.first().map(Digest::to_string).ok_or("an archive without ids")?;
-                self.images.push(ObservedImage { id, references: vec![reference.clone()] });
+            Step::LoadImage {
+                reference, image_ids, ..
+            } => {
+                let id = image_ids
+                    .first()
+                    .map(Digest::to_string)
+                    .ok_or("an archive without ids")?;
+                self.images.push(ObservedImage {
+                    id,
+                    references: vec![reference.clone()],
+                });
                 Ok(())
             }
             Step::PullImage { reference } => {
                 let id = self.id();
-                self.images.push(ObservedImage { id, references: vec![reference.clone()] });
+                self.images.push(ObservedImage {
+                    id,
+                    references: vec![reference.clone()],
+                });
                 Ok(())
             }
             Step::CreateNetwork { network } => self.create_network(network),
             Step::RemoveNetwork { id, .. } => {
-                if self.containers.values().any(|other| other.active() && other.networks.values().any(|n| n == id)) {
+                if self
+                    .containers
+                    .values()
+                    .any(|other| other.active() && other.networks.values().any(|n| n == id))
+                {
                     return Err(format!("network {id} has active endpoints"));
                 }
                 self.networks.remove(id);
@@ -181,9 +207,14 @@ impl Engine {
 
     fn create_network(&mut self, spec: &NetworkSpec) -> Result<(), String> {
         for other in self.networks.values() {
-            let overlap = other.spec.subnet.contains(&spec.subnet) || spec.subnet.contains(&other.spec.subnet);
+            let overlap =
+                other.spec.subnet.contains(&spec.subnet) || spec.subnet.contains(&other.spec.subnet);
             if other.spec.name == spec.name {
-                return if other.spec == *spec { Ok(()) } else { Err(format!("network {} exists", spec.name)) };
+                return if other.spec == *spec {
+                    Ok(())
+                } else {
+                    Err(format!("network {} exists", spec.name))
+                };
             }
             if overlap || (spec.parent.is_some() && spec.parent == other.spec.parent) {
                 return Err(format!("network {} overlaps {}", spec.name, other.spec.name));
@@ -197,10 +228,20 @@ impl Engine {
     fn create(&mut self, spec: &ContainerSpec) -> Result<(), String> {
         let name = &spec.name;
         if let Some(other) = self.containers.get(name) {
-            let same = [labels::HOST, labels::HASH].iter().all(|key| other.label(key) == spec.labels.get(*key));
-            return if same { Ok(()) } else { Err(format!("container {name} exists")) };
+            let same = [labels::HOST, labels::HASH]
+                .iter()
+                .all(|key| other.label(key) == spec.labels.get(*key));
+            return if same {
+                Ok(())
+            } else {
+                Err(format!("container {name} exists"))
+            };
         }
-        let known = |name: &String| self.images.iter().any(|i| i.id == *name || i.references.contains(name));
+        let known = |name: &String| {
+            self.images
+                .iter()
+                .any(|i| i.id == *name || i.references.contains(name))
+        };
         if !spec.image.iter().any(known) {
             return Err(format!("container {name}: no image {:?}", spec.image));
         }
@@ -209,12 +250,18 @@ impl Engine {
         match &spec.network {
             NetworkMode::None => {}
             NetworkMode::Container { name: owner } => {
-                let owner = self.containers.get(owner).ok_or_else(|| format!("{name}: no owner {owner}"))?;
+                let owner = self
+                    .containers
+                    .get(owner)
+                    .ok_or_else(|| format!("{name}: no owner {owner}"))?;
                 joined = Some((owner.id.clone(), 0));
             }
             NetworkMode::Networks { endpoints } => {
                 for endpoint in endpoints {
-                    let found = self.networks.iter().find(|(_, n)| n.spec.name.as_str() == endpoint.network);
+                    let found = self
+                        .networks
+                        .iter()
+                        .find(|(_, n)| n.spec.name.as_str() == endpoint.network);
                     let (id, _) = found.ok_or_else(|| format!("{name}: no network {}", endpoint.network))?;
                     networks.insert(endpoint.network.clone(), id.clone());
                 }
@@ -234,28 +281,49 @@ impl Engine {
     }
 
     fn start(&mut self, name: &str) -> Result<(), String> {
-        let container = self.containers.get(name).ok_or_else(|| format!("no container {name}"))?.clone();
+        let container = self
+            .containers
+            .get(name)
+            .ok_or_else(|| format!("no container {name}"))?
+            .clone();
         let code = self.broken.get(name).copied();
         if container.state == ContainerState::Running && code.is_none() {
             return Ok(());
         }
         let mut joined = container.joined.clone();
         if let Some((owner, run)) = &mut joined {
-            let owner = self.by_id(owner).filter(|owner| owner.state == ContainerState::Running);
-            *run = owner.ok_or_else(|| format!("{name}: its owner does not run"))?.run;
+            let owner = self
+                .by_id(owner)
+                .filter(|owner| owner.state == ContainerState::Running);
+            *run = owner
+                .ok_or_else(|| format!("{name}: its owner does not run"))?
+                .run;
         }
         for (network, id) in &container.networks {
             if !self.networks.contains_key(id) {
                 return Err(format!("{name}: network {network} ({id}) is gone"));
             }
         }
-        for other in self.containers.values().filter(|other| other.active() && other.id != container.id) {
-            let shared = used_addresses(&container).intersection(&used_addresses(other)).next().cloned();
+        for other in self
+            .containers
+            .values()
+            .filter(|other| other.active() && other.id != container.id)
+        {
+            let shared = used_addresses(&container)
+                .intersection(&used_addresses(other))
+                .next()
+                .cloned();
             if let Some(address) = shared {
                 return Err(format!("{name}: {address} is in use by {}", other.spec.name));
             }
             let together = joined.is_some() && joined == other.joined;
-            if together && container.spec.expose.iter().any(|port| other.spec.expose.contains(port)) {
+            if together
+                && container
+                    .spec
+                    .expose
+                    .iter()
+                    .any(|port| other.spec.expose.contains(port))
+            {
                 return Err(format!("{name}: port in use by {}", other.spec.name));
             }
         }
@@ -278,10 +346,16 @@ impl Engine {
 
 /// Addresses and MACs by network id.
 fn used_addresses(container: &Container) -> BTreeSet<String> {
-    let NetworkMode::Networks { endpoints } = &container.spec.network else { return BTreeSet::new() };
+    let NetworkMode::Networks { endpoints } = &container.spec.network else {
+        return BTreeSet::new();
+    };
     let mut used = BTreeSet::new();
     for endpoint in endpoints {
-        let id = container.networks.get(&endpoint.network).cloned().unwrap_or_default();
+        let id = container
+            .networks
+            .get(&endpoint.network)
+            .cloned()
+            .unwrap_or_default();
         used.extend(endpoint.address.map(|address| format!("{id}/{address}")));
         used.extend(endpoint.mac.map(|mac| format!("{id}/{mac}")));
     }

@@ -111,12 +111,7 @@ impl Control {
         })
     }
 
-    fn draft(
-        &self,
-        r: &Reader<'_>,
-        request: &DeployRequest,
-        now: Timestamp,
-    ) -> Result<Draft, ControlError> {
+    fn draft(&self, r: &Reader<'_>, request: &DeployRequest, now: Timestamp) -> Result<Draft, ControlError> {
         let settings = settings(r)?;
         let document =
             ini::parse_with(&request.ini, &self.catalogue, &settings.custom_services).map_err(refused)?;
@@ -130,7 +125,11 @@ impl Control {
                     .to_owned(),
             ));
         }
-        let mode = if targets.iter().any(|host| !host.embedded) { Mode::Swarm } else { Mode::Unihost };
+        let mode = if targets.iter().any(|host| !host.embedded) {
+            Mode::Swarm
+        } else {
+            Mode::Unihost
+        };
         let mut slots = Vec::with_capacity(targets.len());
         for host in targets {
             slots.push(slot(host, r.get::<ObservedRecord>(&host.id)?.as_ref()));
@@ -143,17 +142,40 @@ impl Control {
             .collect();
         let before = super::assemble(&settings, &records);
         let mut draws = draws(&settings, &request.ini, request.replace);
-        let deploy = Deploy { ini: &document, replace: request.replace };
-        let places = Hosts { targets: &slots, known: &known };
+        let deploy = Deploy {
+            ini: &document,
+            replace: request.replace,
+        };
+        let places = Hosts {
+            targets: &slots,
+            known: &known,
+        };
         let detected = (self.detect)();
-        let built = build(&deploy, &before, &self.catalogue, &places, detected.as_ref(), now, &mut draws)
-            .map_err(refused)?;
+        let built = build(
+            &deploy,
+            &before,
+            &self.catalogue,
+            &places,
+            detected.as_ref(),
+            now,
+            &mut draws,
+        )
+        .map_err(refused)?;
         let unpinned = unpinned_images(&built.fleet);
         if !unpinned.is_empty() {
             return Err(refused(unpinned));
         }
-        let before = records.into_iter().map(|record| (record.decky.name.clone(), record)).collect();
-        Ok(Draft { settings, hosts, before, built, mode })
+        let before = records
+            .into_iter()
+            .map(|record| (record.decky.name.clone(), record))
+            .collect();
+        Ok(Draft {
+            settings,
+            hosts,
+            before,
+            built,
+            mode,
+        })
     }
 
     fn commit(
@@ -162,10 +184,16 @@ impl Control {
         draft: Draft,
         now: Timestamp,
     ) -> Result<(Deployed, Vec<Row>), ControlError> {
-        let Draft { mut settings, hosts, before, built, mode } = draft;
+        let Draft {
+            mut settings,
+            hosts,
+            before,
+            built,
+            mode,
+        } = draft;
         let warnings = built.warnings.iter().map(ToString::to_string).collect();
         let touched = touched_hosts(&before, &built);
-        let generations: BTreeMap<HostId, u64> = hosts.iter().map(|host| (host.id, host.generation + 1)).collect();
+        let generations = next_generations(&hosts);
         let mut ids = Vec::new();
         let mut changed = Vec::new();
         for record in next_records(&before, &built, &generations) {
@@ -181,12 +209,25 @@ impl Control {
         settings.custom_services = built.fleet.custom_services;
         settings.revision += 1;
         w.put(&(), &settings)?;
-        Ok((Deployed { mode, lifecycle_ids: ids, warnings }, changed))
+        Ok((
+            Deployed {
+                mode,
+                lifecycle_ids: ids,
+                warnings,
+            },
+            changed,
+        ))
     }
 
     fn preview(&self, r: &Reader<'_>, draft: Draft) -> Result<Preview, ControlError> {
-        let Draft { mut settings, hosts, before, built, mode } = draft;
-        let generations = hosts.iter().map(|host| (host.id, host.generation + 1)).collect();
+        let Draft {
+            mut settings,
+            hosts,
+            before,
+            built,
+            mode,
+        } = draft;
+        let generations = next_generations(&hosts);
         let mut after = before.clone();
         for Next { record, .. } in next_records(&before, &built, &generations) {
             after.insert(record.decky.name.clone(), record);
@@ -205,11 +246,24 @@ impl Control {
             })?;
             let observed = r.get::<ObservedRecord>(&host.id)?.map(|record| record.observed);
             let known = observed.is_some();
-            let plan = plan(&desired, &observed.unwrap_or_else(Observed::default), &Policy::built_in());
-            plans.push(HostPlan { host: host.id, name: host.name.clone(), observed: known, plan });
+            let plan = plan(
+                &desired,
+                &observed.unwrap_or_else(Observed::default),
+                &Policy::built_in(),
+            );
+            plans.push(HostPlan {
+                host: host.id,
+                name: host.name.clone(),
+                observed: known,
+                plan,
+            });
         }
         let warnings = built.warnings.iter().map(ToString::to_string).collect();
-        Ok(Preview { mode, hosts: plans, warnings })
+        Ok(Preview {
+            mode,
+            hosts: plans,
+            warnings,
+        })
     }
 }
 
@@ -233,6 +287,16 @@ fn draws(settings: &Settings, ini: &str, replace: bool) -> ChaCha20Rng {
     ChaCha20Rng::from_seed(hash.finalize().into())
 }
 
+/// The next generation of every host that can still let go of a decky. A revoked one is not waited for.
+fn next_generations(hosts: &[Host]) -> BTreeMap<HostId, u64> {
+    let lives = |host: &&Host| host.key.is_some() && !host.revoked;
+    hosts
+        .iter()
+        .filter(lives)
+        .map(|host| (host.id, host.generation + 1))
+        .collect()
+}
+
 /// A record as it is to be, and the operation that makes it so.
 struct Next {
     record: DeckyRecord,
@@ -249,15 +313,25 @@ fn next_records(
         let old = before.get(&change.decky);
         match (change.kind, built.fleet.deckies.get(&change.decky), old) {
             (ChangeKind::Teardown, _, Some(old)) => {
-                let record = DeckyRecord { removing: true, previous: None, ..old.clone() };
-                next.push(Next { record, kind: OperationKind::Teardown });
+                let record = DeckyRecord {
+                    removing: true,
+                    previous: None,
+                    ..old.clone()
+                };
+                next.push(Next {
+                    record,
+                    kind: OperationKind::Teardown,
+                });
             }
             (ChangeKind::Deploy | ChangeKind::Unchanged, Some(decky), old) => {
                 let previous = old.filter(|old| !old.removing && old.decky != *decky);
                 let moved = old.filter(|old| old.decky.host != decky.host);
                 let leaving = moved.and_then(|old| {
                     let generation = generations.get(&old.decky.host).copied()?;
-                    Some(Leaving { host: old.decky.host, generation })
+                    Some(Leaving {
+                        host: old.decky.host,
+                        generation,
+                    })
                 });
                 let record = DeckyRecord {
                     decky: decky.clone(),
@@ -266,7 +340,10 @@ fn next_records(
                     previous: previous.map(|old| Box::new(old.decky.clone())),
                     leaving: leaving.or_else(|| old.and_then(|old| old.leaving.clone())),
                 };
-                next.push(Next { record, kind: OperationKind::Deploy });
+                next.push(Next {
+                    record,
+                    kind: OperationKind::Deploy,
+                });
             }
             (ChangeKind::Teardown, _, None) | (_, None, _) => {}
         }

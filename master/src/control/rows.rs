@@ -24,11 +24,19 @@ pub(super) fn begin(
         && let Some(mut row) = w.get::<Row>(&open.id)?
         && !row.status.is_terminal()
     {
-        finish(&mut row, RowStatus::Superseded, Some(format!("a newer {} was asked for", kind.as_str())), now);
+        finish(
+            &mut row,
+            RowStatus::Superseded,
+            Some(format!("a newer {} was asked for", kind.as_str())),
+            now,
+        );
         w.put(&row.id, &row)?;
         changed.push(row);
     }
-    let operation = Operation { id: super::new_operation(), kind };
+    let operation = Operation {
+        id: super::new_operation(),
+        kind,
+    };
     record.operation = Some(operation);
     let row = Row {
         id: operation.id,
@@ -163,9 +171,13 @@ mod tests {
     fn a_terminal_row_never_changes() {
         let later = Timestamp::new(datetime!(2026-01-02 00:00 UTC));
         for status in [RowStatus::Succeeded, RowStatus::Failed, RowStatus::Superseded] {
-            for outcome in
-                [Outcome::Running, Outcome::Succeeded, Outcome::Failed { error: "late".to_owned() }]
-            {
+            for outcome in [
+                Outcome::Running,
+                Outcome::Succeeded,
+                Outcome::Failed {
+                    error: "late".to_owned(),
+                },
+            ] {
                 let before = row(status);
                 let mut after = before.clone();
                 apply(&mut after, &outcome, later);

@@ -66,8 +66,12 @@ impl Control {
             let mut changed = Vec::new();
             // An open row is its decky's newest operation: a newer one supersedes it in the same transaction.
             for record in w.all::<DeckyRecord>()? {
-                let Some(operation) = record.operation else { continue };
-                let Some(mut row) = w.get::<Row>(&operation.id)? else { continue };
+                let Some(operation) = record.operation else {
+                    continue;
+                };
+                let Some(mut row) = w.get::<Row>(&operation.id)? else {
+                    continue;
+                };
                 if row.status.is_terminal() || now.get() - row.started_at.get() <= DEADLINE {
                     continue;
                 }
@@ -95,13 +99,27 @@ fn overdue(host: Option<&Host>, status: Option<&HostStatus>) -> String {
     };
     let name = &host.name;
     let why = match status {
-        Some(HostStatus { last_heartbeat: None, .. }) | None => format!("the host {name} was never heard of"),
-        Some(HostStatus { refusal: Some(refusal), converged: false, .. }) => {
+        Some(HostStatus {
+            last_heartbeat: None, ..
+        })
+        | None => format!("the host {name} was never heard of"),
+        Some(HostStatus {
+            refusal: Some(refusal),
+            converged: false,
+            ..
+        }) => {
             format!("the host {name} refused its bundle: {refusal}")
         }
-        Some(HostStatus { engine: None, .. }) => format!("the Docker Engine of the host {name} does not answer"),
-        Some(HostStatus { reason: Some(reason), .. }) => format!("the host {name} is not done: {reason}"),
-        Some(HostStatus { last_heartbeat: Some(at), .. }) => {
+        Some(HostStatus { engine: None, .. }) => {
+            format!("the Docker Engine of the host {name} does not answer")
+        }
+        Some(HostStatus {
+            reason: Some(reason), ..
+        }) => format!("the host {name} is not done: {reason}"),
+        Some(HostStatus {
+            last_heartbeat: Some(at),
+            ..
+        }) => {
             format!("the host {name} did not say that it is done; its last heartbeat was at {at}")
         }
     };

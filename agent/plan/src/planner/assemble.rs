@@ -5,9 +5,8 @@
 //! creations and early stops; late stops and removals wait for starts, and nothing waits for them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
-use decnet_wire::ids::{MacAddress, StackName};
+use decnet_wire::ids::StackName;
 use decnet_wire::observed::ObservedContainer;
 
 use super::graph::{Graph, Node};
@@ -208,10 +207,8 @@ impl<'s, 'a> Assembly<'s, 'a> {
                 .iter()
                 .filter_map(|other| self.starts.get(&(stack, other.as_str())));
             self.graph.after(node, others.copied().collect::<Vec<_>>());
-            for container in self.addresses_held(service) {
-                self.graph
-                    .after(node, self.stops.get(container.id.as_str()).copied());
-            }
+            let stops = self.in_the_way(stack, service);
+            self.graph.after(node, stops);
         }
     }
 
@@ -228,7 +225,7 @@ impl<'s, 'a> Assembly<'s, 'a> {
                 if self.removals.contains_key(container.id.as_str()) {
                     continue;
                 }
-                let rivals = self.rivals(stack, container);
+                let rivals = self.rivals(container);
                 let stop = self.stop(stack, container, STOP_TIMEOUT_S);
                 let removal = self.remove(stack, container);
                 self.graph.after(removal, waiters.iter().copied());
@@ -249,28 +246,26 @@ impl<'s, 'a> Assembly<'s, 'a> {
     }
 
     /// What is to start and cannot run beside an orphan.
-    fn rivals(&self, stack: &StackName, orphan: &ObservedContainer) -> Vec<Place<'a>> {
+    fn rivals(&self, orphan: &ObservedContainer) -> Vec<Place<'a>> {
         self.services()
             .filter(|(place, service, _)| {
-                let ports = place.0 == stack
-                    && service
-                        .spec
-                        .expose
-                        .iter()
-                        .any(|port| orphan.expose.contains(port));
-                self.starts.contains_key(place) && (ports || shares_address(service, orphan))
+                self.starts.contains_key(place) && clashes(place.0, service, orphan)
             })
             .map(|(place, _, _)| place)
             .collect()
     }
 
-    /// Containers that are stopped in this plan and hold an address or MAC of a service.
-    fn addresses_held(&self, service: &DesiredService) -> Vec<&'a ObservedContainer> {
-        let held = self.survey.observed.containers.iter();
-        held.filter(|container| {
-            self.stops.contains_key(container.id.as_str()) && shares_address(service, container)
-        })
-        .collect()
+    /// Stops of containers that hold an address, MAC or port of a service.
+    fn in_the_way(&self, stack: &StackName, service: &DesiredService) -> Vec<Node> {
+        if self.stops.is_empty() {
+            return Vec::new();
+        }
+        let holds = |container: &&ObservedContainer| {
+            container.name != service.spec.name && clashes(stack, service, container)
+        };
+        let held = self.survey.observed.containers.iter().filter(holds);
+        held.filter_map(|container| self.stops.get(container.id.as_str()).copied())
+            .collect()
     }
 
     fn stop(
@@ -323,16 +318,23 @@ fn fetch(image: &Image) -> Step {
     }
 }
 
-fn shares_address(service: &DesiredService, container: &ObservedContainer) -> bool {
+/// Whether a service cannot run beside a container: they would share a port (within a stack, where services share a
+/// namespace), an address or a MAC.
+fn clashes(stack: &StackName, service: &DesiredService, container: &ObservedContainer) -> bool {
     fn same<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
         a.is_some() && a == b
     }
-    endpoints(&service.spec).iter().any(|endpoint| {
-        container.name != service.spec.name
-            && container.attachments.iter().any(|attachment| {
+    let ports = container.stack == *stack
+        && service
+            .spec
+            .expose
+            .iter()
+            .any(|port| container.expose.contains(port));
+    ports
+        || endpoints(&service.spec).iter().any(|endpoint| {
+            container.attachments.iter().any(|attachment| {
                 attachment.network == endpoint.network
-                    && (same::<Ipv4Addr>(attachment.address, endpoint.address)
-                        || same::<MacAddress>(attachment.mac, endpoint.mac))
+                    && (same(attachment.address, endpoint.address) || same(attachment.mac, endpoint.mac))
             })
-    })
+        })
 }

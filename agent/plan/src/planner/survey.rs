@@ -282,11 +282,13 @@ impl<'a> Survey<'a> {
             return Some(Cause::Outdated);
         }
         let leaving = |name: &str| self.leaving.iter().any(|network| network.name == name);
-        let attached = container
+        let coming = |name: &str| self.coming.iter().any(|network| network.name.as_str() == name);
+        let mut attached = container
             .attachments
             .iter()
             .map(|attachment| attachment.network.as_str());
-        if attached.chain(service.networks()).any(leaving) || !has_endpoints(service, container) {
+        let moved = attached.any(leaving) || service.networks().any(coming);
+        if moved || !has_endpoints(service, container) {
             return Some(Cause::Network);
         }
         // A namespace lives as long as one run of its owner: whoever is in it then is cut off from the next run.
