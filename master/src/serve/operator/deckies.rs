@@ -17,10 +17,8 @@ use super::views::{
     MessageView, PlanView, StepView, interval_text,
 };
 use super::{App, PREFIX};
-use crate::control::deploy::{DeployRequest, HostPlan};
 use crate::control::ControlError;
-use crate::control::error::FleetProblem;
-use crate::fleet::ini::IniError;
+use crate::control::deploy::{DeployRequest, HostPlan, refused};
 use crate::fleet::model::Interval;
 use crate::fleet::mutate::parse_duration;
 use crate::fleet::request;
@@ -29,15 +27,11 @@ use crate::fleet::request;
 const LIFECYCLE_ID: HeaderName = HeaderName::from_static("decnet-lifecycle-id");
 
 fn request(fields: Fields) -> Result<DeployRequest, Problem> {
-    let body = request::DeployRequest::from_json(&fields.whole()).map_err(|errors| {
-        let problem = |error: IniError| FleetProblem {
-            status: error.class.status(),
-            class: error.class.to_string(),
-            message: error.to_string(),
-        };
-        Problem::from(ControlError::Fleet(errors.into_iter().map(problem).collect()))
-    })?;
-    Ok(DeployRequest { ini: body.ini_content, replace: body.replace_fleet })
+    let body = request::DeployRequest::from_json(&fields.whole()).map_err(refused)?;
+    Ok(DeployRequest {
+        ini: body.ini_content,
+        replace: body.replace_fleet,
+    })
 }
 
 /// Deploy a fleet description
@@ -83,11 +77,19 @@ pub(super) async fn deploy(_: Admin, State(app): State<App>, fields: Fields) -> 
         (status = 422, description = "The body is not JSON, or the description is too large or empty", body = ErrorView),
     )
 )]
-pub(super) async fn plan(_: Admin, State(app): State<App>, fields: Fields) -> Result<Json<PlanView>, Problem> {
+pub(super) async fn plan(
+    _: Admin,
+    State(app): State<App>,
+    fields: Fields,
+) -> Result<Json<PlanView>, Problem> {
     let request = request(fields)?;
     let preview = ask(&app, move |control| control.plan(&request)).await?;
     let hosts = preview.hosts.into_iter().map(host_plan).collect();
-    Ok(Json(PlanView { mode: preview.mode.as_str().to_owned(), hosts, warnings: preview.warnings }))
+    Ok(Json(PlanView {
+        mode: preview.mode.as_str().to_owned(),
+        hosts,
+        warnings: preview.warnings,
+    }))
 }
 
 fn host_plan(host: HostPlan) -> HostPlanView {
@@ -113,7 +115,10 @@ fn host_plan(host: HostPlan) -> HostPlanView {
 pub(super) async fn list(State(app): State<App>) -> Result<Json<Vec<DeckyView>>, Problem> {
     let views = ask(&app, |control| {
         let deckies = control.deckies()?;
-        Ok(deckies.into_iter().map(|decky| DeckyView::new(decky, control.catalogue())).collect())
+        Ok(deckies
+            .into_iter()
+            .map(|decky| DeckyView::new(decky, control.catalogue()))
+            .collect())
     })
     .await?;
     Ok(Json(views))
@@ -129,10 +134,19 @@ pub(super) async fn list(State(app): State<App>) -> Result<Json<Vec<DeckyView>>,
         (status = 422, description = "Not a decky's name", body = ErrorView),
     )
 )]
-pub(super) async fn show(State(app): State<App>, DeckyPath(name): DeckyPath) -> Result<Json<DeckyView>, Problem> {
+pub(super) async fn show(
+    State(app): State<App>,
+    DeckyPath(name): DeckyPath,
+) -> Result<Json<DeckyView>, Problem> {
     let view = ask(&app, move |control| {
-        let found = control.deckies()?.into_iter().find(|decky| decky.record.decky.name == name);
-        let decky = found.ok_or_else(|| ControlError::NotFound { what: "decky", name: name.to_string() })?;
+        let found = control
+            .deckies()?
+            .into_iter()
+            .find(|decky| decky.record.decky.name == name);
+        let decky = found.ok_or_else(|| ControlError::NotFound {
+            what: "decky",
+            name: name.to_string(),
+        })?;
         Ok(DeckyView::new(decky, control.catalogue()))
     })
     .await?;
@@ -184,7 +198,13 @@ pub(super) async fn mutate(
     DeckyPath(name): DeckyPath,
 ) -> Result<Response, Problem> {
     let id = ask(&app, move |control| control.mutate(&name)).await?;
-    Ok((StatusCode::ACCEPTED, Json(BegunView { lifecycle_ids: vec![id] })).into_response())
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(BegunView {
+            lifecycle_ids: vec![id],
+        }),
+    )
+        .into_response())
 }
 
 /// Set how often one decky mutates by itself
@@ -263,7 +283,23 @@ mod tests {
 
     #[test]
     fn an_interval_outside_its_pattern_is_refused() {
-        for bad in ["", "m", "0m", "01m", "-1m", "+1m", "1", "1h", "1 m", "m1", "1mm", "99999999999y", "11y", "1é", "é"] {
+        for bad in [
+            "",
+            "m",
+            "0m",
+            "01m",
+            "-1m",
+            "+1m",
+            "1",
+            "1h",
+            "1 m",
+            "m1",
+            "1mm",
+            "99999999999y",
+            "11y",
+            "1é",
+            "é",
+        ] {
             assert_eq!(interval(Some(bad)), None, "{bad}");
         }
     }

@@ -49,7 +49,9 @@ pub(super) async fn by_ids(State(app): State<App>, pairs: Pairs) -> Result<Json<
     // What is no UUID is the id of no row.
     let ids: Vec<OperationId> = pairs.all("ids").filter_map(|id| id.parse().ok()).collect();
     let rows = ask(&app, move |control| control.rows(&ids)).await?;
-    Ok(Json(RowsView { rows: rows.into_iter().map(RowView::from).collect() }))
+    Ok(Json(RowsView {
+        rows: rows.into_iter().map(RowView::from).collect(),
+    }))
 }
 
 /// List rows, the newest first
@@ -79,7 +81,9 @@ pub(super) async fn list(State(app): State<App>, pairs: Pairs) -> Result<Json<Ro
         .ok_or_else(|| Problem::invalid(format!("limit is not within 1 to {LIMIT_MAX}")))?;
     let filter = RowFilter { open, host, limit };
     let rows = ask(&app, move |control| control.list_rows(filter)).await?;
-    Ok(Json(RowsView { rows: rows.into_iter().map(RowView::from).collect() }))
+    Ok(Json(RowsView {
+        rows: rows.into_iter().map(RowView::from).collect(),
+    }))
 }
 
 /// Follow every transition
@@ -120,22 +124,25 @@ fn follow(caller: &Caller, app: &App) -> Result<Response, Problem> {
 pub(super) fn transitions(events: Receiver<LifecycleEvent>, place: impl Send + 'static) -> Response {
     // A first comment sends the headers at once and says that nothing from here on is missed.
     let greeting = Some(Event::default().comment("keep-alive"));
-    let stream = stream::unfold((greeting, events, place), async |(mut greeting, mut events, place)| {
-        let event = match greeting.take() {
-            Some(greeting) => greeting,
-            None => match events.recv().await {
-                Ok(event) => {
-                    let data = serde_json::to_string(&event).unwrap_or_default();
-                    Event::default().event(event.topic).data(data)
-                }
-                Err(RecvError::Lagged(missed)) => {
-                    Event::default().event("lagged").data(format!("{{\"missed\":{missed}}}"))
-                }
-                Err(RecvError::Closed) => return None,
-            },
-        };
-        Some((Ok::<_, Infallible>(event), (greeting, events, place)))
-    });
+    let stream = stream::unfold(
+        (greeting, events, place),
+        async |(mut greeting, mut events, place)| {
+            let event = match greeting.take() {
+                Some(greeting) => greeting,
+                None => match events.recv().await {
+                    Ok(event) => {
+                        let data = serde_json::to_string(&event).unwrap_or_default();
+                        Event::default().event(event.topic).data(data)
+                    }
+                    Err(RecvError::Lagged(missed)) => Event::default()
+                        .event("lagged")
+                        .data(format!("{{\"missed\":{missed}}}")),
+                    Err(RecvError::Closed) => return None,
+                },
+            };
+            Some((Ok::<_, Infallible>(event), (greeting, events, place)))
+        },
+    );
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive");
     Sse::new(stream).keep_alive(keep_alive).into_response()
 }

@@ -43,17 +43,30 @@ impl Master {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let state_dir = folder.path().join("master");
-        let args = InitArgs { state_dir: state_dir.clone(), advertise: vec!["localhost".to_owned()] };
+        let args = InitArgs {
+            state_dir: state_dir.clone(),
+            advertise: vec!["localhost".to_owned()],
+        };
         let now = Timestamp::new(time::OffsetDateTime::now_utc());
         let admin = init::run(&args, now).unwrap().token;
         let reference = "decnet-decoy:test".to_owned();
         let digest = Digest::from_sha256([7; 32]);
-        let kind = BlobKind::ImageArchive { reference: reference.clone(), image_ids: vec![digest.clone()] };
+        let kind = BlobKind::ImageArchive {
+            reference: reference.clone(),
+            image_ids: vec![digest.clone()],
+        };
         let parts = Parts {
             db: Db::new(RedbStore::open(&init::store_path(&state_dir)).unwrap()),
             keys: MasterKeys::load(&init::keys_path(&state_dir)).unwrap(),
             catalogue: Catalogue::load(&[]).unwrap(),
-            image: Some(DecoyImage { reference, blob: Blob { digest, size: 1, kind } }),
+            image: Some(DecoyImage {
+                reference,
+                blob: Blob {
+                    digest,
+                    size: 1,
+                    kind,
+                },
+            }),
             addresses: Addresses {
                 agent_api: "localhost:8770".to_owned(),
                 enrolment: "localhost:8771".to_owned(),
@@ -63,7 +76,13 @@ impl Master {
         let control = Control::new(parts, system_clock()).unwrap();
         let viewer = control.create_token("viewer", Role::Viewer).unwrap();
         let router = super::router(Arc::clone(&control));
-        Self { control, router, admin, viewer, folder }
+        Self {
+            control,
+            router,
+            admin,
+            viewer,
+            folder,
+        }
     }
 
     /// Enrols a host, which is never heard of.
@@ -94,7 +113,10 @@ impl Master {
     pub(crate) fn with_fleet() -> Self {
         let master = Self::new();
         master.enrol("edge-01");
-        let request = crate::control::deploy::DeployRequest { ini: FLEET.to_owned(), replace: false };
+        let request = crate::control::deploy::DeployRequest {
+            ini: FLEET.to_owned(),
+            replace: false,
+        };
         master.control.deploy(&request).unwrap();
         master
     }
@@ -105,16 +127,30 @@ impl Master {
     }
 
     /// Asks with a token.
-    pub(crate) async fn ask_as(&self, token: &str, method: Method, path: &str, body: Option<Value>) -> Answer {
+    pub(crate) async fn ask_as(
+        &self,
+        token: &str,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Answer {
         let request = Request::builder()
             .method(method)
             .uri(format!("/api/v1{path}"))
             .header("authorization", format!("Bearer {token}"));
         let request = match body {
             None => request.body(Body::empty()),
-            Some(body) => request.header(CONTENT_TYPE, "application/json").body(Body::from(body.to_string())),
+            Some(body) => request
+                .header(CONTENT_TYPE, "application/json")
+                .body(Body::from(body.to_string())),
         };
-        self.send(request.unwrap(), Peer::Tls { address: "192.0.2.7:4711".parse().unwrap() }).await
+        self.send(
+            request.unwrap(),
+            Peer::Tls {
+                address: "192.0.2.7:4711".parse().unwrap(),
+            },
+        )
+        .await
     }
 
     /// Sends a request as it is.
@@ -124,7 +160,11 @@ impl Master {
         let status = response.status();
         let headers = response.headers().clone();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        Answer { status, headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+        Answer {
+            status,
+            headers,
+            text: String::from_utf8(bytes.to_vec()).unwrap(),
+        }
     }
 }
 
@@ -142,7 +182,10 @@ impl Answer {
     }
 
     pub(crate) fn detail(&self) -> String {
-        self.json()["detail"].as_str().unwrap_or_else(|| panic!("no detail: {:?}", self.text)).to_owned()
+        self.json()["detail"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no detail: {:?}", self.text))
+            .to_owned()
     }
 }
 
@@ -150,6 +193,8 @@ impl Answer {
 pub(crate) fn read_token(token: &str) -> Token {
     use base64::Engine as _;
     let text = token.strip_prefix("decnet1.").unwrap();
-    let json = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).unwrap();
+    let json = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(text)
+        .unwrap();
     serde_json::from_slice(&json).unwrap()
 }
