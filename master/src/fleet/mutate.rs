@@ -63,8 +63,7 @@ pub(in crate::fleet) fn draw(
 fn pool(decky: &Decky, catalogue: &Catalogue) -> Vec<ServiceSlug> {
     match decky.archetype.as_ref().and_then(|slug| catalogue.archetype(slug)) {
         Some(archetype) => {
-            let deployable = |slug: &&ServiceSlug| catalogue.service(slug).is_some_and(|s| s.is_deployable());
-            archetype.services.iter().filter(deployable).cloned().collect()
+            archetype.services.iter().filter(|slug| catalogue.is_deployable(slug)).cloned().collect()
         }
         None => catalogue.deployable().map(|service| service.slug.clone()).collect(),
     }

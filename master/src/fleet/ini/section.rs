@@ -224,7 +224,7 @@ fn archetype(place: &Place<'_>, catalogue: &Catalogue, faults: &mut Faults) -> O
 fn archetype_services(at: &At<ArchetypeSlug>, services: &Services<'_>, faults: &mut Faults) {
     let Some(archetype) = services.catalogue.archetype(&at.value) else { return };
     for slug in &archetype.services {
-        if !services.catalogue.service(slug).is_some_and(|service| service.is_deployable()) {
+        if !services.catalogue.is_deployable(slug) {
             let message = format!(
                 "service `{slug}` of archetype {} has no decoy yet; set services yourself, available: {}",
                 at.value,
