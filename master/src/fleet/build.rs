@@ -104,7 +104,11 @@ pub fn build(
     if !faults.is_empty() {
         return Err(faults.into_errors());
     }
-    let mut fleet = Fleet { lan, custom_services, ..before.clone() };
+    let mut fleet = Fleet {
+        lan,
+        custom_services,
+        ..before.clone()
+    };
     let mut places = Places::new(hosts.targets, fleet.lan.as_ref());
     if request.replace {
         fleet.deckies.clear();
@@ -122,12 +126,23 @@ pub fn build(
     if !faults.is_empty() {
         return Err(faults.into_errors());
     }
-    let staying = fleet.deckies.values().chain(drafts.iter().filter_map(|draft| draft.kept));
+    let staying = fleet
+        .deckies
+        .values()
+        .chain(drafts.iter().filter_map(|draft| draft.kept));
     let taken = Taken::new(staying);
-    let mut maker = Maker { catalogue, taken, now, rng, warnings: request.ini.warnings.clone() };
+    let mut maker = Maker {
+        catalogue,
+        taken,
+        now,
+        rng,
+        warnings: request.ini.warnings.clone(),
+    };
     for (index, draft) in drafts.iter().enumerate() {
         // Every draft has a place, or there would have been a fault.
-        let Some((host, address)) = draft.place else { continue };
+        let Some((host, address)) = draft.place else {
+            continue;
+        };
         let decky = maker.decky(index, draft, host, address);
         if let Some(old) = draft.kept.filter(|old| old.host != host) {
             moved.push(Moved::new(old, &decky));
@@ -137,7 +152,12 @@ pub fn build(
     moved.sort_by(|a, b| a.decky.cmp(&b.decky));
     let warnings = maker.warnings;
     let changes = changes(request, before, &fleet, &moved);
-    Ok(Built { fleet, changes, warnings, moved })
+    Ok(Built {
+        fleet,
+        changes,
+        warnings,
+        moved,
+    })
 }
 
 /// The checks that need neither a LAN nor a host's addresses.
@@ -145,33 +165,50 @@ fn admit(request: &Deploy<'_>, before: &Fleet, hosts: &Hosts<'_>, faults: &mut F
     let specs = &request.ini.deckies;
     if specs.is_empty() {
         let (class, message) = if before.deckies.is_empty() {
-            (IniClass::EmptyFleet, "the text describes no decky; add a section for at least one, such as [web]")
+            (
+                IniClass::EmptyFleet,
+                "the text describes no decky; add a section for at least one, such as [web]",
+            )
         } else {
-            (IniClass::NothingToDeploy, "the text describes no decky; add a section, or tear deckies down one by one")
+            (
+                IniClass::NothingToDeploy,
+                "the text describes no decky; add a section, or tear deckies down one by one",
+            )
         };
         faults.push(BuildError::new(class, message));
         return;
     }
     if hosts.targets.is_empty() {
-        let message = "no host can take a decky; enrol one, or run the master as root beside the Docker Engine";
+        let message =
+            "no host can take a decky; enrol one, or run the master as root beside the Docker Engine";
         faults.push(BuildError::new(IniClass::Host, message));
     }
     let kept = if request.replace { 0 } else { before.deckies.len() };
     let (total, limit) = (kept + specs.len(), before.deployment_limit.get());
     if total > limit {
-        let message = format!("the fleet would have {total} deckies and its limit is {limit}; deploy fewer, or raise the limit");
+        let message = format!(
+            "the fleet would have {total} deckies and its limit is {limit}; deploy fewer, or raise the limit"
+        );
         faults.push(BuildError::new(IniClass::Limit, message));
     }
     if !request.replace {
-        for spec in specs.iter().filter(|spec| before.deckies.contains_key(&spec.name)) {
-            let message = format!("decky {} is already deployed; rename the section, or replace the fleet", spec.name);
+        for spec in specs
+            .iter()
+            .filter(|spec| before.deckies.contains_key(&spec.name))
+        {
+            let message = format!(
+                "decky {} is already deployed; rename the section, or replace the fleet",
+                spec.name
+            );
             faults.push(at_section(spec, IniClass::Collision, message));
         }
     }
 }
 
 fn at_section(spec: &DeckySpec, class: IniClass, message: impl Into<String>) -> BuildError {
-    BuildError::new(class, message).line(spec.line).section(&spec.section)
+    BuildError::new(class, message)
+        .line(spec.line)
+        .section(&spec.section)
 }
 
 /// The custom services after: the text's alone when it is the whole fleet, else added to the fleet's.
@@ -181,21 +218,44 @@ fn custom_services(
     catalogue: &Catalogue,
     faults: &mut Faults,
 ) -> BTreeMap<ServiceSlug, CustomService> {
-    let mut after = if request.replace { BTreeMap::new() } else { before.custom_services.clone() };
+    let mut after = if request.replace {
+        BTreeMap::new()
+    } else {
+        before.custom_services.clone()
+    };
     for (slug, at) in &request.ini.custom_services {
         let changed = after.get(slug).is_some_and(|old| *old != at.value);
-        if changed && let Some(user) = before.deckies.values().find(|decky| decky.services.contains(slug)) {
+        if changed
+            && let Some(user) = before
+                .deckies
+                .values()
+                .find(|decky| decky.services.contains(slug))
+        {
             let message = format!(
                 "decky {} runs another `{slug}`; give this one another name, or replace the fleet",
                 user.name
             );
-            faults.push(BuildError::new(IniClass::Collision, message).line(at.line).section(&at.section));
+            faults.push(
+                BuildError::new(IniClass::Collision, message)
+                    .line(at.line)
+                    .section(&at.section),
+            );
         }
         after.insert(slug.clone(), at.value.clone());
     }
-    for list in request.ini.deckies.iter().filter_map(|spec| spec.services.as_ref()) {
-        for slug in list.value.iter().filter(|slug| catalogue.service(slug).is_none() && !after.contains_key(*slug)) {
-            let message = format!("`{slug}` is not a service; define it in a section [custom-{slug}] of this text");
+    for list in request
+        .ini
+        .deckies
+        .iter()
+        .filter_map(|spec| spec.services.as_ref())
+    {
+        for slug in list
+            .value
+            .iter()
+            .filter(|slug| catalogue.service(slug).is_none() && !after.contains_key(*slug))
+        {
+            let message =
+                format!("`{slug}` is not a service; define it in a section [custom-{slug}] of this text");
             faults.push(BuildError::new(IniClass::Service, message).at(list));
         }
     }
@@ -213,7 +273,11 @@ fn move_stranded(
     let mut moved = Vec::new();
     for decky in fleet.deckies.values_mut().filter(|decky| !exists(decky.host)) {
         let old = decky.clone();
-        match places.host_for(decky.address).map(|host| (host, decky.address)).or_else(|| places.allocate()) {
+        match places
+            .host_for(decky.address)
+            .map(|host| (host, decky.address))
+            .or_else(|| places.allocate())
+        {
             Some((host, address)) => {
                 decky.host = host;
                 decky.address = address;
@@ -221,7 +285,11 @@ fn move_stranded(
                 moved.push(Moved::new(&old, decky));
             }
             None => {
-                let message = format!("decky {} must leave a host that is gone, and {}", decky.name, places.exhausted());
+                let message = format!(
+                    "decky {} must leave a host that is gone, and {}",
+                    decky.name,
+                    places.exhausted()
+                );
                 faults.push(BuildError::new(IniClass::Exhausted, message));
             }
         }
@@ -239,19 +307,30 @@ fn draft<'a>(
     let mut drafts: Vec<Draft<'a>> = Vec::new();
     for spec in &request.ini.deckies {
         let kept = before.deckies.get(&spec.name).filter(|_| request.replace);
-        let own = kept.map(|old| old.address).filter(|address| places.is_free(*address));
+        let own = kept
+            .map(|old| old.address)
+            .filter(|address| places.is_free(*address));
         let address = spec.ip.as_ref().map(|ip| ip.value).or(own);
         if let Some(address) = address {
             places.occupy(address);
         }
-        let host = kept.map(|old| old.host).filter(|host| address.is_some_and(|it| places.fits(*host, it)));
+        let host = kept
+            .map(|old| old.host)
+            .filter(|host| address.is_some_and(|it| places.fits(*host, it)));
         if let Some(host) = host {
             places.load(host);
         }
-        drafts.push(Draft { spec, kept, place: host.zip(address), address });
+        drafts.push(Draft {
+            spec,
+            kept,
+            place: host.zip(address),
+            address,
+        });
     }
     for draft in drafts.iter_mut().filter(|draft| draft.place.is_none()) {
-        let fixed = draft.address.and_then(|address| Some((places.host_for(address)?, address)));
+        let fixed = draft
+            .address
+            .and_then(|address| Some((places.host_for(address)?, address)));
         match fixed.or_else(|| places.allocate()) {
             Some((host, address)) => {
                 places.load(host);
@@ -273,15 +352,33 @@ fn changes(request: &Deploy<'_>, before: &Fleet, after: &Fleet, moved: &[Moved])
     for decky in after.deckies.values() {
         let old = before.deckies.get(&decky.name);
         let asked = request.replace || old.is_none() || moved.iter().any(|moved| moved.decky == decky.name);
-        let custom = |slug: &&ServiceSlug| before.custom_services.get(*slug) != after.custom_services.get(*slug);
-        let same = old == Some(decky) && before.lan == after.lan && !decky.services.iter().any(|slug| custom(&slug));
+        let custom =
+            |slug: &&ServiceSlug| before.custom_services.get(*slug) != after.custom_services.get(*slug);
+        let same =
+            old == Some(decky) && before.lan == after.lan && !decky.services.iter().any(|slug| custom(&slug));
         if asked {
-            let kind = if same { ChangeKind::Unchanged } else { ChangeKind::Deploy };
-            changes.push(Change { decky: decky.name.clone(), kind, host: decky.host });
+            let kind = if same {
+                ChangeKind::Unchanged
+            } else {
+                ChangeKind::Deploy
+            };
+            changes.push(Change {
+                decky: decky.name.clone(),
+                kind,
+                host: decky.host,
+            });
         }
     }
-    for old in before.deckies.values().filter(|old| !after.deckies.contains_key(&old.name)) {
-        changes.push(Change { decky: old.name.clone(), kind: ChangeKind::Teardown, host: old.host });
+    for old in before
+        .deckies
+        .values()
+        .filter(|old| !after.deckies.contains_key(&old.name))
+    {
+        changes.push(Change {
+            decky: old.name.clone(),
+            kind: ChangeKind::Teardown,
+            host: old.host,
+        });
     }
     changes.sort_by(|a, b| a.decky.cmp(&b.decky));
     changes
@@ -290,7 +387,12 @@ fn changes(request: &Deploy<'_>, before: &Fleet, after: &Fleet, moved: &[Moved])
 impl Moved {
     fn new(old: &Decky, new: &Decky) -> Self {
         let readdressed = (old.address != new.address).then_some(old.address);
-        Self { decky: new.name.clone(), from: old.host, to: new.host, readdressed }
+        Self {
+            decky: new.name.clone(),
+            from: old.host,
+            to: new.host,
+            readdressed,
+        }
     }
 }
 
@@ -307,7 +409,11 @@ pub fn unpinned_images(fleet: &Fleet) -> Vec<BuildError> {
                 shown(&service.image)
             );
             let section = format!("custom-{slug}");
-            errors.push(BuildError::new(IniClass::Service, message).section(&section).key("binary"));
+            errors.push(
+                BuildError::new(IniClass::Service, message)
+                    .section(&section)
+                    .key("binary"),
+            );
         }
     }
     errors

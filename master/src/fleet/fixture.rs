@@ -71,10 +71,24 @@ impl Master {
     /// Parses and builds; the fleet stays as it was.
     pub(super) fn plan(&self, text: &str, replace: bool) -> Result<Built, Vec<BuildError>> {
         let document = ini::parse_with(text, &CATALOGUE, &self.fleet.custom_services)?;
-        let request = Deploy { ini: &document, replace };
-        let hosts = Hosts { targets: &self.targets, known: &self.known };
+        let request = Deploy {
+            ini: &document,
+            replace,
+        };
+        let hosts = Hosts {
+            targets: &self.targets,
+            known: &self.known,
+        };
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        build(&request, &self.fleet, &CATALOGUE, &hosts, self.detected.as_ref(), now(), &mut rng)
+        build(
+            &request,
+            &self.fleet,
+            &CATALOGUE,
+            &hosts,
+            self.detected.as_ref(),
+            now(),
+            &mut rng,
+        )
     }
 
     pub(super) fn add(&mut self, text: &str) -> Built {
@@ -87,7 +101,9 @@ impl Master {
 
     fn deploy(&mut self, text: &str, replace: bool) -> Built {
         self.seed += 1;
-        let built = self.plan(text, replace).unwrap_or_else(|errors| panic!("refused: {errors:#?}"));
+        let built = self
+            .plan(text, replace)
+            .unwrap_or_else(|errors| panic!("refused: {errors:#?}"));
         self.fleet = built.fleet.clone();
         built
     }
@@ -97,7 +113,11 @@ impl Master {
     }
 
     pub(super) fn addresses(&self) -> Vec<String> {
-        self.fleet.deckies.values().map(|decky| decky.address.to_string()).collect()
+        self.fleet
+            .deckies
+            .values()
+            .map(|decky| decky.address.to_string())
+            .collect()
     }
 }
 

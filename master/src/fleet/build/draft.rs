@@ -31,9 +31,14 @@ pub(super) struct Taken {
 
 impl Taken {
     pub(super) fn new<'a>(deckies: impl Iterator<Item = &'a Decky>) -> Self {
-        let mut taken = Self { hostnames: BTreeSet::new(), macs: BTreeSet::new() };
+        let mut taken = Self {
+            hostnames: BTreeSet::new(),
+            macs: BTreeSet::new(),
+        };
         for decky in deckies {
-            taken.hostnames.insert(decky.hostname.as_str().to_ascii_lowercase());
+            taken
+                .hostnames
+                .insert(decky.hostname.as_str().to_ascii_lowercase());
             taken.macs.insert(decky.mac);
         }
         taken
@@ -51,14 +56,28 @@ pub(super) struct Maker<'a, R> {
 
 impl<R: Rng> Maker<'_, R> {
     /// The decky of the request's `index`th draft.
-    pub(super) fn decky(&mut self, index: usize, draft: &Draft<'_>, host: HostId, address: Ipv4Addr) -> Decky {
+    pub(super) fn decky(
+        &mut self,
+        index: usize,
+        draft: &Draft<'_>,
+        host: HostId,
+        address: Ipv4Addr,
+    ) -> Decky {
         let (spec, kept, catalogue) = (draft.spec, draft.kept, self.catalogue);
-        let archetype = spec.archetype.as_ref().and_then(|at| catalogue.archetype(&at.value));
+        let archetype = spec
+            .archetype
+            .as_ref()
+            .and_then(|at| catalogue.archetype(&at.value));
         let distro = draft.distro(index, archetype, catalogue);
-        let family = spec.os_family.clone().or_else(|| archetype.map(|archetype| archetype.os_family.clone()));
+        let family = spec
+            .os_family
+            .clone()
+            .or_else(|| archetype.map(|archetype| archetype.os_family.clone()));
         let os_family = family.unwrap_or_else(OsFamilySlug::linux);
         let services = draft.services(archetype, catalogue, self.rng);
-        let last_mutated = kept.filter(|old| old.services == services).map_or(self.now, |old| old.last_mutated);
+        let last_mutated = kept
+            .filter(|old| old.services == services)
+            .map_or(self.now, |old| old.last_mutated);
         Decky {
             name: spec.name.clone(),
             address,
@@ -86,8 +105,15 @@ impl<R: Rng> Maker<'_, R> {
 impl Draft<'_> {
     /// The distros take turns by position in the request. A kept decky keeps its own while its archetype stays, so
     /// that a section put before it does not change it.
-    fn distro<'c>(&self, index: usize, archetype: Option<&Archetype>, catalogue: &'c Catalogue) -> &'c Distro {
-        let kept = self.kept.filter(|old| old.archetype.as_ref() == archetype.map(|archetype| &archetype.slug));
+    fn distro<'c>(
+        &self,
+        index: usize,
+        archetype: Option<&Archetype>,
+        catalogue: &'c Catalogue,
+    ) -> &'c Distro {
+        let kept = self
+            .kept
+            .filter(|old| old.archetype.as_ref() == archetype.map(|archetype| &archetype.slug));
         if let Some(distro) = kept.and_then(|old| catalogue.distro(&old.distro)) {
             return distro;
         }
@@ -113,11 +139,19 @@ impl Draft<'_> {
             return archetype.services.clone();
         }
         // Any draw fits a section that leaves the choice open, so also the one that is there.
-        let before = self.kept.filter(|old| old.archetype.is_none()).map(|old| &old.services);
-        if let Some(before) = before.filter(|list| !list.is_empty() && list.iter().all(|slug| catalogue.is_deployable(slug))) {
+        let before = self
+            .kept
+            .filter(|old| old.archetype.is_none())
+            .map(|old| &old.services);
+        if let Some(before) =
+            before.filter(|list| !list.is_empty() && list.iter().all(|slug| catalogue.is_deployable(slug)))
+        {
             return before.clone();
         }
-        let pool: Vec<ServiceSlug> = catalogue.deployable().map(|service| service.slug.clone()).collect();
+        let pool: Vec<ServiceSlug> = catalogue
+            .deployable()
+            .map(|service| service.slug.clone())
+            .collect();
         mutate::draw(&pool, catalogue, rng)
     }
 
@@ -132,7 +166,11 @@ impl Draft<'_> {
                 config.insert(slug.clone(), at.value.clone());
             } else {
                 let message = format!("left out: decky {} does not run {slug}", self.spec.name);
-                warnings.push(Warning { line: at.line, section: shown(&at.section), message });
+                warnings.push(Warning {
+                    line: at.line,
+                    section: shown(&at.section),
+                    message,
+                });
             }
         }
         config
@@ -146,13 +184,22 @@ fn draw_mac(
     taken: &mut Taken,
     rng: &mut impl Rng,
 ) -> MacAddress {
-    let own = archetype.map(|archetype| archetype.vendors.as_slice()).filter(|vendors| !vendors.is_empty());
-    let family = || catalogue.os_family(family).map(|family| family.vendors.as_slice());
+    let own = archetype
+        .map(|archetype| archetype.vendors.as_slice())
+        .filter(|vendors| !vendors.is_empty());
+    let family = || {
+        catalogue
+            .os_family(family)
+            .map(|family| family.vendors.as_slice())
+    };
     let vendors = own.or_else(family).unwrap_or_default();
     loop {
         let vendor = vendors.choose(rng).and_then(|slug| catalogue.vendor(slug));
         // Locally administered, where the catalogue has no vendor at all.
-        let [a, b, c] = vendor.and_then(|vendor| vendor.ouis.choose(rng)).copied().unwrap_or([0x02, 0x42, 0xac]);
+        let [a, b, c] = vendor
+            .and_then(|vendor| vendor.ouis.choose(rng))
+            .copied()
+            .unwrap_or([0x02, 0x42, 0xac]);
         let [d, e, f]: [u8; 3] = rng.random();
         let mac = MacAddress::unicast([a, b, c, d, e, f]);
         if taken.macs.insert(mac) {
@@ -171,7 +218,11 @@ fn draw_hostname(distro: &Distro, catalogue: &Catalogue, taken: &mut Taken, rng:
         // When chance keeps hitting names that are taken, longer numbers are free for certain: a fleet is finite.
         let beyond = draws > 100;
         let number = if beyond { draws } else { rng.random_range(10..=99) };
-        let tail = if beyond { format!("-{draws}") } else { String::new() };
+        let tail = if beyond {
+            format!("-{draws}")
+        } else {
+            String::new()
+        };
         let text = match distro.hostname_style {
             HostnameStyle::Generic => format!("SRV-{}-{number}", word.to_ascii_uppercase()),
             HostnameStyle::Rhel => format!("{word}{number}.localdomain"),

@@ -33,20 +33,33 @@ struct Place<'a> {
 impl<'a> Places<'a> {
     /// `fleet` is the LAN of every target that has none of its own.
     pub(super) fn new(targets: &'a [HostSlot], fleet: Option<&Lan>) -> Self {
-        let mut places =
-            Self { hosts: Vec::new(), reserved: BTreeMap::new(), occupied: BTreeSet::new(), next: BTreeMap::new() };
+        let mut places = Self {
+            hosts: Vec::new(),
+            reserved: BTreeMap::new(),
+            occupied: BTreeSet::new(),
+            next: BTreeMap::new(),
+        };
         for host in targets {
             // The LAN was resolved before, so a target without any does not get here.
-            let Some(lan) = host.lan.as_ref().or(fleet) else { continue };
+            let Some(lan) = host.lan.as_ref().or(fleet) else {
+                continue;
+            };
             let subnet = lan.subnet.trunc();
             // Without a gateway the engine takes the first host address for itself.
             if let Some(address) = lan.gateway.or_else(|| subnet.hosts().next()) {
-                places.reserved.insert(address, format!("the gateway of {subnet}"));
+                places
+                    .reserved
+                    .insert(address, format!("the gateway of {subnet}"));
             }
             for address in &host.addresses {
                 places.reserved.insert(*address, format!("host {}", host.name));
             }
-            places.hosts.push(Place { id: host.id, name: &host.name, subnet, deckies: 0 });
+            places.hosts.push(Place {
+                id: host.id,
+                name: &host.name,
+                subnet,
+                deckies: 0,
+            });
         }
         places.hosts.sort_by_key(|place| place.name);
         places
@@ -54,19 +67,39 @@ impl<'a> Places<'a> {
 
     /// Checks the text's own addresses and keeps them from everyone else. `fleet` are the deckies that stay.
     pub(super) fn explicit(&mut self, document: &Document, fleet: &Fleet, faults: &mut Faults) {
-        let used: BTreeMap<Ipv4Addr, _> = fleet.deckies.values().map(|decky| (decky.address, &decky.name)).collect();
+        let used: BTreeMap<Ipv4Addr, _> = fleet
+            .deckies
+            .values()
+            .map(|decky| (decky.address, &decky.name))
+            .collect();
         for ip in document.deckies.iter().filter_map(|spec| spec.ip.as_ref()) {
             let mut fault = |class, message: String| faults.push(BuildError::new(class, message).at(ip));
             if !self.hosts.iter().any(|place| place.subnet.contains(&ip.value)) {
-                let message = format!("{} is outside {}; choose one inside, or remove ip", ip.value, self.subnets());
+                let message = format!(
+                    "{} is outside {}; choose one inside, or remove ip",
+                    ip.value,
+                    self.subnets()
+                );
                 fault(IniClass::Address, message);
             } else if self.host_for(ip.value).is_none() {
-                let message = format!("{} is the network or broadcast address of its LAN; choose another", ip.value);
+                let message = format!(
+                    "{} is the network or broadcast address of its LAN; choose another",
+                    ip.value
+                );
                 fault(IniClass::Address, message);
             } else if let Some(owner) = self.reserved.get(&ip.value) {
-                fault(IniClass::Address, format!("{} is the address of {owner}; choose another", ip.value));
+                fault(
+                    IniClass::Address,
+                    format!("{} is the address of {owner}; choose another", ip.value),
+                );
             } else if let Some(name) = used.get(&ip.value) {
-                fault(IniClass::Collision, format!("{} is already the address of decky {name}; choose another", ip.value));
+                fault(
+                    IniClass::Collision,
+                    format!(
+                        "{} is already the address of decky {name}; choose another",
+                        ip.value
+                    ),
+                );
             } else {
                 self.occupied.insert(ip.value);
             }
@@ -95,19 +128,25 @@ impl<'a> Places<'a> {
 
     /// Whether `host` is a target and its LAN can have `address`.
     pub(super) fn fits(&self, host: HostId, address: Ipv4Addr) -> bool {
-        self.hosts.iter().any(|place| place.id == host && is_host(&place.subnet, address))
+        self.hosts
+            .iter()
+            .any(|place| place.id == host && is_host(&place.subnet, address))
     }
 
     /// The least loaded target, by name among equals, whose LAN can have `address`.
     pub(super) fn host_for(&self, address: Ipv4Addr) -> Option<HostId> {
         let able = self.hosts.iter().filter(|place| is_host(&place.subnet, address));
-        able.min_by_key(|place| (place.deckies, place.name)).map(|place| place.id)
+        able.min_by_key(|place| (place.deckies, place.name))
+            .map(|place| place.id)
     }
 
     /// The least loaded target whose LAN has a free address, and the lowest such address. The address is taken then.
     pub(super) fn allocate(&mut self) -> Option<(HostId, Ipv4Addr)> {
-        let mut order: Vec<(usize, &HostName, HostId, Ipv4Net)> =
-            self.hosts.iter().map(|place| (place.deckies, place.name, place.id, place.subnet)).collect();
+        let mut order: Vec<(usize, &HostName, HostId, Ipv4Net)> = self
+            .hosts
+            .iter()
+            .map(|place| (place.deckies, place.name, place.id, place.subnet))
+            .collect();
         order.sort_unstable_by_key(|(deckies, name, ..)| (*deckies, *name));
         for (_, _, host, subnet) in order {
             if let Some(address) = self.lowest_free(subnet) {
@@ -120,7 +159,11 @@ impl<'a> Places<'a> {
 
     fn lowest_free(&mut self, subnet: Ipv4Net) -> Option<Ipv4Addr> {
         let (first, last) = (u32::from(subnet.network()), u32::from(subnet.broadcast()));
-        let mut next = self.next.get(&subnet).copied().unwrap_or_else(|| first.saturating_add(1));
+        let mut next = self
+            .next
+            .get(&subnet)
+            .copied()
+            .unwrap_or_else(|| first.saturating_add(1));
         while next < last && self.is_taken(Ipv4Addr::from(next)) {
             next += 1;
         }
@@ -130,11 +173,18 @@ impl<'a> Places<'a> {
 
     /// Why there is no address.
     pub(super) fn exhausted(&self) -> String {
-        format!("no free address is left on {}; use a larger net, or fewer deckies", self.subnets())
+        format!(
+            "no free address is left on {}; use a larger net, or fewer deckies",
+            self.subnets()
+        )
     }
 
     fn subnets(&self) -> String {
         let subnets: BTreeSet<Ipv4Net> = self.hosts.iter().map(|place| place.subnet).collect();
-        subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        subnets
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }

@@ -112,6 +112,8 @@ impl OsFamilySlug {
 
 fn is_slug(text: &str) -> bool {
     (1..=32).contains(&text.len())
-        && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+        && text
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
         && text.starts_with(|c: char| c.is_ascii_lowercase())
 }
