@@ -60,3 +60,34 @@ fn concerns(event: &EventMessage, host: &str) -> bool {
         .and_then(|attributes| attributes.get(labels::HOST))
         .is_some_and(|value| value == host)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard::models::EventActor;
+
+    fn event(typ: EventMessageTypeEnum, host: &str) -> EventMessage {
+        let attributes = HashMap::from([(labels::HOST.to_owned(), host.to_owned())]);
+        let actor = EventActor {
+            id: None,
+            attributes: Some(attributes),
+        };
+        EventMessage {
+            typ: Some(typ),
+            actor: Some(actor),
+            ..EventMessage::default()
+        }
+    }
+
+    #[test]
+    fn another_hosts_containers_wake_nobody_here() {
+        assert!(concerns(&event(EventMessageTypeEnum::CONTAINER, "a"), "a"));
+        assert!(!concerns(&event(EventMessageTypeEnum::CONTAINER, "b"), "a"));
+        let bare = EventMessage {
+            typ: Some(EventMessageTypeEnum::CONTAINER),
+            ..EventMessage::default()
+        };
+        assert!(!concerns(&bare, "a"));
+        assert!(concerns(&event(EventMessageTypeEnum::NETWORK, ""), "a"));
+    }
+}

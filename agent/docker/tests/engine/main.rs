@@ -2,6 +2,9 @@
 //!
 //! Needs a Docker Engine at `/var/run/docker.sock`, root, iproute2, and gcc with a static C library.
 
+// A test may panic; only its `#[test]` functions are known to be tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod failures;
 mod image;
 mod lab;
