@@ -1,5 +1,14 @@
 //! The table of services. A new one is a module and a row.
 
+mod ftp;
+mod http;
+mod https;
+mod imap;
+mod mailbox;
+mod pop3;
+mod sasl;
+mod smtp;
+mod ssh;
 mod telnet;
 
 use std::future::Future;
@@ -23,11 +32,53 @@ pub struct Service {
 }
 
 /// Every service, by slug.
-pub const TABLE: &[Service] = &[Service {
-    slug: "telnet",
-    port: 23,
-    run: |context| Box::pin(telnet::run(context)),
-}];
+pub const TABLE: &[Service] = &[
+    Service {
+        slug: "ftp",
+        port: 21,
+        run: |context| Box::pin(ftp::run(context)),
+    },
+    Service {
+        slug: "http",
+        port: 80,
+        run: |context| Box::pin(http::run(context)),
+    },
+    Service {
+        slug: "https",
+        port: 443,
+        run: |context| Box::pin(https::run(context)),
+    },
+    Service {
+        slug: "imap",
+        port: 143,
+        run: |context| Box::pin(imap::run(context)),
+    },
+    Service {
+        slug: "pop3",
+        port: 110,
+        run: |context| Box::pin(pop3::run(context)),
+    },
+    Service {
+        slug: "smtp",
+        port: 25,
+        run: |context| Box::pin(smtp::run(context, smtp::Relaying::Closed)),
+    },
+    Service {
+        slug: "smtp_relay",
+        port: 25,
+        run: |context| Box::pin(smtp::run(context, smtp::Relaying::Open)),
+    },
+    Service {
+        slug: "ssh",
+        port: 22,
+        run: |context| Box::pin(ssh::run(context)),
+    },
+    Service {
+        slug: "telnet",
+        port: 23,
+        run: |context| Box::pin(telnet::run(context)),
+    },
+];
 
 /// The service called `slug`.
 #[must_use]

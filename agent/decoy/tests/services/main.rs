@@ -8,4 +8,9 @@
 
 mod decoy;
 mod framework;
+mod ftp;
+mod http;
+mod https;
+mod mail;
+mod ssh;
 mod telnet;
