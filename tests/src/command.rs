@@ -40,7 +40,9 @@ impl Finished {
     /// Standard error and output, in one text.
     #[must_use]
     pub fn said(&self) -> String {
-        format!("{}\n{}", self.stderr.trim(), self.stdout.trim()).trim().to_owned()
+        format!("{}\n{}", self.stderr.trim(), self.stdout.trim())
+            .trim()
+            .to_owned()
     }
 
     /// The exit code; none when a signal ended it.
@@ -69,7 +71,11 @@ pub fn run_with(command: &mut Command, input: &[u8], limit: Duration) -> Result<
     let start = Instant::now();
     // Its own group: a Ctrl-C is for the one who waits, who then cleans up.
     let mut child = command
-        .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
+        .stdin(if input.is_empty() {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
@@ -90,7 +96,11 @@ pub fn run_with(command: &mut Command, input: &[u8], limit: Duration) -> Result<
             child.kill()?;
             child.wait()?;
             let said = stderr.map(joined).unwrap_or_default();
-            bail!("`{what}` did not end within {} s; it said: {}", limit.as_secs(), said.trim());
+            bail!(
+                "`{what}` did not end within {} s; it said: {}",
+                limit.as_secs(),
+                said.trim()
+            );
         }
         thread::sleep(Duration::from_millis(5));
     };
@@ -139,8 +149,16 @@ mod tests {
 
     #[test]
     fn output_input_and_status_come_back() {
-        let cat = run_with(&mut program("sh", &["-c", "cat; echo bad >&2; exit 3"]), b"in", SHORT).unwrap();
-        assert_eq!((cat.stdout.as_str(), cat.stderr.as_str(), cat.code()), ("in", "bad\n", Some(3)));
+        let cat = run_with(
+            &mut program("sh", &["-c", "cat; echo bad >&2; exit 3"]),
+            b"in",
+            SHORT,
+        )
+        .unwrap();
+        assert_eq!(
+            (cat.stdout.as_str(), cat.stderr.as_str(), cat.code()),
+            ("in", "bad\n", Some(3))
+        );
         assert!(cat.ok().unwrap_err().to_string().contains("bad"));
     }
 

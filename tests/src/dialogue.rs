@@ -44,7 +44,12 @@ impl Dialogue {
                 }
             }
         });
-        Ok(Self { child, output, heard: String::new(), seen: 0 })
+        Ok(Self {
+            child,
+            output,
+            heard: String::new(),
+            seen: 0,
+        })
     }
 
     /// Reads until one of `words` was said since the last time; says which.
@@ -56,7 +61,10 @@ impl Dialogue {
         let end = Instant::now() + limit;
         loop {
             let fresh = &self.heard[self.seen..];
-            let first = words.iter().filter_map(|word| fresh.find(word).map(|at| (at, *word))).min();
+            let first = words
+                .iter()
+                .filter_map(|word| fresh.find(word).map(|at| (at, *word)))
+                .min();
             if let Some((at, word)) = first {
                 self.seen += at + word.len();
                 return Ok(word);

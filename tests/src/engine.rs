@@ -58,7 +58,12 @@ pub struct Container {
 
 impl Container {
     fn from_inspect(raw: &Value) -> Self {
-        let text = |pointer: &str| raw.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let text = |pointer: &str| {
+            raw.pointer(pointer)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
         let labels = raw.pointer("/Config/Labels").and_then(Value::as_object);
         Self {
             id: text("/Id"),
@@ -68,7 +73,10 @@ impl Container {
                 .flatten()
                 .map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned()))
                 .collect(),
-            running: raw.pointer("/State/Running").and_then(Value::as_bool).unwrap_or(false),
+            running: raw
+                .pointer("/State/Running")
+                .and_then(Value::as_bool)
+                .unwrap_or(false),
             pid: raw.pointer("/State/Pid").and_then(Value::as_u64).unwrap_or(0),
             started_at: text("/State/StartedAt"),
             raw: raw.clone(),
@@ -92,8 +100,14 @@ impl Container {
     pub fn endpoint(&self) -> Option<(String, String)> {
         let networks = self.raw.pointer("/NetworkSettings/Networks")?.as_object()?;
         networks.values().find_map(|network| {
-            let address = network.get("IPAddress")?.as_str().filter(|text| !text.is_empty())?;
-            Some((address.to_owned(), network.get("MacAddress")?.as_str()?.to_owned()))
+            let address = network
+                .get("IPAddress")?
+                .as_str()
+                .filter(|text| !text.is_empty())?;
+            Some((
+                address.to_owned(),
+                network.get("MacAddress")?.as_str()?.to_owned(),
+            ))
         })
     }
 }
@@ -104,7 +118,13 @@ impl Container {
 ///
 /// When the engine does not answer.
 pub fn containers(host: &str) -> Result<BTreeMap<String, Container>> {
-    let listed = docker(&["ps", "-aq", "--no-trunc", "--filter", &format!("label={HOST_LABEL}={host}")])?;
+    let listed = docker(&[
+        "ps",
+        "-aq",
+        "--no-trunc",
+        "--filter",
+        &format!("label={HOST_LABEL}={host}"),
+    ])?;
     let ids: Vec<&str> = listed.split_whitespace().collect();
     let mut containers = BTreeMap::new();
     if ids.is_empty() {
@@ -128,7 +148,10 @@ pub fn containers(host: &str) -> Result<BTreeMap<String, Container>> {
 ///
 /// When the engine does not answer.
 pub fn container(name: &str) -> Result<Option<Container>> {
-    let said = run(&mut program("docker", &["inspect", "--type", "container", name]), LIMIT)?;
+    let said = run(
+        &mut program("docker", &["inspect", "--type", "container", name]),
+        LIMIT,
+    )?;
     let inspected: Vec<Value> = serde_json::from_str(&said.stdout)
         .with_context(|| format!("docker inspect {name} said {:?}", said.stderr))?;
     Ok(inspected.first().map(Container::from_inspect))
@@ -152,7 +175,12 @@ pub fn networks(host: &str) -> Result<Vec<String>> {
 /// When the engine does not answer.
 pub fn subnets() -> Result<Vec<String>> {
     let ids = docker(&["network", "ls", "-q"])?;
-    let mut arguments = vec!["network", "inspect", "--format", "{{range .IPAM.Config}}{{.Subnet}} {{end}}"];
+    let mut arguments = vec![
+        "network",
+        "inspect",
+        "--format",
+        "{{range .IPAM.Config}}{{.Subnet}} {{end}}",
+    ];
     arguments.extend(ids.split_whitespace());
     // A network that goes away meanwhile makes the call fail; the others are in the output all the same.
     let said = run(&mut program("docker", &arguments), LIMIT)?;
@@ -186,7 +214,11 @@ pub fn images() -> Result<Vec<String>> {
 /// When the container does not run or the kernel has no such key.
 pub fn sysctl(container: &Container, key: &str) -> Result<String> {
     let pid = container.pid.to_string();
-    let said = run(&mut program("nsenter", &["-t", &pid, "-n", "sysctl", "-n", key]), LIMIT)?.ok()?;
+    let said = run(
+        &mut program("nsenter", &["-t", &pid, "-n", "sysctl", "-n", key]),
+        LIMIT,
+    )?
+    .ok()?;
     Ok(said.trim().to_owned())
 }
 
@@ -203,7 +235,10 @@ pub fn purge(host: &str) -> Result<()> {
         run(&mut program("docker", &["network", "rm", &name]), LIMIT)?;
     }
     let left = (containers(host)?.into_keys().collect::<Vec<_>>(), networks(host)?);
-    anyhow::ensure!(left.0.is_empty() && left.1.is_empty(), "still on the engine: {left:?}");
+    anyhow::ensure!(
+        left.0.is_empty() && left.1.is_empty(),
+        "still on the engine: {left:?}"
+    );
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -47,7 +47,8 @@ impl EngineProxy {
     ///
     /// When the socket cannot be made.
     pub fn listen(socket: &Path, mode: Mode) -> Result<Self> {
-        let listener = UnixListener::bind(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+        let listener =
+            UnixListener::bind(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
         let shared = Arc::new(Shared {
             mode: AtomicU8::new(mode as u8),
             changes: AtomicU64::new(0),
@@ -61,7 +62,10 @@ impl EngineProxy {
                 serving.take(agent);
             }
         });
-        Ok(Self { shared, socket: socket.to_owned() })
+        Ok(Self {
+            shared,
+            socket: socket.to_owned(),
+        })
     }
 
     /// Where agents connect to.
@@ -118,7 +122,10 @@ impl Shared {
             return;
         }
         if let Ok(copy) = agent.try_clone() {
-            self.open.lock().unwrap_or_else(PoisonError::into_inner).push(copy);
+            self.open
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(copy);
         }
         if mode == Mode::Hang as u8 {
             // Kept open by its copy.
@@ -131,7 +138,10 @@ impl Shared {
 
     fn pass(self: &Arc<Self>, agent: &UnixStream) -> io::Result<()> {
         let engine = UnixStream::connect(&self.engine)?;
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).push(engine.try_clone()?);
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(engine.try_clone()?);
         let (mut from_engine, mut to_agent) = (engine.try_clone()?, agent.try_clone()?);
         let answers = thread::spawn(move || {
             drop(io::copy(&mut from_engine, &mut to_agent));
@@ -145,7 +155,9 @@ impl Shared {
                 break;
             }
             // A request's head comes in one piece from every client there is; bodies do not start so.
-            let changes = [b"POST ".as_slice(), b"DELETE "].iter().any(|start| buffer[..count].starts_with(start));
+            let changes = [b"POST ".as_slice(), b"DELETE "]
+                .iter()
+                .any(|start| buffer[..count].starts_with(start));
             if changes {
                 let so_far = self.changes.fetch_add(1, Ordering::SeqCst) + 1;
                 let cut_after = self.cut_after.load(Ordering::SeqCst);

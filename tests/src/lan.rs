@@ -43,12 +43,15 @@ impl Lan {
         let taken = engine::subnets()?;
         let prefix = loop {
             let prefix = format!("10.{}.{}", 100 + seed.below(100), seed.below(256));
-            if !taken.iter().any(|subnet| subnet.starts_with(&format!("{prefix}."))) {
+            if !taken
+                .iter()
+                .any(|subnet| subnet.starts_with(&format!("{prefix}.")))
+            {
                 break prefix;
             }
         };
         // At most 15 bytes each (IFNAMSIZ).
-        Self::named(LanNames {
+        Self::named(&LanNames {
             parent: format!("dn{process}p{number}"),
             namespace: format!("decnet-test-{process}-{number}"),
             prefix,
@@ -60,14 +63,23 @@ impl Lan {
     /// # Errors
     ///
     /// When a link or namespace cannot be made, for example because it is there already.
-    pub fn named(names: LanNames) -> Result<Self> {
-        let LanNames { parent, namespace, prefix } = &names;
+    pub fn named(names: &LanNames) -> Result<Self> {
+        let LanNames {
+            parent,
+            namespace,
+            prefix,
+        } = names;
         let gateway = format!("{prefix}.1/24");
         ensure!(parent.len() <= 15, "{parent} is too long a name for an interface");
         // From here on the guard removes what is there, should a step fail.
         ip(&["netns", "add", namespace])?;
-        let lan = Self { names: names.clone(), kept: false };
-        ip(&["link", "add", parent, "type", "veth", "peer", "name", "lan0", "netns", namespace])?;
+        let lan = Self {
+            names: names.clone(),
+            kept: false,
+        };
+        ip(&[
+            "link", "add", parent, "type", "veth", "peer", "name", "lan0", "netns", namespace,
+        ])?;
         ip(&["link", "set", parent, "up"])?;
         ip(&["-n", namespace, "link", "set", "lo", "up"])?;
         ip(&["-n", namespace, "addr", "add", &gateway, "dev", "lan0"])?;
@@ -108,20 +120,29 @@ impl Lan {
     /// Whether `address` is of this LAN.
     #[must_use]
     pub fn holds(&self, address: Ipv4Addr) -> bool {
-        address.to_string().starts_with(&format!("{}.", self.names.prefix))
+        address
+            .to_string()
+            .starts_with(&format!("{}.", self.names.prefix))
     }
 
     /// The `[general]` section of a fleet on this LAN.
     #[must_use]
     pub fn general(&self) -> String {
-        format!("[general]\nnet = {}\ngw = {}\ninterface = {}\n", self.subnet(), self.gateway(), self.parent())
+        format!(
+            "[general]\nnet = {}\ngw = {}\ninterface = {}\n",
+            self.subnet(),
+            self.gateway(),
+            self.parent()
+        )
     }
 
     /// A command that runs on the LAN.
     #[must_use]
     pub fn inside(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.names.namespace]).args(arguments);
+        command
+            .args(["netns", "exec", &self.names.namespace])
+            .args(arguments);
         command
     }
 
@@ -137,11 +158,21 @@ impl Lan {
         let ask = format!("exec 3<>/dev/udp/{address}/9 && echo >&3 || true");
         let found = crate::wait::until(&format!("an answer to ARP for {address}"), SHORT, || {
             run(&mut self.inside(&["bash", "-c", &ask]), SHORT)?;
-            let said = run(&mut self.inside(&["ip", "neigh", "show", address, "dev", "lan0"]), SHORT)?.ok()?;
-            Ok(match said.split_whitespace().skip_while(|word| *word != "lladdr").nth(1) {
-                Some(mac) => crate::wait::Seen::Done(mac.to_owned()),
-                None => crate::wait::Seen::not_yet(said.trim()),
-            })
+            let said = run(
+                &mut self.inside(&["ip", "neigh", "show", address, "dev", "lan0"]),
+                SHORT,
+            )?
+            .ok()?;
+            Ok(
+                match said
+                    .split_whitespace()
+                    .skip_while(|word| *word != "lladdr")
+                    .nth(1)
+                {
+                    Some(mac) => crate::wait::Seen::Done(mac.to_owned()),
+                    None => crate::wait::Seen::not_yet(said.trim()),
+                },
+            )
         })?;
         Ok(found)
     }
@@ -185,7 +216,10 @@ pub fn left(names: &LanNames) -> Result<Vec<String>> {
     let links = ip(&["-o", "link", "show"])?;
     let namespaces = ip(&["netns", "list"])?;
     let mut left = Vec::new();
-    if links.lines().any(|line| line.contains(&format!(" {}@", names.parent))) {
+    if links
+        .lines()
+        .any(|line| line.contains(&format!(" {}@", names.parent)))
+    {
         left.push(format!("link {}", names.parent));
     }
     if namespaces.split_whitespace().any(|word| word == names.namespace) {
@@ -195,5 +229,7 @@ pub fn left(names: &LanNames) -> Result<Vec<String>> {
 }
 
 fn ip(arguments: &[&str]) -> Result<String> {
-    run(&mut program("ip", arguments), SHORT)?.ok().context("root is needed, and a kernel with veth and namespaces")
+    run(&mut program("ip", arguments), SHORT)?
+        .ok()
+        .context("root is needed, and a kernel with veth and namespaces")
 }

@@ -31,7 +31,11 @@ impl<T> Seen<T> {
 impl Seen<()> {
     /// Done when `holds`.
     pub fn when(holds: bool, seen: impl Display) -> Self {
-        if holds { Self::Done(()) } else { Self::not_yet(seen) }
+        if holds {
+            Self::Done(())
+        } else {
+            Self::not_yet(seen)
+        }
     }
 }
 
@@ -86,6 +90,9 @@ mod tests {
         })
         .unwrap_err()
         .to_string();
-        assert!(error.contains("three apples") && error.contains("1 apples"), "{error}");
+        assert!(
+            error.contains("three apples") && error.contains("1 apples"),
+            "{error}"
+        );
     }
 }
