@@ -1,6 +1,6 @@
 //! The operator's side: the `decnet` command with `--json`, and waiting for what it shows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -105,7 +105,7 @@ impl Operator {
         for name in ["DECNET_SOCKET", "DECNET_SERVER", "DECNET_CA", "DECNET_TOKEN"] {
             command.env_remove(name);
         }
-        command.arg("--socket").arg(&self.socket).args(arguments);
+        command.args(arguments).arg("--socket").arg(&self.socket);
         run(&mut command, LIMIT)
     }
 
@@ -115,8 +115,8 @@ impl Operator {
     ///
     /// When it fails, or prints something else.
     pub fn json(&self, arguments: &[&str]) -> Result<Value> {
-        let mut all = vec!["--json"];
-        all.extend(arguments);
+        let mut all = arguments.to_vec();
+        all.push("--json");
         let said = self.command(&all)?.ok()?;
         serde_json::from_str(&said).with_context(|| format!("decnet {arguments:?} printed no JSON: {said:?}"))
     }
@@ -319,18 +319,21 @@ impl Operator {
     ///
     /// # Errors
     ///
-    /// When one is not among the newest.
+    /// When one is not known.
     pub fn rows_of(&self, ids: &[String]) -> Result<Vec<Row>> {
-        let mut rows = self.rows()?;
-        rows.retain(|row| ids.contains(&row.id));
-        let distinct: BTreeSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut arguments = vec!["lifecycle", "show"];
+        arguments.extend(ids.iter().map(String::as_str));
+        let rows: Rows = serde_json::from_value(self.json(&arguments)?)?;
         ensure!(
-            distinct.len() == ids.len(),
-            "{} rows asked for, {} are there",
+            rows.rows.len() == ids.len(),
+            "{} rows asked for, {} came",
             ids.len(),
-            distinct.len()
+            rows.rows.len()
         );
-        Ok(rows)
+        Ok(rows.rows)
     }
 
     /// Waits until these rows have ended, however.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
 use crate::engine::{self, Turn};
@@ -216,14 +216,9 @@ impl Drop for Scene {
 ///
 /// When the agent prints something else.
 pub fn journal(agent: &Agent) -> Result<Vec<serde_json::Value>> {
-    let said = agent.command(&["journal", "--json"])?.ok()?;
-    let value: serde_json::Value = serde_json::from_str(&said).with_context(|| format!("no JSON: {said}"))?;
-    let Some(entries) = value
-        .as_array()
-        .or_else(|| value.get("entries").and_then(serde_json::Value::as_array))
-    else {
-        bail!("a journal without entries: {said}");
-    };
+    let said = agent.command(&["journal", "--json", "--limit", "10000"])?.ok()?;
+    let entries: Vec<serde_json::Value> =
+        serde_json::from_str(&said).with_context(|| format!("no JSON: {said}"))?;
     entries
         .iter()
         .map(|entry| {
