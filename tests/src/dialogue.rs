@@ -87,7 +87,7 @@ impl Dialogue {
     /// When the program has ended.
     pub fn say(&mut self, line: &str) -> Result<()> {
         let stdin = self.child.stdin.as_mut().context("no pipe")?;
-        stdin.write_all(format!("{line}\r\n").as_bytes())?;
+        stdin.write_all(format!("{line}\n").as_bytes())?;
         stdin.flush()?;
         Ok(())
     }
