@@ -1,1 +1,58 @@
-//! Filled below.
+//! The worker's service: pulls its signed bundle and makes the local Docker Engine match it.
+//!
+//! Tasks and channels of one [`Agent`]; there is no state outside of it, and a process may run several:
+//!
+//! ```text
+//!            master                                                   Docker Engine
+//!    bundle ↓      ↑ report   blob ↓                            events ↓     ↕ observe, apply
+//!  ┌──────────┐ ┌──────────┐                                ┌─────────────────────────────┐
+//!  │ pull     │ │ report   │         ┌── blobs ───────────→ │ reconcile                   │
+//!  │  admit   │ │          │ ←─────────── watch: condition ─│  aim → plan → execute       │
+//!  └────┬─────┘ └──┬───────┘                                └──────────────┬──────────────┘
+//!       │   watch: │ bundles ─────────────────────────────────────────────→│ notify: wake
+//!       ↓ accept   ↓ outbox, acknowledge                                   ↓ transitions, journal
+//!  ┌────────────────────────────────── ledger (redb, one writer thread) ──────────────────────────┐
+//!  └──────────────────────────────────────────────────────────────────────────────────────────────┘
+//!       ↑ control: /status /plan /journal on <state>/agent.sock
+//! ```
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`config`] | what the agent is told at start |
+//! | [`enrol`] | from a one-shot token to an identity |
+//! | `identity`, `trust` | who this host is, and whose signatures count |
+//! | `link` | one HTTP connection to the master |
+//! | `pull`, `admit` | the long poll, and the only way to an admitted bundle |
+//! | [`ledger`] | the agent's memory: bundle, operations, journal, outbox |
+//! | `blobs` | content by digest, fetched and verified |
+//! | `reconcile` | the loop |
+//! | `report` | heartbeat, events, observed state |
+//! | `control`, [`status`], [`doctor`] | what people on the host can ask |
+//! | [`cli`] | the commands |
+
+mod admit;
+mod agent;
+mod backoff;
+mod blobs;
+pub mod cli;
+pub mod clock;
+pub mod config;
+mod control;
+pub mod doctor;
+pub mod enrol;
+mod error;
+mod identity;
+pub mod ledger;
+mod link;
+mod pull;
+mod reconcile;
+mod report;
+pub mod status;
+mod trust;
+
+pub use agent::{Agent, OpenError, RunError};
+pub use config::Config;
+pub use error::error_chain;
+
+/// The version that is reported to the master.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

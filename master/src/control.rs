@@ -11,6 +11,7 @@ pub mod deploy;
 pub mod enrol;
 pub mod error;
 pub mod events;
+pub mod health;
 pub mod hosts;
 pub mod ingest;
 pub mod mutate;
@@ -26,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use decnet_wire::bundle::Blob;
 use decnet_wire::ids::{DeckyName, FleetId, HostId, OperationId, Timestamp};
+use ipnet::Ipv4Net;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
@@ -34,7 +36,7 @@ pub use error::ControlError;
 use crate::fleet::catalogue::Catalogue;
 use crate::fleet::model::{Fleet, HostSlot, Lan};
 use crate::keys::MasterKeys;
-use crate::records::{DeckyRecord, Host, HostStatus, Settings};
+use crate::records::{DeckyRecord, Host, HostStatus, ObservedRecord, Settings};
 use crate::store::{Db, Reader, StoreError, Writer};
 use events::Events;
 
@@ -85,7 +87,9 @@ pub struct Control {
 
 impl std::fmt::Debug for Control {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Control").field("fleet", &self.fleet).finish_non_exhaustive()
+        f.debug_struct("Control")
+            .field("fleet", &self.fleet)
+            .finish_non_exhaustive()
     }
 }
 
@@ -107,10 +111,21 @@ impl Control {
     /// # Errors
     /// The store does not answer, or was never initialised.
     pub fn new(parts: Parts, clock: Clock) -> Result<Arc<Self>, ControlError> {
-        let Parts { db, keys, catalogue, image, addresses, detect } = parts;
+        let Parts {
+            db,
+            keys,
+            catalogue,
+            image,
+            addresses,
+            detect,
+        } = parts;
         let (fleet, status) = db.read(|r| {
             let settings = settings(r)?;
-            let status = r.all::<HostStatus>()?.into_iter().map(|status| (status.host, status)).collect();
+            let status = r
+                .all::<HostStatus>()?
+                .into_iter()
+                .map(|status| (status.host, status))
+                .collect();
             Ok::<_, ControlError>((settings.fleet, status))
         })?;
         let started_at = clock();
@@ -175,7 +190,10 @@ impl Control {
     /// Remembers from where a host speaks; written to the store with the next flush.
     pub(crate) fn saw(&self, host: HostId, address: IpAddr) {
         let mut status = self.status();
-        status.entry(host).or_insert_with(|| HostStatus::unheard(host)).address = Some(address);
+        status
+            .entry(host)
+            .or_insert_with(|| HostStatus::unheard(host))
+            .address = Some(address);
     }
 }
 
@@ -194,28 +212,46 @@ fn assemble(settings: &Settings, deckies: &[DeckyRecord]) -> Fleet {
         lan: settings.lan.clone(),
         mutate_interval: settings.mutate_interval,
         deployment_limit: settings.deployment_limit,
-        deckies: deckies.iter().map(|record| (record.decky.name.clone(), record.decky.clone())).collect(),
+        deckies: deckies
+            .iter()
+            .map(|record| (record.decky.name.clone(), record.decky.clone()))
+            .collect(),
         custom_services: settings.custom_services.clone(),
     }
 }
 
-/// The host as the builder and the compiler take it.
-fn slot(host: &Host) -> HostSlot {
+/// The host as the builder and the compiler take it. Its own addresses are those that it last reported.
+fn slot(host: &Host, seen: Option<&ObservedRecord>) -> HostSlot {
+    let interfaces = seen
+        .map(|seen| seen.observed.interfaces.as_slice())
+        .unwrap_or_default();
     HostSlot {
         id: host.id,
         name: host.name.clone(),
         lan: host.lan.clone(),
         ipvlan: host.ipvlan,
         interface: host.interface.clone(),
+        addresses: interfaces
+            .iter()
+            .flat_map(|nic| nic.addresses.iter().map(Ipv4Net::addr))
+            .collect(),
     }
 }
 
 /// The hosts that new deckies go to: every enrolled one, or the embedded worker when there is none.
 fn targets(hosts: &[Host]) -> Vec<&Host> {
     let enrolled = |host: &&Host| host.key.is_some() && !host.revoked;
-    let mut targets: Vec<&Host> = hosts.iter().filter(enrolled).filter(|host| !host.embedded).collect();
+    let mut targets: Vec<&Host> = hosts
+        .iter()
+        .filter(enrolled)
+        .filter(|host| !host.embedded)
+        .collect();
     if targets.is_empty() {
-        targets = hosts.iter().filter(enrolled).filter(|host| host.embedded).collect();
+        targets = hosts
+            .iter()
+            .filter(enrolled)
+            .filter(|host| host.embedded)
+            .collect();
     }
     targets.sort_by(|a, b| a.name.cmp(&b.name));
     targets
@@ -231,6 +267,8 @@ fn touch(w: &mut Writer<'_>, host: HostId) -> Result<(), StoreError> {
 }
 
 fn decky(r: &Reader<'_>, name: &DeckyName) -> Result<DeckyRecord, ControlError> {
-    r.get::<DeckyRecord>(name)?
-        .ok_or_else(|| ControlError::NotFound { what: "decky", name: name.to_string() })
+    r.get::<DeckyRecord>(name)?.ok_or_else(|| ControlError::NotFound {
+        what: "decky",
+        name: name.to_string(),
+    })
 }

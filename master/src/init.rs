@@ -9,16 +9,13 @@ use decnet_wire::ids::{FleetId, Timestamp};
 use uuid::Uuid;
 
 use crate::control::{ControlError, tokens};
+use crate::fleet::model::{DeploymentLimit, Minutes};
 use crate::keys::{KeysError, MasterKeys};
 use crate::records::{Role, Settings};
 use crate::store::{Db, RedbStore, StoreError};
 
 /// Where the master keeps everything, unless told otherwise.
 pub const STATE_DIR: &str = "/var/lib/decnet/master";
-/// Minutes between mutations where nobody says otherwise.
-const MUTATE_INTERVAL: u32 = 30;
-/// Deckies that a fleet may have where nobody says otherwise.
-const DEPLOYMENT_LIMIT: u32 = 10;
 
 /// What `decnet init` takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -83,15 +80,21 @@ pub fn run(args: &InitArgs, now: Timestamp) -> Result<Initialised, InitError> {
     if store.exists() {
         return Err(InitError::Exists(args.state_dir.clone()));
     }
-    let advertise = if args.advertise.is_empty() { vec![host_name()?] } else { args.advertise.clone() };
+    let advertise = if args.advertise.is_empty() {
+        vec![host_name()?]
+    } else {
+        args.advertise.clone()
+    };
     files::create_private_dir(&args.state_dir)?;
     let fleet = FleetId::new(Uuid::new_v4());
     let folder = keys_path(&args.state_dir);
     let keys = MasterKeys::create(&folder, fleet, now)?;
     let making = args.state_dir.join("store.redb.new");
     if making.exists() {
-        std::fs::remove_file(&making)
-            .map_err(|source| FileError::Write { path: making.clone(), source })?;
+        std::fs::remove_file(&making).map_err(|source| FileError::Write {
+            path: making.clone(),
+            source,
+        })?;
     }
     let token = {
         let db = Db::new(RedbStore::open(&making)?);
@@ -102,8 +105,8 @@ pub fn run(args: &InitArgs, now: Timestamp) -> Result<Initialised, InitError> {
             epoch: 1,
             advertise: advertise.clone(),
             lan: None,
-            mutate_interval: MUTATE_INTERVAL,
-            deployment_limit: DEPLOYMENT_LIMIT,
+            mutate_interval: Minutes::default(),
+            deployment_limit: DeploymentLimit::default(),
             custom_services: BTreeMap::new(),
             embedded: None,
         };
@@ -111,7 +114,13 @@ pub fn run(args: &InitArgs, now: Timestamp) -> Result<Initialised, InitError> {
         tokens::create(&db, "init", Role::Admin, now)?
     };
     std::fs::rename(&making, &store).map_err(|source| FileError::Write { path: store, source })?;
-    Ok(Initialised { fleet, ca_pin: keys.ca.pin().to_string(), keys: folder, advertise, token })
+    Ok(Initialised {
+        fleet,
+        ca_pin: keys.ca.pin().to_string(),
+        keys: folder,
+        advertise,
+        token,
+    })
 }
 
 fn host_name() -> Result<String, InitError> {

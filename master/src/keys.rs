@@ -75,7 +75,11 @@ impl MasterKeys {
         files::write_private(&folder.join("ca.crt"), ca.cert_pem().as_bytes())?;
         files::write_private(&folder.join("ca.pem"), ca.key_pem().as_bytes())?;
         files::write_private(&folder.join("trust-root.json"), &trust_root.to_json())?;
-        Ok(Self { online, ca, trust_root })
+        Ok(Self {
+            online,
+            ca,
+            trust_root,
+        })
     }
 
     /// Reads what [`MasterKeys::create`] wrote.
@@ -86,19 +90,25 @@ impl MasterKeys {
         let text = |name: &str| -> Result<String, KeysError> {
             let path = folder.join(name);
             let bytes = files::read_private(&path, FILE_CAP)?;
-            String::from_utf8(bytes.to_vec())
-                .map_err(|_| KeysError::Damaged { path, reason: "it is not text".to_owned() })
+            String::from_utf8(bytes.to_vec()).map_err(|_| KeysError::Damaged {
+                path,
+                reason: "it is not text".to_owned(),
+            })
         };
         let damaged = |name: &str, error: &dyn std::error::Error| KeysError::Damaged {
             path: folder.join(name),
             reason: error.to_string(),
         };
-        let online =
-            SigningKey::from_pkcs8_pem(&text("online.pem")?).map_err(|error| damaged("online.pem", &error))?;
+        let online = SigningKey::from_pkcs8_pem(&text("online.pem")?)
+            .map_err(|error| damaged("online.pem", &error))?;
         let ca = CertificateAuthority::from_pem(&text("ca.crt")?, &text("ca.pem")?)
             .map_err(|error| damaged("ca.pem", &error))?;
         let trust_root = Envelope::parse(text("trust-root.json")?.as_bytes(), FILE_CAP)
             .map_err(|error| damaged("trust-root.json", &error))?;
-        Ok(Self { online, ca, trust_root })
+        Ok(Self {
+            online,
+            ca,
+            trust_root,
+        })
     }
 }

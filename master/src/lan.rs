@@ -20,14 +20,20 @@ pub fn detect() -> Option<Lan> {
         Ipv4Net::with_netmask(own, mask).ok().map(|net| net.trunc())
     })?;
     let interface: InterfaceName = interface.parse().ok()?;
-    Some(Lan { subnet, gateway: Some(gateway), interface: Some(interface) })
+    Some(Lan {
+        subnet,
+        gateway: Some(gateway),
+        interface: Some(interface),
+    })
 }
 
 /// Reads the kernel's table: hexadecimal columns in host byte order (proc(5), "/proc/net/route").
 fn default_route(table: &str) -> Option<(String, Ipv4Addr)> {
     table.lines().skip(1).find_map(|line| {
         let columns: Vec<&str> = line.split_whitespace().collect();
-        let [interface, destination, gateway, _, _, _, _, mask, ..] = columns.as_slice() else { return None };
+        let [interface, destination, gateway, _, _, _, _, mask, ..] = columns.as_slice() else {
+            return None;
+        };
         if *destination != "00000000" || *mask != "00000000" {
             return None;
         }
@@ -45,7 +51,10 @@ mod tests {
         let table = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
                      docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n\
                      eth0\t00000000\t0101A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0\n";
-        assert_eq!(default_route(table), Some(("eth0".to_owned(), Ipv4Addr::new(192, 168, 1, 1))));
+        assert_eq!(
+            default_route(table),
+            Some(("eth0".to_owned(), Ipv4Addr::new(192, 168, 1, 1)))
+        );
         assert_eq!(default_route("Iface\n"), None);
     }
 }

@@ -14,6 +14,7 @@ pub mod control;
 pub mod fleet;
 pub mod init;
 pub mod keys;
+pub mod lan;
 pub mod records;
 pub mod serve;
 pub mod store;

@@ -1,1 +1,90 @@
-fn main() {}
+//! The `decnet` command: the master and its admin command line.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use decnet::cli::{self, AdminCommand, Cli, Command, Console};
+use decnet::init::{self, InitArgs};
+use decnet::serve::{self, Bound, ServeArgs};
+use decnet_wire::ids::Timestamp;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Init(args) => initialise(&args),
+        Command::Serve(args) => run_master(args),
+        Command::Admin(command) => return ask_master(&command),
+        Command::Completions { shell } => cli::completions(shell, &mut std::io::stdout()).map_err(Into::into),
+        Command::Man { dir: None } => cli::manual_page(&mut std::io::stdout()).map_err(Into::into),
+        Command::Man { dir: Some(dir) } => {
+            cli::write_manual(&dir).map(|_| ()).with_context(|| format!("cannot write to {}", dir.display()))
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("decnet: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ask_master(command: &AdminCommand) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("decnet: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut console = Console {
+        input: &mut std::io::stdin(),
+        out: &mut std::io::stdout(),
+        err: &mut std::io::stderr(),
+        terminal: std::io::stdout().is_terminal(),
+        json: false,
+    };
+    ExitCode::from(runtime.block_on(cli::run(command, &mut console)))
+}
+
+fn initialise(args: &InitArgs) -> anyhow::Result<()> {
+    let made = init::run(args, Timestamp::new(time::OffsetDateTime::now_utc()))?;
+    let mut out = std::io::stdout();
+    writeln!(out, "fleet       {}", made.fleet)?;
+    writeln!(out, "CA pin      {}", made.ca_pin)?;
+    writeln!(out, "advertised  {}", made.advertise.join(", "))?;
+    writeln!(out, "keys        {}", made.keys.display())?;
+    writeln!(out, "token       {}", made.token)?;
+    writeln!(out, "\nThe token has the role admin and is shown this once.")?;
+    writeln!(out, "{0}/operator.pem signs the trust root: move it offline. Next: decnet serve", made.keys.display())?;
+    Ok(())
+}
+
+fn run_master(args: ServeArgs) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_env("DECNET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(async {
+        let end = CancellationToken::new();
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let asked = end.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            asked.cancel();
+        });
+        serve::run(args, end, |bound: &Bound| {
+            tracing::info!(agent = %bound.agent, enrolment = %bound.enrolment, api = %bound.api,
+                socket = %bound.socket.display(), "the master serves");
+        })
+        .await?;
+        Ok(())
+    })
+}

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use decnet_wire::bundle::{Operation, OperationKind};
-use decnet_wire::ids::{DeckyName, Digest, FleetId, HostId, HostName, InterfaceName, OperationId, Timestamp};
+use decnet_wire::ids::{
+    DeckyName, Digest, FleetId, HostId, HostName, InterfaceName, OperationId, ServiceSlug, Timestamp,
+};
 use decnet_wire::observed::Observed;
 use decnet_wire::report::{Accepted, Outcome};
 use serde::{Deserialize, Serialize};
 
-use crate::fleet::model::{CustomService, Decky, Lan};
+use crate::fleet::model::{CustomService, Decky, DeploymentLimit, Lan, Minutes};
 use crate::store::{Record, Table};
 
 /// The fleet's settings: one record under the empty key.
@@ -26,10 +28,9 @@ pub struct Settings {
     /// The names and addresses under which agents and operators reach this master, the first one in tokens.
     pub advertise: Vec<String>,
     pub lan: Option<Lan>,
-    /// Minutes.
-    pub mutate_interval: u32,
-    pub deployment_limit: u32,
-    pub custom_services: BTreeMap<String, CustomService>,
+    pub mutate_interval: Minutes,
+    pub deployment_limit: DeploymentLimit,
+    pub custom_services: BTreeMap<ServiceSlug, CustomService>,
     /// The embedded worker's host, once it was made.
     pub embedded: Option<HostId>,
 }
@@ -295,7 +296,9 @@ impl Record for ApiTokenRecord {
 }
 
 /// What an operator may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Reads.

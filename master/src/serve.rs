@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod blobs;
 pub mod embedded;
+
 pub mod enrolment;
 pub mod image;
 pub mod listen;
@@ -55,7 +56,11 @@ pub struct ServeArgs {
     #[arg(long, env = "DECNET_SOCKET", default_value = "/run/decnet/master.sock")]
     pub socket: PathBuf,
     /// The decoy image's archive; its description (`.json`) lies beside it.
-    #[arg(long, env = "DECNET_DECOY_IMAGE", default_value = "/usr/share/decnet/decoy-image.tar")]
+    #[arg(
+        long,
+        env = "DECNET_DECOY_IMAGE",
+        default_value = "/usr/share/decnet/decoy-image.tar"
+    )]
     pub decoy_image: PathBuf,
     /// A folder of TOML files that add to the catalogue.
     #[arg(long, default_value = "/etc/decnet/catalogue.d")]
@@ -97,7 +102,11 @@ pub enum ServeError {
 ///
 /// # Errors
 /// Something that it needs is not there. After `ready` it does not fail.
-pub async fn run(args: ServeArgs, end: CancellationToken, ready: impl FnOnce(&Bound)) -> Result<(), ServeError> {
+pub async fn run(
+    args: ServeArgs,
+    end: CancellationToken,
+    ready: impl FnOnce(&Bound),
+) -> Result<(), ServeError> {
     let agent_listener = listen::bind(args.agent_listen).await?;
     let enrol_listener = listen::bind(args.enrol_listen).await?;
     let api_listener = listen::bind(args.api_listen).await?;
@@ -120,21 +129,37 @@ pub async fn run(args: ServeArgs, end: CancellationToken, ready: impl FnOnce(&Bo
     let public_tls = tls::server_config(&leaf, &key)?;
 
     let tasks = TaskTracker::new();
-    let api = Arc::new(agent::AgentApi::new(Arc::clone(&control), args.state_dir.join("blobs")));
-    tasks.spawn(listen::serve_tls(agent_listener, agent_tls, end.clone(), move |remote| {
-        let api = Arc::clone(&api);
-        service_fn(move |request| Arc::clone(&api).answer(remote.clone(), request))
-    }));
+    let api = Arc::new(agent::AgentApi::new(
+        Arc::clone(&control),
+        args.state_dir.join("blobs"),
+    ));
+    tasks.spawn(listen::serve_tls(
+        agent_listener,
+        agent_tls,
+        end.clone(),
+        move |remote| {
+            let api = Arc::clone(&api);
+            service_fn(move |request| Arc::clone(&api).answer(remote.clone(), request))
+        },
+    ));
     let enrolling = Arc::clone(&control);
-    tasks.spawn(listen::serve_tls(enrol_listener, Arc::clone(&public_tls), end.clone(), move |remote| {
-        let control = Arc::clone(&enrolling);
-        service_fn(move |request| enrolment::answer(Arc::clone(&control), remote.clone(), request))
-    }));
+    tasks.spawn(listen::serve_tls(
+        enrol_listener,
+        Arc::clone(&public_tls),
+        end.clone(),
+        move |remote| {
+            let control = Arc::clone(&enrolling);
+            service_fn(move |request| enrolment::answer(Arc::clone(&control), remote.clone(), request))
+        },
+    ));
     let router = operator::router(Arc::clone(&control));
     let over_tls = router.clone();
-    tasks.spawn(listen::serve_tls(api_listener, public_tls, end.clone(), move |remote| {
-        TowerToHyperService::new(operator::for_peer(over_tls.clone(), &remote))
-    }));
+    tasks.spawn(listen::serve_tls(
+        api_listener,
+        public_tls,
+        end.clone(),
+        move |remote| TowerToHyperService::new(operator::for_peer(over_tls.clone(), &remote)),
+    ));
     tasks.spawn(listen::serve_unix(socket, end.clone(), move |remote| {
         TowerToHyperService::new(operator::for_peer(router.clone(), &remote))
     }));
@@ -184,14 +209,27 @@ fn load(args: &ServeArgs, bound: &Bound) -> Result<(Arc<Control>, Vec<String>), 
     let image = image::load(&args.decoy_image, &args.state_dir.join("blobs"))?;
     let settings: Option<Settings> = db.read(|r| r.get::<Settings>(&()))?;
     let advertise = settings.map(|settings| settings.advertise).unwrap_or_default();
-    let first = advertise.first().cloned().unwrap_or_else(|| "localhost".to_owned());
+    let first = advertise
+        .first()
+        .cloned()
+        .unwrap_or_else(|| "localhost".to_owned());
     let addresses = Addresses {
         agent_api: format!("{first}:{}", bound.agent.port()),
         enrolment: format!("{first}:{}", bound.enrolment.port()),
     };
-    let parts = Parts { db, keys, catalogue, image, addresses, detect: crate::lan::detect };
+    let parts = Parts {
+        db,
+        keys,
+        catalogue,
+        image,
+        addresses,
+        detect: crate::lan::detect,
+    };
     let control = Control::new(parts, system_clock())?;
     // The embedded worker and operators on this machine come over loopback.
-    let names = advertise.into_iter().chain(["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()]);
+    let names =
+        advertise
+            .into_iter()
+            .chain(["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()]);
     Ok((control, names.collect()))
 }

@@ -73,7 +73,12 @@ pub enum StoreError {
         source: redb::Error,
     },
     #[error("the record {key} of the table {table} has version {found}; this master reads up to {known}")]
-    Version { table: &'static str, key: String, found: u8, known: u8 },
+    Version {
+        table: &'static str,
+        key: String,
+        found: u8,
+        known: u8,
+    },
     #[error("the record {key} of the table {table} is damaged")]
     Decode {
         table: &'static str,
@@ -121,8 +126,5 @@ pub enum Decision {
 /// happen one after another.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn view(&self) -> Result<Box<dyn View + '_>, StoreError>;
-    fn transact(
-        &self,
-        work: &mut dyn FnMut(&mut dyn Transaction) -> Decision,
-    ) -> Result<(), StoreError>;
+    fn transact(&self, work: &mut dyn FnMut(&mut dyn Transaction) -> Decision) -> Result<(), StoreError>;
 }

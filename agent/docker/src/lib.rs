@@ -1,1 +1,21 @@
-//! Filled below.
+//! Observes a Docker Engine and applies steps to it, over its local socket.
+//!
+//! The engine decides nothing here and neither does this crate: a step carries every name, address and digest.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `engine` | the connection: bounded calls, each with a timeout |
+//! | `observe` | the engine's objects of one host, the images, the interfaces |
+//! | `apply` | one step |
+//! | `events` | the engine's events as a hint to look again |
+//! | `error` | [`EngineError`]: what failed, on what, in the engine's words, and whether to retry |
+
+mod apply;
+mod engine;
+mod error;
+mod events;
+mod observe;
+
+pub use apply::BlobSource;
+pub use engine::Engine;
+pub use error::EngineError;

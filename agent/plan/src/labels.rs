@@ -8,3 +8,7 @@ pub const STACK: &str = "io.decnet.stack";
 pub const SERVICE: &str = "io.decnet.service";
 /// SHA-256 (hex) over the normalised specification that the object was made from.
 pub const HASH: &str = "io.decnet.hash";
+/// The ports that the container listens on, as `22/tcp,80/tcp`. On containers that listen only.
+pub const EXPOSE: &str = "io.decnet.expose";
+/// What every label of ours starts with. Documents cannot set labels of that prefix.
+pub const PREFIX: &str = "io.decnet.";

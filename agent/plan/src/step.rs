@@ -113,10 +113,12 @@ pub struct NetworkSpec {
 #[serde(default, deny_unknown_fields)]
 pub struct ContainerSpec {
     pub name: String,
-    /// The image's id (`sha256:…`) or `repository@sha256:…`.
-    pub image: String,
+    /// Names of one and the same image, sorted: the ids (`sha256:…`) under which an engine may know it, of which it
+    /// has one, or a single `repository@sha256:…`.
+    pub image: Vec<String>,
     pub command: Option<Vec<String>>,
     pub entrypoint: Option<Vec<String>>,
+    /// None takes a variable of the image away.
     pub environment: BTreeMap<String, Option<String>>,
     pub labels: BTreeMap<String, String>,
     pub hostname: Option<String>,
@@ -140,7 +142,8 @@ pub struct ContainerSpec {
     pub pids: Option<i64>,
     /// Billionths of a core.
     pub nano_cpus: Option<i64>,
-    /// Ports that the image listens on, as `25/tcp`.
+    /// Ports that the container listens on, as `25/tcp`, sorted. Kept in [`crate::labels::EXPOSE`] as well, because
+    /// the engine takes none for a container that joins another's network namespace.
     pub expose: Vec<String>,
     pub log_driver: Option<String>,
     pub log_options: BTreeMap<String, String>,

@@ -55,9 +55,13 @@ pub struct ObservedContainer {
     pub state: ContainerState,
     /// Restarts by the engine since the container was last started by hand.
     pub restarts: u32,
-    /// The id of the container whose network namespace it shares.
+    /// The id of the container whose network namespace it shares. None for a container with a namespace of its
+    /// own, and for one that is left in the namespace of an earlier run of the container that it joined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joined: Option<String>,
+    /// The ports that it listens on, as `25/tcp`, sorted: the `io.decnet.expose` label.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expose: Vec<String>,
     /// Its networks, by name on the engine.
     pub attachments: Vec<Attachment>,
 }
@@ -69,9 +73,14 @@ pub enum ContainerState {
     Created,
     Running,
     Paused,
-    Restarting,
+    /// It ended, and the engine starts it again.
+    Restarting {
+        code: i64,
+    },
     Removing,
-    Exited { code: i64 },
+    Exited {
+        code: i64,
+    },
     Dead,
 }
 

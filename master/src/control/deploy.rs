@@ -16,9 +16,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::FleetProblem;
 use super::{Control, ControlError, rows, settings, slot, targets, touch};
-use crate::fleet::build::{Built, ChangeKind, Deploy, build};
+use crate::fleet::build::{Built, ChangeKind, Deploy, Hosts, build, unpinned_images};
 use crate::fleet::ini;
-use crate::fleet::model::HostSlot;
 use crate::records::{DeckyRecord, Host, Leaving, ObservedRecord, Row, Settings};
 use crate::store::{Reader, Writer};
 
@@ -90,10 +89,9 @@ impl Control {
     /// # Errors
     /// [`ControlError::Fleet`] with every reason why the text is refused; nothing is changed then.
     pub fn deploy(&self, request: &DeployRequest) -> Result<Deployed, ControlError> {
-        let document = self.parse(&request.ini)?;
         let now = self.now();
         let (deployed, changed) = self.db.update(|w| {
-            let draft = self.draft(&w.reader(), &document, request, now)?;
+            let draft = self.draft(&w.reader(), request, now)?;
             self.commit(w, draft, now)
         })?;
         self.publish.notify_one();
@@ -106,33 +104,17 @@ impl Control {
     /// # Errors
     /// As [`Control::deploy`].
     pub fn plan(&self, request: &DeployRequest) -> Result<Preview, ControlError> {
-        let document = self.parse(&request.ini)?;
         let now = self.now();
         self.db.read(|r| {
-            let draft = self.draft(r, &document, request, now)?;
+            let draft = self.draft(r, request, now)?;
             self.preview(r, draft)
         })
     }
 
-    fn parse(&self, text: &str) -> Result<ini::Document, ControlError> {
-        ini::parse(text, &self.catalogue).map_err(|errors| {
-            let problem = |error: ini::IniError| FleetProblem {
-                status: error.class.status(),
-                class: error.class.to_string(),
-                message: error.to_string(),
-            };
-            ControlError::Fleet(errors.into_iter().map(problem).collect())
-        })
-    }
-
-    fn draft(
-        &self,
-        r: &Reader<'_>,
-        document: &ini::Document,
-        request: &DeployRequest,
-        now: Timestamp,
-    ) -> Result<Draft, ControlError> {
+    fn draft(&self, r: &Reader<'_>, request: &DeployRequest, now: Timestamp) -> Result<Draft, ControlError> {
         let settings = settings(r)?;
+        let document =
+            ini::parse_with(&request.ini, &self.catalogue, &settings.custom_services).map_err(refused)?;
         let hosts = Self::read_hosts(r)?;
         let records = r.all::<DeckyRecord>()?;
         let targets = targets(&hosts);
@@ -143,8 +125,15 @@ impl Control {
                     .to_owned(),
             ));
         }
-        let mode = if targets.iter().any(|host| !host.embedded) { Mode::Swarm } else { Mode::Unihost };
-        let slots: Vec<HostSlot> = targets.into_iter().map(slot).collect();
+        let mode = if targets.iter().any(|host| !host.embedded) {
+            Mode::Swarm
+        } else {
+            Mode::Unihost
+        };
+        let mut slots = Vec::with_capacity(targets.len());
+        for host in targets {
+            slots.push(slot(host, r.get::<ObservedRecord>(&host.id)?.as_ref()));
+        }
         let known: BTreeSet<HostId> = hosts
             .iter()
             .filter(|host| host.key.is_some() && !host.revoked)
@@ -153,27 +142,40 @@ impl Control {
             .collect();
         let before = super::assemble(&settings, &records);
         let mut draws = draws(&settings, &request.ini, request.replace);
-        let deploy = Deploy { ini: document, replace: request.replace };
+        let deploy = Deploy {
+            ini: &document,
+            replace: request.replace,
+        };
+        let places = Hosts {
+            targets: &slots,
+            known: &known,
+        };
+        let detected = (self.detect)();
         let built = build(
             &deploy,
             &before,
             &self.catalogue,
-            &slots,
-            &known,
-            (self.detect)().as_ref(),
+            &places,
+            detected.as_ref(),
             now,
             &mut draws,
         )
-        .map_err(|errors| {
-            let problem = |error: crate::fleet::build::BuildError| FleetProblem {
-                status: error.class.status(),
-                class: error.class.to_string(),
-                message: error.to_string(),
-            };
-            ControlError::Fleet(errors.into_iter().map(problem).collect())
-        })?;
-        let before = records.into_iter().map(|record| (record.decky.name.clone(), record)).collect();
-        Ok(Draft { settings, hosts, before, built, mode })
+        .map_err(refused)?;
+        let unpinned = unpinned_images(&built.fleet);
+        if !unpinned.is_empty() {
+            return Err(refused(unpinned));
+        }
+        let before = records
+            .into_iter()
+            .map(|record| (record.decky.name.clone(), record))
+            .collect();
+        Ok(Draft {
+            settings,
+            hosts,
+            before,
+            built,
+            mode,
+        })
     }
 
     fn commit(
@@ -182,10 +184,16 @@ impl Control {
         draft: Draft,
         now: Timestamp,
     ) -> Result<(Deployed, Vec<Row>), ControlError> {
-        let Draft { mut settings, hosts, before, built, mode } = draft;
+        let Draft {
+            mut settings,
+            hosts,
+            before,
+            built,
+            mode,
+        } = draft;
         let warnings = built.warnings.iter().map(ToString::to_string).collect();
         let touched = touched_hosts(&before, &built);
-        let generations: BTreeMap<HostId, u64> = hosts.iter().map(|host| (host.id, host.generation + 1)).collect();
+        let generations = next_generations(&hosts);
         let mut ids = Vec::new();
         let mut changed = Vec::new();
         for record in next_records(&before, &built, &generations) {
@@ -201,12 +209,25 @@ impl Control {
         settings.custom_services = built.fleet.custom_services;
         settings.revision += 1;
         w.put(&(), &settings)?;
-        Ok((Deployed { mode, lifecycle_ids: ids, warnings }, changed))
+        Ok((
+            Deployed {
+                mode,
+                lifecycle_ids: ids,
+                warnings,
+            },
+            changed,
+        ))
     }
 
     fn preview(&self, r: &Reader<'_>, draft: Draft) -> Result<Preview, ControlError> {
-        let Draft { mut settings, hosts, before, built, mode } = draft;
-        let generations = hosts.iter().map(|host| (host.id, host.generation + 1)).collect();
+        let Draft {
+            mut settings,
+            hosts,
+            before,
+            built,
+            mode,
+        } = draft;
+        let generations = next_generations(&hosts);
         let mut after = before.clone();
         for Next { record, .. } in next_records(&before, &built, &generations) {
             after.insert(record.decky.name.clone(), record);
@@ -225,12 +246,34 @@ impl Control {
             })?;
             let observed = r.get::<ObservedRecord>(&host.id)?.map(|record| record.observed);
             let known = observed.is_some();
-            let plan = plan(&desired, &observed.unwrap_or_else(Observed::default), &Policy::built_in());
-            plans.push(HostPlan { host: host.id, name: host.name.clone(), observed: known, plan });
+            let plan = plan(
+                &desired,
+                &observed.unwrap_or_else(Observed::default),
+                &Policy::built_in(),
+            );
+            plans.push(HostPlan {
+                host: host.id,
+                name: host.name.clone(),
+                observed: known,
+                plan,
+            });
         }
         let warnings = built.warnings.iter().map(ToString::to_string).collect();
-        Ok(Preview { mode, hosts: plans, warnings })
+        Ok(Preview {
+            mode,
+            hosts: plans,
+            warnings,
+        })
     }
+}
+
+fn refused(errors: Vec<ini::IniError>) -> ControlError {
+    let problem = |error: ini::IniError| FleetProblem {
+        status: error.class.status(),
+        class: error.class.to_string(),
+        message: error.to_string(),
+    };
+    ControlError::Fleet(errors.into_iter().map(problem).collect())
 }
 
 /// What is drawn at random follows from the fleet's revision and the text alone: a plan and the deploy after it
@@ -242,6 +285,16 @@ fn draws(settings: &Settings, ini: &str, replace: bool) -> ChaCha20Rng {
     hash.update([u8::from(replace)]);
     hash.update(ini.as_bytes());
     ChaCha20Rng::from_seed(hash.finalize().into())
+}
+
+/// The next generation of every host that can still let go of a decky. A revoked one is not waited for.
+fn next_generations(hosts: &[Host]) -> BTreeMap<HostId, u64> {
+    let lives = |host: &&Host| host.key.is_some() && !host.revoked;
+    hosts
+        .iter()
+        .filter(lives)
+        .map(|host| (host.id, host.generation + 1))
+        .collect()
 }
 
 /// A record as it is to be, and the operation that makes it so.
@@ -260,15 +313,25 @@ fn next_records(
         let old = before.get(&change.decky);
         match (change.kind, built.fleet.deckies.get(&change.decky), old) {
             (ChangeKind::Teardown, _, Some(old)) => {
-                let record = DeckyRecord { removing: true, previous: None, ..old.clone() };
-                next.push(Next { record, kind: OperationKind::Teardown });
+                let record = DeckyRecord {
+                    removing: true,
+                    previous: None,
+                    ..old.clone()
+                };
+                next.push(Next {
+                    record,
+                    kind: OperationKind::Teardown,
+                });
             }
             (ChangeKind::Deploy | ChangeKind::Unchanged, Some(decky), old) => {
                 let previous = old.filter(|old| !old.removing && old.decky != *decky);
                 let moved = old.filter(|old| old.decky.host != decky.host);
                 let leaving = moved.and_then(|old| {
                     let generation = generations.get(&old.decky.host).copied()?;
-                    Some(Leaving { host: old.decky.host, generation })
+                    Some(Leaving {
+                        host: old.decky.host,
+                        generation,
+                    })
                 });
                 let record = DeckyRecord {
                     decky: decky.clone(),
@@ -277,7 +340,10 @@ fn next_records(
                     previous: previous.map(|old| Box::new(old.decky.clone())),
                     leaving: leaving.or_else(|| old.and_then(|old| old.leaving.clone())),
                 };
-                next.push(Next { record, kind: OperationKind::Deploy });
+                next.push(Next {
+                    record,
+                    kind: OperationKind::Deploy,
+                });
             }
             (ChangeKind::Teardown, _, None) | (_, None, _) => {}
         }

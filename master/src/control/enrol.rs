@@ -65,20 +65,32 @@ impl Control {
         enrol_at: &str,
     ) -> Result<Invited, ControlError> {
         if invitation.lifetime <= time::Duration::ZERO || invitation.lifetime > TOKEN_LIFETIME_MAX {
-            return Err(ControlError::Invalid("a token lives from one second to one hour".to_owned()));
+            return Err(ControlError::Invalid(
+                "a token lives from one second to one hour".to_owned(),
+            ));
         }
         let now = self.now();
-        let secret = Secret::generate()
-            .map_err(|error| ControlError::Sign { what: "an enrolment token", source: error.into() })?;
+        let secret = Secret::generate().map_err(|error| ControlError::Sign {
+            what: "an enrolment token",
+            source: error.into(),
+        })?;
         let expires_at = Timestamp::new(now.get() + invitation.lifetime);
         let id = self.db.update(|w| {
-            let same = w.all::<Host>()?.into_iter().find(|host| host.name == invitation.name);
+            let same = w
+                .all::<Host>()?
+                .into_iter()
+                .find(|host| host.name == invitation.name);
             if let Some(host) = &same
                 && (host.key.is_some() || host.embedded != embedded)
             {
-                return Err(ControlError::Conflict(format!("the host name {} is taken", invitation.name)));
+                return Err(ControlError::Conflict(format!(
+                    "the host name {} is taken",
+                    invitation.name
+                )));
             }
-            let id = same.as_ref().map_or_else(|| HostId::new(Uuid::new_v4()), |host| host.id);
+            let id = same
+                .as_ref()
+                .map_or_else(|| HostId::new(Uuid::new_v4()), |host| host.id);
             let host = Host {
                 id,
                 name: invitation.name.clone(),
@@ -115,10 +127,16 @@ impl Control {
             secret: secret.reveal().to_string(),
             expires_at,
         };
-        let json = serde_json::to_vec(&token)
-            .map_err(|error| ControlError::Sign { what: "an enrolment token", source: error.into() })?;
+        let json = serde_json::to_vec(&token).map_err(|error| ControlError::Sign {
+            what: "an enrolment token",
+            source: error.into(),
+        })?;
         let token = format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(json));
-        Ok(Invited { host: id, token, expires_at })
+        Ok(Invited {
+            host: id,
+            token,
+            expires_at,
+        })
     }
 
     /// Grants an enrolment request, once.
@@ -141,18 +159,30 @@ impl Control {
                 return Err(refuse());
             }
             if let (Some(used_by), Some(certificate)) = (&token.used_by, &token.certificate) {
-                return if *used_by == key { Ok((host, certificate.clone())) } else { Err(refuse()) };
+                return if *used_by == key {
+                    Ok((host, certificate.clone()))
+                } else {
+                    Err(refuse())
+                };
             }
-            let subject = HostSubject { fleet: self.fleet.uuid(), host: host.id.uuid() };
+            let subject = HostSubject {
+                fleet: self.fleet.uuid(),
+                host: host.id.uuid(),
+            };
             let leaf = self
                 .keys
                 .ca
                 .issue_host(&csr, subject, now.get(), CERTIFICATE_LIFETIME)
-                .map_err(|error| ControlError::Sign { what: "a host certificate", source: error.into() })?;
+                .map_err(|error| ControlError::Sign {
+                    what: "a host certificate",
+                    source: error.into(),
+                })?;
             let certificate = leaf.chain_pem();
             host.key = Some(key.clone());
-            host.certificate =
-                leaf.chain().first().map(|der| digest(Sha256Digest::of(der.as_ref()).as_bytes()));
+            host.certificate = leaf
+                .chain()
+                .first()
+                .map(|der| digest(Sha256Digest::of(der.as_ref()).as_bytes()));
             host.enrolled_at = Some(now);
             token.used_by = Some(key.clone());
             token.certificate = Some(certificate.clone());
@@ -169,8 +199,11 @@ impl Control {
         })?;
         self.publish.notify_one();
         tracing::info!(host = %host.name, id = %host.id, "enrolled a host");
-        let trust_root = serde_json::from_slice(&self.keys.trust_root.to_json())
-            .map_err(|error| ControlError::Sign { what: "the trust root", source: error.into() })?;
+        let trust_root =
+            serde_json::from_slice(&self.keys.trust_root.to_json()).map_err(|error| ControlError::Sign {
+                what: "the trust root",
+                source: error.into(),
+            })?;
         Ok(EnrolResponse {
             schema: enrol::SCHEMA,
             fleet: self.fleet,
@@ -179,7 +212,10 @@ impl Control {
             certificate,
             trust_root,
             agent_api: self.addresses.agent_api.clone(),
-            network: HostNetwork { ipvlan: host.ipvlan, interface: host.interface },
+            network: HostNetwork {
+                ipvlan: host.ipvlan,
+                interface: host.interface,
+            },
         })
     }
 
@@ -195,7 +231,8 @@ impl Control {
         })?;
         if let Some(mut host) = stale {
             host.key = None;
-            self.db.update(|w| w.put(&host.id, &host).map_err(ControlError::from))?;
+            self.db
+                .update(|w| w.put(&host.id, &host).map_err(ControlError::from))?;
         }
         let invitation = Invitation {
             name: name.clone(),

@@ -1,12 +1,13 @@
 //! Hosts as operators see them. Liveness is derived from heartbeats when it is asked for, never stored.
 
-use decnet_wire::ids::{HostId, HostName, Timestamp};
+use decnet_wire::ids::{HostId, HostName, ServiceSlug, Timestamp};
 use decnet_wire::observed::{ContainerState, Observed, ObservedContainer};
 use serde::{Deserialize, Serialize};
 
 use super::deploy::Mode;
 use super::{Control, ControlError, settings, targets};
 use crate::fleet::compile::stack_name;
+use crate::fleet::model::DeploymentLimit;
 use crate::records::{DeckyRecord, Host, HostStatus, ObservedRecord, Row, RowStatus, Settings};
 
 /// After so long without a heartbeat a host counts as unreachable: three of them.
@@ -98,16 +99,28 @@ impl Control {
     /// # Errors
     /// The store's.
     pub fn hosts(&self) -> Result<Vec<HostView>, ControlError> {
-        let (hosts, deckies) =
-            self.db.read(|r| Ok::<_, ControlError>((Self::read_hosts(r)?, r.all::<DeckyRecord>()?)))?;
+        let (hosts, deckies) = self
+            .db
+            .read(|r| Ok::<_, ControlError>((Self::read_hosts(r)?, r.all::<DeckyRecord>()?)))?;
         let mut views: Vec<HostView> = hosts
             .into_iter()
             .map(|host| {
-                let status =
-                    self.status().get(&host.id).cloned().unwrap_or_else(|| HostStatus::unheard(host.id));
+                let status = self
+                    .status()
+                    .get(&host.id)
+                    .cloned()
+                    .unwrap_or_else(|| HostStatus::unheard(host.id));
                 let state = self.host_condition(&host, &status);
-                let deckies = deckies.iter().filter(|record| record.decky.host == host.id).count();
-                HostView { host, status, state, deckies }
+                let deckies = deckies
+                    .iter()
+                    .filter(|record| record.decky.host == host.id)
+                    .count();
+                HostView {
+                    host,
+                    status,
+                    state,
+                    deckies,
+                }
             })
             .collect();
         views.sort_by(|a, b| a.host.name.cmp(&b.host.name));
@@ -120,7 +133,10 @@ impl Control {
     /// No such host (404).
     pub fn host(&self, id: HostId) -> Result<HostView, ControlError> {
         let found = self.hosts()?.into_iter().find(|view| view.host.id == id);
-        found.ok_or_else(|| ControlError::NotFound { what: "host", name: id.to_string() })
+        found.ok_or_else(|| ControlError::NotFound {
+            what: "host",
+            name: id.to_string(),
+        })
     }
 
     fn host_condition(&self, host: &Host, status: &HostStatus) -> HostState {
@@ -130,10 +146,16 @@ impl Control {
         if host.key.is_none() {
             return HostState::Invited;
         }
-        let Some(heard) = status.last_heartbeat else { return HostState::Enrolled };
+        let Some(heard) = status.last_heartbeat else {
+            return HostState::Enrolled;
+        };
         // While the master itself was away it heard nobody: the silence counts from its start at the earliest.
         let since = heard.get().max(self.started_at.get());
-        if self.now().get() - since <= SILENCE { HostState::Active } else { HostState::Unreachable }
+        if self.now().get() - since <= SILENCE {
+            HostState::Active
+        } else {
+            HostState::Unreachable
+        }
     }
 
     /// Whether deckies run on enrolled hosts, and on how many.
@@ -163,7 +185,10 @@ impl Control {
                 let seen = observed.iter().find(|seen| seen.host == record.decky.host);
                 let state = decky_state(&record, row.as_ref(), seen.map(|seen| &seen.observed));
                 views.push(DeckyView {
-                    host: hosts.iter().find(|host| host.id == record.decky.host).map(|host| host.name.clone()),
+                    host: hosts
+                        .iter()
+                        .find(|host| host.id == record.decky.host)
+                        .map(|host| host.name.clone()),
                     state,
                     row,
                     seen_at: seen.map(|seen| seen.received_at),
@@ -186,10 +211,9 @@ impl Control {
     ///
     /// # Errors
     /// Not within 1 to 500 (422).
-    pub fn set_deployment_limit(&self, limit: u32) -> Result<(), ControlError> {
-        if !(1..=500).contains(&limit) {
-            return Err(ControlError::Invalid(format!("the deployment limit {limit} is not within 1 to 500")));
-        }
+    pub fn set_deployment_limit(&self, limit: u16) -> Result<(), ControlError> {
+        let limit = DeploymentLimit::try_from(limit)
+            .map_err(|error| ControlError::Invalid(format!("the deployment limit is refused: {error}")))?;
         self.db.update(|w| {
             let mut settings = settings(&w.reader())?;
             settings.deployment_limit = limit;
@@ -205,15 +229,23 @@ fn decky_state(record: &DeckyRecord, row: Option<&Row>, observed: Option<&Observ
     }
     let stack = stack_name(&record.decky.name);
     let containers: Vec<&ObservedContainer> = observed
-        .map(|observed| observed.containers.iter().filter(|container| container.stack == stack).collect())
+        .map(|observed| {
+            observed
+                .containers
+                .iter()
+                .filter(|container| container.stack == stack)
+                .collect()
+        })
         .unwrap_or_default();
     let runs = |service: &str| {
         containers.iter().any(|container| {
             container.service == service && matches!(container.state, ContainerState::Running)
         })
     };
-    let wanted = std::iter::once("base").chain(record.decky.services.iter().map(|slug| slug.as_str()));
-    let (all, running) = wanted.fold((0, 0), |(all, running), service| (all + 1, running + usize::from(runs(service))));
+    let wanted = std::iter::once("base").chain(record.decky.services.iter().map(ServiceSlug::as_str));
+    let (all, running) = wanted.fold((0, 0), |(all, running), service| {
+        (all + 1, running + usize::from(runs(service)))
+    });
     let failed = row.is_some_and(|row| row.status == RowStatus::Failed);
     match running {
         0 if failed => DeckyState::Failed,

@@ -41,7 +41,9 @@ impl Control {
                 self.publish.notify_one();
             }
         }
-        let known = self.db.read(|r| Ok::<_, ControlError>(r.get::<ObservedRecord>(&host)?.is_some()))?;
+        let known = self
+            .db
+            .read(|r| Ok::<_, ControlError>(r.has::<ObservedRecord>(&host)?))?;
         Ok(ReportAnswer {
             schema: report::SCHEMA,
             acked: status.acked,
@@ -86,7 +88,12 @@ impl Control {
         }
         if let Some(observed) = &report.observed {
             let accepted = status.accepted.clone();
-            let record = ObservedRecord { host, received_at: now, accepted, observed: observed.clone() };
+            let record = ObservedRecord {
+                host,
+                received_at: now,
+                accepted,
+                observed: observed.clone(),
+            };
             w.put(&host, &record)?;
             touched |= release(w, &record)?;
         }
@@ -104,7 +111,12 @@ impl Control {
     ) -> Result<bool, ControlError> {
         let host = status.host;
         match &event.body {
-            EventBody::Operation { id, decky, kind, outcome } => {
+            EventBody::Operation {
+                id,
+                decky,
+                kind,
+                outcome,
+            } => {
                 let Some(mut row) = w.get::<Row>(id)? else {
                     tracing::warn!(%host, operation = %id, "a host reports an operation that is not known");
                     return Ok(false);
@@ -124,7 +136,11 @@ impl Control {
                 }
                 Ok(touched)
             }
-            EventBody::Refused { code, detail, generation } => {
+            EventBody::Refused {
+                code,
+                detail,
+                generation,
+            } => {
                 tracing::warn!(%host, code, detail, generation, "a host refused its bundle");
                 status.refusal = Some(format!("{code}: {detail}"));
                 Ok(false)
@@ -140,7 +156,9 @@ impl Control {
 /// What the end of an operation means for its decky, when it is still the decky's newest one. True when a host
 /// needs a new bundle.
 fn conclude(w: &mut Writer<'_>, row: &Row, outcome: &Outcome) -> Result<bool, ControlError> {
-    let Some(mut record) = w.get::<DeckyRecord>(&row.decky)? else { return Ok(false) };
+    let Some(mut record) = w.get::<DeckyRecord>(&row.decky)? else {
+        return Ok(false);
+    };
     if record.operation.is_none_or(|operation| operation.id != row.id) {
         return Ok(false);
     }
@@ -158,7 +176,9 @@ fn conclude(w: &mut Writer<'_>, row: &Row, outcome: &Outcome) -> Result<bool, Co
         }
         (_, Outcome::Failed { .. }) => {
             // What ran before runs again on the host; the fleet says so too.
-            let Some(previous) = record.previous.take() else { return Ok(false) };
+            let Some(previous) = record.previous.take() else {
+                return Ok(false);
+            };
             if previous.host != record.decky.host {
                 // It was on its way to another host, and the old one has let go: it stays assigned to the new one.
                 w.put(&row.decky, &record)?;
@@ -175,11 +195,21 @@ fn conclude(w: &mut Writer<'_>, row: &Row, outcome: &Outcome) -> Result<bool, Co
 
 /// Deckies that were leaving this host and are gone from it now belong to their new host alone.
 fn release(w: &mut Writer<'_>, seen: &ObservedRecord) -> Result<bool, ControlError> {
-    let Some(accepted) = &seen.accepted else { return Ok(false) };
+    let Some(accepted) = &seen.accepted else {
+        return Ok(false);
+    };
     let gone = |leaving: &Leaving| leaving.host == seen.host && leaving.generation <= accepted.generation;
-    let there: BTreeSet<_> = seen.observed.containers.iter().map(|container| &container.stack).collect();
-    let leaving: Vec<DeckyRecord> =
-        w.all::<DeckyRecord>()?.into_iter().filter(|record| record.leaving.as_ref().is_some_and(gone)).collect();
+    let there: BTreeSet<_> = seen
+        .observed
+        .containers
+        .iter()
+        .map(|container| &container.stack)
+        .collect();
+    let leaving: Vec<DeckyRecord> = w
+        .all::<DeckyRecord>()?
+        .into_iter()
+        .filter(|record| record.leaving.as_ref().is_some_and(gone))
+        .collect();
     let mut touched = false;
     for mut record in leaving {
         if there.contains(&stack_name(&record.decky.name)) {

@@ -23,7 +23,9 @@ impl Control {
                 return Err(ControlError::Conflict(format!("{name} is being removed")));
             }
             self.draw(w, record, now)?.ok_or_else(|| {
-                ControlError::Conflict(format!("there is nothing to change: {name} has the only services it can have"))
+                ControlError::Conflict(format!(
+                    "there is nothing to change: {name} has the only services it can have"
+                ))
             })
         })?;
         self.publish.notify_one();
@@ -44,9 +46,9 @@ impl Control {
             let mut changed = Vec::new();
             for record in records {
                 let busy = match record.operation {
-                    Some(operation) => {
-                        w.get::<Row>(&operation.id)?.is_some_and(|row| !row.status.is_terminal())
-                    }
+                    Some(operation) => w
+                        .get::<Row>(&operation.id)?
+                        .is_some_and(|row| !row.status.is_terminal()),
                     None => false,
                 };
                 if record.removing || busy || !due(&fleet, &record.decky, now) {
@@ -98,7 +100,9 @@ impl Control {
         record.decky.last_mutated = now;
         let changed = rows::begin(w, &mut record, OperationKind::Mutate, now)?;
         touch(w, record.decky.host)?;
-        let Some(operation) = record.operation else { return Ok(None) };
+        let Some(operation) = record.operation else {
+            return Ok(None);
+        };
         w.put(&record.decky.name.clone(), &record)?;
         Ok(Some((operation.id, changed)))
     }

@@ -37,11 +37,15 @@ impl Control {
         host: &Host,
         records: &[DeckyRecord],
     ) -> Result<HostState, ControlError> {
-        let mine: Vec<&DeckyRecord> =
-            records.iter().filter(|record| record.decky.host == host.id && record.leaving.is_none()).collect();
+        let mine: Vec<&DeckyRecord> = records
+            .iter()
+            .filter(|record| record.decky.host == host.id && record.leaving.is_none())
+            .collect();
         let running = mine.iter().filter(|record| !record.removing);
         let fleet = Fleet {
-            deckies: running.map(|record| (record.decky.name.clone(), record.decky.clone())).collect(),
+            deckies: running
+                .map(|record| (record.decky.name.clone(), record.decky.clone()))
+                .collect(),
             ..super::assemble(settings, &[])
         };
         let reference = self.image.as_ref().map(|image| image.reference.clone());
@@ -50,11 +54,22 @@ impl Control {
                 "this master has no decoy image: start it with --decoy-image".to_owned(),
             ));
         }
-        let compiled = compile(&fleet, &slot(host), &self.catalogue, &reference.unwrap_or_default());
+        let compiled = compile(
+            &fleet,
+            &slot(host, None),
+            &self.catalogue,
+            &reference.unwrap_or_default(),
+        )
+        .map_err(|error| ControlError::Conflict(error.to_string()))?;
         let mut stacks: Vec<Stack> = compiled
             .stacks
             .into_iter()
-            .map(|stack| Stack { name: stack.name, decky: stack.decky, compose: stack.document, operation: None })
+            .map(|stack| Stack {
+                name: stack.name,
+                decky: stack.decky,
+                compose: stack.document,
+                operation: None,
+            })
             .collect();
         for record in &mine {
             if record.removing {
@@ -71,8 +86,16 @@ impl Control {
             stack.operation = record.and_then(|record| record.operation);
         }
         stacks.sort_by(|a, b| a.name.cmp(&b.name));
-        let blobs = self.image.iter().filter(|_| !fleet.deckies.is_empty()).map(|image| image.blob.clone());
-        Ok(HostState { networks: compiled.networks, stacks, blobs: blobs.collect() })
+        let blobs = self
+            .image
+            .iter()
+            .filter(|_| !fleet.deckies.is_empty())
+            .map(|image| image.blob.clone());
+        Ok(HostState {
+            networks: compiled.networks,
+            stacks,
+            blobs: blobs.collect(),
+        })
     }
 
     /// Publishes what is due, whenever it is woken, until the master ends.
@@ -82,7 +105,9 @@ impl Control {
             let control = Arc::clone(&self);
             match tokio::task::spawn_blocking(move || control.publish_due()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(error = %crate::text::chain(&error), "could not publish a bundle"),
+                Ok(Err(error)) => {
+                    tracing::error!(error = %crate::text::chain(&error), "could not publish a bundle");
+                }
                 Err(error) => tracing::error!(%error, "the publisher's work was cut off"),
             }
             woken.await;
@@ -118,18 +143,27 @@ impl Control {
 
     fn publish_host(&self, id: HostId) -> Result<(), ControlError> {
         let compiled = self.db.read(|r| {
-            let Some(host) = r.get::<Host>(&id)? else { return Ok(None) };
-            let Some(host_key) = host.key.clone() else { return Ok(None) };
+            let Some(host) = r.get::<Host>(&id)? else {
+                return Ok(None);
+            };
+            let Some(host_key) = host.key.clone() else {
+                return Ok(None);
+            };
             let settings = settings(r)?;
             let records = r.all::<DeckyRecord>()?;
             let state = self.host_state(&settings, &host, &records)?;
             Ok::<_, ControlError>(Some((host, host_key, settings.epoch, state)))
         })?;
-        let Some((host, host_key, epoch, state)) = compiled else { return Ok(()) };
+        let Some((host, host_key, epoch, state)) = compiled else {
+            return Ok(());
+        };
         let now = self.now();
         let stored = self.db.update(|w| {
             let last = w.get::<BundleRecord>(&id)?;
-            if last.as_ref().is_some_and(|last| last.generation >= host.generation) {
+            if last
+                .as_ref()
+                .is_some_and(|last| last.generation >= host.generation)
+            {
                 return Ok::<_, ControlError>(false);
             }
             let bundle = Bundle {
@@ -157,7 +191,10 @@ impl Control {
     }
 
     fn sign(&self, bundle: &Bundle) -> Result<BundleRecord, ControlError> {
-        let sign = |source: Box<dyn std::error::Error + Send + Sync>| ControlError::Sign { what: "a bundle", source };
+        let sign = |source: Box<dyn std::error::Error + Send + Sync>| ControlError::Sign {
+            what: "a bundle",
+            source,
+        };
         let payload = serde_json::to_vec(bundle).map_err(|error| sign(error.into()))?;
         let envelope = Envelope::sign(bundle::PAYLOAD_TYPE, payload, &[&self.keys.online]);
         Ok(BundleRecord {
@@ -188,8 +225,14 @@ impl Control {
     }
 
     fn published_sender(&self, host: HostId) -> watch::Sender<u64> {
-        let mut published = self.published.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        published.entry(host).or_insert_with(|| watch::channel(0).0).clone()
+        let mut published = self
+            .published
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        published
+            .entry(host)
+            .or_insert_with(|| watch::channel(0).0)
+            .clone()
     }
 
     /// Raises the generation of hosts whose bundle is past half of its life, or names another decoy image than
@@ -226,7 +269,9 @@ impl Control {
     /// # Errors
     /// The store's.
     pub fn may_fetch(&self, host: HostId, blob: &Digest) -> Result<bool, ControlError> {
-        Ok(self.bundle(host)?.is_some_and(|bundle| bundle.blobs.contains(blob)))
+        Ok(self
+            .bundle(host)?
+            .is_some_and(|bundle| bundle.blobs.contains(blob)))
     }
 
     pub(super) fn read_hosts(r: &Reader<'_>) -> Result<Vec<Host>, ControlError> {

@@ -27,7 +27,10 @@ impl Control {
             let mut settings = settings(&w.reader())?;
             settings.revision += 1;
             w.put(&(), &settings)?;
-            let id = record.operation.map(|operation| operation.id).unwrap_or_else(super::new_operation);
+            let id = record
+                .operation
+                .map(|operation| operation.id)
+                .unwrap_or_else(super::new_operation);
             w.put(name, &record)?;
             Ok::<_, ControlError>((id, changed))
         })?;

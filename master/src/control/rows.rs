@@ -24,11 +24,19 @@ pub(super) fn begin(
         && let Some(mut row) = w.get::<Row>(&open.id)?
         && !row.status.is_terminal()
     {
-        finish(&mut row, RowStatus::Superseded, Some(format!("a newer {} was asked for", kind.as_str())), now);
+        finish(
+            &mut row,
+            RowStatus::Superseded,
+            Some(format!("a newer {} was asked for", kind.as_str())),
+            now,
+        );
         w.put(&row.id, &row)?;
         changed.push(row);
     }
-    let operation = Operation { id: super::new_operation(), kind };
+    let operation = Operation {
+        id: super::new_operation(),
+        kind,
+    };
     record.operation = Some(operation);
     let row = Row {
         id: operation.id,
@@ -163,9 +171,13 @@ mod tests {
     fn a_terminal_row_never_changes() {
         let later = Timestamp::new(datetime!(2026-01-02 00:00 UTC));
         for status in [RowStatus::Succeeded, RowStatus::Failed, RowStatus::Superseded] {
-            for outcome in
-                [Outcome::Running, Outcome::Succeeded, Outcome::Failed { error: "late".to_owned() }]
-            {
+            for outcome in [
+                Outcome::Running,
+                Outcome::Succeeded,
+                Outcome::Failed {
+                    error: "late".to_owned(),
+                },
+            ] {
                 let before = row(status);
                 let mut after = before.clone();
                 apply(&mut after, &outcome, later);
@@ -178,17 +190,19 @@ mod tests {
     #[test]
     fn a_late_outcome_is_kept_beside_the_row() {
         let mut ended = row(RowStatus::Failed);
-        assert_eq!(apply(&mut ended, &Outcome::Succeeded, ended.started_at), Applied::Late);
+        let now = ended.started_at;
+        assert_eq!(apply(&mut ended, &Outcome::Succeeded, now), Applied::Late);
         assert_eq!(ended.late, Some(Outcome::Succeeded));
-        assert_eq!(apply(&mut ended, &Outcome::Succeeded, ended.started_at), Applied::Unchanged);
+        assert_eq!(apply(&mut ended, &Outcome::Succeeded, now), Applied::Unchanged);
     }
 
     #[test]
     fn an_outcome_that_comes_twice_moves_the_row_once() {
         let mut open = row(RowStatus::Pending);
-        assert_eq!(apply(&mut open, &Outcome::Running, open.started_at), Applied::Moved);
-        assert_eq!(apply(&mut open, &Outcome::Running, open.started_at), Applied::Unchanged);
-        assert_eq!(apply(&mut open, &Outcome::Succeeded, open.started_at), Applied::Moved);
-        assert_eq!(apply(&mut open, &Outcome::Succeeded, open.started_at), Applied::Unchanged);
+        let now = open.started_at;
+        assert_eq!(apply(&mut open, &Outcome::Running, now), Applied::Moved);
+        assert_eq!(apply(&mut open, &Outcome::Running, now), Applied::Unchanged);
+        assert_eq!(apply(&mut open, &Outcome::Succeeded, now), Applied::Moved);
+        assert_eq!(apply(&mut open, &Outcome::Succeeded, now), Applied::Unchanged);
     }
 }

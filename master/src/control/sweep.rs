@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Control, ControlError, rows};
-use crate::records::{Host, HostStatus, Row, RowStatus};
+use crate::records::{DeckyRecord, Host, HostStatus, Row, RowStatus};
 
 /// How often the sweep runs.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -64,7 +64,14 @@ impl Control {
         let statuses = self.status().clone();
         let changed = self.db.update(|w| {
             let mut changed = Vec::new();
-            for mut row in w.all::<Row>()? {
+            // An open row is its decky's newest operation: a newer one supersedes it in the same transaction.
+            for record in w.all::<DeckyRecord>()? {
+                let Some(operation) = record.operation else {
+                    continue;
+                };
+                let Some(mut row) = w.get::<Row>(&operation.id)? else {
+                    continue;
+                };
                 if row.status.is_terminal() || now.get() - row.started_at.get() <= DEADLINE {
                     continue;
                 }
@@ -92,13 +99,27 @@ fn overdue(host: Option<&Host>, status: Option<&HostStatus>) -> String {
     };
     let name = &host.name;
     let why = match status {
-        Some(HostStatus { last_heartbeat: None, .. }) | None => format!("the host {name} was never heard of"),
-        Some(HostStatus { refusal: Some(refusal), converged: false, .. }) => {
+        Some(HostStatus {
+            last_heartbeat: None, ..
+        })
+        | None => format!("the host {name} was never heard of"),
+        Some(HostStatus {
+            refusal: Some(refusal),
+            converged: false,
+            ..
+        }) => {
             format!("the host {name} refused its bundle: {refusal}")
         }
-        Some(HostStatus { engine: None, .. }) => format!("the Docker Engine of the host {name} does not answer"),
-        Some(HostStatus { reason: Some(reason), .. }) => format!("the host {name} is not done: {reason}"),
-        Some(HostStatus { last_heartbeat: Some(at), .. }) => {
+        Some(HostStatus { engine: None, .. }) => {
+            format!("the Docker Engine of the host {name} does not answer")
+        }
+        Some(HostStatus {
+            reason: Some(reason), ..
+        }) => format!("the host {name} is not done: {reason}"),
+        Some(HostStatus {
+            last_heartbeat: Some(at),
+            ..
+        }) => {
             format!("the host {name} did not say that it is done; its last heartbeat was at {at}")
         }
     };

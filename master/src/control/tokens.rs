@@ -15,10 +15,17 @@ const PREFIX: &str = "decnet_";
 /// # Errors
 /// No randomness, or the store's.
 pub fn create(db: &Db, name: &str, role: Role, now: Timestamp) -> Result<String, ControlError> {
-    let secret = Secret::generate()
-        .map_err(|error| ControlError::Sign { what: "an operator token", source: error.into() })?;
+    let secret = Secret::generate().map_err(|error| ControlError::Sign {
+        what: "an operator token",
+        source: error.into(),
+    })?;
     let hash = secret.hash().to_string();
-    let record = ApiTokenRecord { hash: hash.clone(), name: name.to_owned(), role, created_at: now };
+    let record = ApiTokenRecord {
+        hash: hash.clone(),
+        name: name.to_owned(),
+        role,
+        created_at: now,
+    };
     db.update(|w| w.put(&hash, &record).map_err(ControlError::from))?;
     Ok(format!("{PREFIX}{}", secret.reveal().as_str()))
 }
@@ -29,9 +36,13 @@ impl Control {
     /// # Errors
     /// The store's.
     pub fn role(&self, token: &str) -> Result<Option<Role>, ControlError> {
-        let Some(Ok(secret)) = token.strip_prefix(PREFIX).map(str::parse::<Secret>) else { return Ok(None) };
+        let Some(Ok(secret)) = token.strip_prefix(PREFIX).map(str::parse::<Secret>) else {
+            return Ok(None);
+        };
         let hash = secret.hash().to_string();
-        let record = self.db.read(|r| Ok::<_, ControlError>(r.get::<ApiTokenRecord>(&hash)?))?;
+        let record = self
+            .db
+            .read(|r| Ok::<_, ControlError>(r.get::<ApiTokenRecord>(&hash)?))?;
         Ok(record.map(|record| record.role))
     }
 

@@ -51,7 +51,8 @@ impl AgentApi {
         let response = match self.route(&remote, request).await {
             Ok(response) => response,
             Err(error) => {
-                let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                let status =
+                    StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 if status.is_server_error() {
                     tracing::error!(error = %chain(&error), "an agent's request failed");
                     message::refuse(status, "the master failed to answer; try again")
@@ -64,11 +65,17 @@ impl AgentApi {
         Ok(response)
     }
 
-    async fn route(&self, remote: &Remote, request: Request<Incoming>) -> Result<Response<Body>, ControlError> {
+    async fn route(
+        &self,
+        remote: &Remote,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, ControlError> {
         let host = self.identify(remote).await?;
         let path = request.uri().path().to_owned();
         match (request.method(), path.as_str()) {
-            (&Method::GET, "/agent/v1/bundle") => self.bundle(host, request.uri().query().unwrap_or("")).await,
+            (&Method::GET, "/agent/v1/bundle") => {
+                self.bundle(host, request.uri().query().unwrap_or("")).await
+            }
             (&Method::POST, "/agent/v1/report") => self.report(host, request.into_body()).await,
             (&Method::GET, path) if path.starts_with("/agent/v1/blobs/sha256/") => {
                 self.blob(host, path, request.headers().get(RANGE)).await
@@ -79,16 +86,27 @@ impl AgentApi {
 
     /// The host that the client certificate names, if it is enrolled with that key now.
     async fn identify(&self, remote: &Remote) -> Result<HostId, ControlError> {
-        let Remote::Tls { address, certificate: Some(leaf) } = remote else {
-            return Err(ControlError::Forbidden("a client certificate is required".to_owned()));
+        let Remote::Tls {
+            address,
+            certificate: Some(leaf),
+        } = remote
+        else {
+            return Err(ControlError::Forbidden(
+                "a client certificate is required".to_owned(),
+            ));
         };
-        let peer = PeerIdentity::from_leaf(leaf)
-            .map_err(|error| ControlError::Forbidden(format!("the client certificate is refused: {error}")))?;
+        let peer = PeerIdentity::from_leaf(leaf).map_err(|error| {
+            ControlError::Forbidden(format!("the client certificate is refused: {error}"))
+        })?;
         if peer.fleet != self.control.fleet_id().uuid() {
-            return Err(ControlError::Forbidden("the client certificate is another fleet's".to_owned()));
+            return Err(ControlError::Forbidden(
+                "the client certificate is another fleet's".to_owned(),
+            ));
         }
         if peer.not_after <= time::OffsetDateTime::now_utc() {
-            return Err(ControlError::Forbidden("the client certificate has expired".to_owned()));
+            return Err(ControlError::Forbidden(
+                "the client certificate has expired".to_owned(),
+            ));
         }
         let id = HostId::new(peer.host);
         let key = Digest::from_sha256(*peer.key.sha256().as_bytes());
@@ -100,7 +118,9 @@ impl AgentApi {
 
     async fn bundle(&self, host: HostId, query: &str) -> Result<Response<Body>, ControlError> {
         let number = |name: &str| {
-            query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse::<u64>().ok())
+            query
+                .split('&')
+                .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse::<u64>().ok())
         };
         let after = number("after").unwrap_or(0);
         let wait = Duration::from_secs(number("wait").unwrap_or(0).min(WAIT_MAX_S));
@@ -127,7 +147,10 @@ impl AgentApi {
             Err(error) => return Ok(error.response()),
         };
         if report.schema != report::SCHEMA || report.events.len() > limits::EVENTS {
-            return Ok(message::refuse(StatusCode::UNPROCESSABLE_ENTITY, "this master reads reports of schema 1"));
+            return Ok(message::refuse(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "this master reads reports of schema 1",
+            ));
         }
         let control = Arc::clone(&self.control);
         let answer = blocking(move || control.ingest(host, &report)).await?;
@@ -142,11 +165,17 @@ impl AgentApi {
     ) -> Result<Response<Body>, ControlError> {
         let hex = path.trim_start_matches("/agent/v1/blobs/sha256/");
         let Ok(digest) = format!("sha256:{hex}").parse::<Digest>() else {
-            return Ok(message::refuse(StatusCode::NOT_FOUND, "a blob is named by 64 hexadecimal digits"));
+            return Ok(message::refuse(
+                StatusCode::NOT_FOUND,
+                "a blob is named by 64 hexadecimal digits",
+            ));
         };
         let (control, wanted) = (Arc::clone(&self.control), digest.clone());
         if !blocking(move || control.may_fetch(host, &wanted)).await? {
-            return Ok(message::refuse(StatusCode::NOT_FOUND, "this host's bundle names no such blob"));
+            return Ok(message::refuse(
+                StatusCode::NOT_FOUND,
+                "this host's bundle names no such blob",
+            ));
         }
         let range = range.and_then(|range| range.to_str().ok());
         Ok(send_blob(&self.blobs, &digest, range).await)
@@ -156,13 +185,14 @@ impl AgentApi {
 async fn send_blob(folder: &Path, digest: &Digest, range: Option<&str>) -> Response<Body> {
     match blobs::open(folder, digest, range).await {
         Ok(part) => {
+            let content_range = part.content_range();
             let mut response = Response::new(part.body);
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
             headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
             headers.insert(CONTENT_LENGTH, HeaderValue::from(part.length));
             if part.start > 0
-                && let Ok(value) = HeaderValue::from_str(&part.content_range())
+                && let Ok(value) = HeaderValue::from_str(&content_range)
             {
                 headers.insert(CONTENT_RANGE, value);
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -170,7 +200,8 @@ async fn send_blob(folder: &Path, digest: &Digest, range: Option<&str>) -> Respo
             response
         }
         Err(blobs::OpenError::Range { size }) => {
-            let mut response = message::refuse(StatusCode::RANGE_NOT_SATISFIABLE, "the range is beyond the blob");
+            let mut response =
+                message::refuse(StatusCode::RANGE_NOT_SATISFIABLE, "the range is beyond the blob");
             if let Ok(value) = HeaderValue::from_str(&format!("bytes */{size}")) {
                 response.headers_mut().insert(CONTENT_RANGE, value);
             }
@@ -178,7 +209,10 @@ async fn send_blob(folder: &Path, digest: &Digest, range: Option<&str>) -> Respo
         }
         Err(blobs::OpenError::Read(error)) => {
             tracing::error!(%digest, %error, "could not read a blob");
-            message::refuse(StatusCode::INTERNAL_SERVER_ERROR, "the master failed to read the blob; try again")
+            message::refuse(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the master failed to read the blob; try again",
+            )
         }
     }
 }
@@ -189,6 +223,9 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, ControlError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(ControlError::Sign { what: "an answer: the work was cut off", source: error.into() }),
+        Err(error) => Err(ControlError::Sign {
+            what: "an answer: the work was cut off",
+            source: error.into(),
+        }),
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use decnet_wire::ids::Digest;
 use futures_util::TryStreamExt as _;
-use http_body_util::{BodyExt as _, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
@@ -30,7 +30,12 @@ impl Part {
     /// The `Content-Range` of this part (RFC 9110 §14.4).
     #[must_use]
     pub fn content_range(&self) -> String {
-        format!("bytes {}-{}/{}", self.start, self.size.saturating_sub(1), self.size)
+        format!(
+            "bytes {}-{}/{}",
+            self.start,
+            self.size.saturating_sub(1),
+            self.size
+        )
     }
 }
 
@@ -50,7 +55,13 @@ pub enum OpenError {
 pub async fn open(folder: &Path, digest: &Digest, range: Option<&str>) -> Result<Part, OpenError> {
     let mut file = tokio::fs::File::open(folder.join(digest.hex())).await?;
     let size = file.metadata().await?.len();
-    let start = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<u64>().ok());
+    let start = range.and_then(|range| {
+        range
+            .strip_prefix("bytes=")?
+            .strip_suffix('-')?
+            .parse::<u64>()
+            .ok()
+    });
     let start = start.unwrap_or(0);
     if start > 0 && start >= size {
         return Err(OpenError::Range { size });
@@ -59,7 +70,12 @@ pub async fn open(folder: &Path, digest: &Digest, range: Option<&str>) -> Result
     let length = size - start;
     let stream = ReaderStream::with_capacity(file.take(length), CHUNK);
     let body = BodyExt::boxed(StreamBody::new(stream.map_ok(Frame::<Bytes>::data)));
-    Ok(Part { body, start, length, size })
+    Ok(Part {
+        body,
+        start,
+        length,
+        size,
+    })
 }
 
 /// Puts a file into the folder under its digest, once its bytes were seen to have it.
@@ -67,7 +83,10 @@ pub async fn open(folder: &Path, digest: &Digest, range: Option<&str>) -> Result
 /// # Errors
 /// The file does not read, has another digest, or cannot be written.
 pub fn put(folder: &Path, file: &Path, digest: &Digest) -> Result<PathBuf, PutError> {
-    let failed = |source| PutError::Copy { file: file.to_owned(), source };
+    let failed = |source| PutError::Copy {
+        file: file.to_owned(),
+        source,
+    };
     std::fs::create_dir_all(folder).map_err(failed)?;
     let kept = folder.join(digest.hex());
     if kept.exists() && sha256(&kept).map_err(failed)? == *digest {
@@ -78,7 +97,11 @@ pub fn put(folder: &Path, file: &Path, digest: &Digest) -> Result<PathBuf, PutEr
     let found = sha256(&partial).map_err(failed)?;
     if found != *digest {
         std::fs::remove_file(&partial).map_err(failed)?;
-        return Err(PutError::Digest { file: file.to_owned(), found, expected: digest.clone() });
+        return Err(PutError::Digest {
+            file: file.to_owned(),
+            found,
+            expected: digest.clone(),
+        });
     }
     std::fs::rename(&partial, &kept).map_err(failed)?;
     Ok(kept)
@@ -94,7 +117,11 @@ pub enum PutError {
         source: std::io::Error,
     },
     #[error("{file} has the digest {found}, not {expected}: build it again")]
-    Digest { file: PathBuf, found: Digest, expected: Digest },
+    Digest {
+        file: PathBuf,
+        found: Digest,
+        expected: Digest,
+    },
 }
 
 fn sha256(path: &Path) -> std::io::Result<Digest> {

@@ -5,8 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use decnet_agent::config::Config;
-use decnet_agent::{Agent, enrol, identity};
+use decnet_agent::{Agent, Config, enrol};
 use decnet_wire::ids::HostName;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,7 +37,8 @@ pub(super) fn spawn(
     }
     let mut config = Config::new(args.state_dir.join("worker"));
     config.docker_socket.clone_from(&args.docker_socket);
-    config.master = Some(loopback(bound.agent).into());
+    let master = loopback(bound.agent);
+    config.master = master.to_string().parse().ok();
     let enrol_at = loopback(bound.enrolment).to_string();
     tasks.spawn(async move {
         while !end.is_cancelled() {
@@ -59,12 +59,16 @@ async fn work(
     enrol_at: &str,
     end: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    if !identity::exists(config) {
-        let name: HostName = NAME.parse()?;
-        let invited = control.invite_embedded(&name, enrol_at)?;
-        enrol::enrol(&invited.token, config).await?;
-    }
-    Agent::open(config.clone())?.run(end).await?;
+    let agent = match Agent::open(config.clone()) {
+        Err(error) if error.is_not_enrolled() => {
+            let name: HostName = NAME.parse()?;
+            let invited = control.invite_embedded(&name, enrol_at)?;
+            enrol::enrol(&invited.token, config).await?;
+            Agent::open(config.clone())?
+        }
+        opened => opened?,
+    };
+    agent.run(end).await?;
     Ok(())
 }
 

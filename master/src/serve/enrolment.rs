@@ -42,7 +42,11 @@ pub async fn answer(
         Err(error) => {
             tracing::warn!(%host, ?remote, error = %chain(&error), "refused an enrolment");
             let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let detail = if status.is_server_error() { "the master failed; try again".to_owned() } else { error.to_string() };
+            let detail = if status.is_server_error() {
+                "the master failed; try again".to_owned()
+            } else {
+                error.to_string()
+            };
             message::refuse(status, &detail)
         }
     })

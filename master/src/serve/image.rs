@@ -60,10 +60,19 @@ pub fn load(archive: &Path, blobs: &Path) -> Result<Option<DecoyImage>, ImageErr
     let description: Description = serde_json::from_slice(&files::read_capped(&path, TEXT_CAP)?)
         .map_err(|source| ImageError::Describe { path, source })?;
     blobs::put(blobs, archive, &description.digest)?;
-    let kind =
-        BlobKind::ImageArchive { reference: description.reference.clone(), image_ids: description.image_ids };
-    let blob = Blob { digest: description.digest, size: description.size, kind };
-    Ok(Some(DecoyImage { reference: description.reference, blob }))
+    let kind = BlobKind::ImageArchive {
+        reference: description.reference.clone(),
+        image_ids: description.image_ids,
+    };
+    let blob = Blob {
+        digest: description.digest,
+        size: description.size,
+        kind,
+    };
+    Ok(Some(DecoyImage {
+        reference: description.reference,
+        blob,
+    }))
 }
 
 /// The TOML files of a folder, by name. No folder is no error.
@@ -71,7 +80,10 @@ pub fn load(archive: &Path, blobs: &Path) -> Result<Option<DecoyImage>, ImageErr
 /// # Errors
 /// A file does not read.
 pub fn catalogue_files(folder: &Path) -> Result<Vec<(String, String)>, ImageError> {
-    let list = |source| ImageError::List { path: folder.to_owned(), source };
+    let list = |source| ImageError::List {
+        path: folder.to_owned(),
+        source,
+    };
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -34,7 +34,10 @@ pub enum Remote {
     /// A process on this machine, by its user id.
     Unix { uid: u32 },
     /// A TLS client, with its leaf certificate in DER where it showed one.
-    Tls { address: SocketAddr, certificate: Option<Arc<[u8]>> },
+    Tls {
+        address: SocketAddr,
+        certificate: Option<Arc<[u8]>>,
+    },
 }
 
 /// A listener could not be opened.
@@ -55,7 +58,12 @@ pub enum ListenError {
 /// # Errors
 /// The address is taken or not this machine's.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address).await.map_err(|source| ListenError::Bind { at: address.to_string(), source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ListenError::Bind {
+            at: address.to_string(),
+            source,
+        })
 }
 
 /// Opens a Unix socket for the user that the master runs as. A socket that nobody listens on any more is replaced.
@@ -63,7 +71,10 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
 /// # Errors
 /// Somebody listens on it, or it cannot be made.
 pub async fn bind_unix(path: &Path) -> Result<UnixListener, ListenError> {
-    let error = |source| ListenError::Bind { at: path.display().to_string(), source };
+    let error = |source| ListenError::Bind {
+        at: path.display().to_string(),
+        source,
+    };
     if tokio::net::UnixStream::connect(path).await.is_ok() {
         return Err(ListenError::Busy(path.to_owned()));
     }
@@ -94,12 +105,16 @@ pub async fn serve_tls<S, F>(
     let tasks = TaskTracker::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Some(place) = next_place(&places, &end).await else { break };
+        let Some(place) = next_place(&places, &end).await else {
+            break;
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = end.cancelled() => break,
         };
-        let Some((stream, address)) = survive(accepted).await else { continue };
+        let Some((stream, address)) = survive(accepted).await else {
+            continue;
+        };
         let (acceptor, service, end) = (acceptor.clone(), service.clone(), end.clone());
         tasks.spawn(async move {
             let _place = place;
@@ -114,9 +129,18 @@ pub async fn serve_tls<S, F>(
                     return;
                 }
             };
-            let certificate =
-                stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(|der| Arc::from(der.as_ref()));
-            connection(TokioIo::new(stream), service(Remote::Tls { address, certificate }), end).await;
+            let certificate = stream
+                .get_ref()
+                .1
+                .peer_certificates()
+                .and_then(|chain| chain.first())
+                .map(|der| Arc::from(der.as_ref()));
+            connection(
+                TokioIo::new(stream),
+                service(Remote::Tls { address, certificate }),
+                end,
+            )
+            .await;
         });
     }
     tasks.close();
@@ -132,17 +156,26 @@ where
     let tasks = TaskTracker::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Some(place) = next_place(&places, &end).await else { break };
+        let Some(place) = next_place(&places, &end).await else {
+            break;
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = end.cancelled() => break,
         };
-        let Some((stream, _)) = survive(accepted).await else { continue };
+        let Some((stream, _)) = survive(accepted).await else {
+            continue;
+        };
         let Ok(peer) = stream.peer_cred() else { continue };
         let (service, end) = (service.clone(), end.clone());
         tasks.spawn(async move {
             let _place = place;
-            connection(TokioIo::new(stream), service(Remote::Unix { uid: peer.uid() }), end).await;
+            connection(
+                TokioIo::new(stream),
+                service(Remote::Unix { uid: peer.uid() }),
+                end,
+            )
+            .await;
         });
     }
     tasks.close();
@@ -151,17 +184,25 @@ where
 
 /// What hyper serves a connection with.
 pub trait HttpService:
-    Service<hyper::Request<Incoming>, Response = hyper::Response<Self::Body>, Error = Self::Failure, Future: Send>
-    + Send
+    Service<
+        hyper::Request<Incoming>,
+        Response = hyper::Response<Self::Body>,
+        Error = Self::Failure,
+        Future: Send,
+    > + Send
     + 'static
 {
-    type Body: hyper::body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+    type Body: hyper::body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + 'static;
     type Failure: Into<Box<dyn std::error::Error + Send + Sync>>;
 }
 
 impl<S, B, E> HttpService for S
 where
-    S: Service<hyper::Request<Incoming>, Response = hyper::Response<B>, Error = E, Future: Send> + Send + 'static,
+    S: Service<hyper::Request<Incoming>, Response = hyper::Response<B>, Error = E, Future: Send>
+        + Send
+        + 'static,
     B: hyper::body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
@@ -175,7 +216,9 @@ where
     S: HttpService,
 {
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(REQUEST_HEAD).max_buf_size(HEAD_BYTES.max(8192));
+    http.timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_HEAD)
+        .max_buf_size(HEAD_BYTES.max(8192));
     let serving = http.serve_connection(io, service);
     let mut serving = std::pin::pin!(serving);
     let outcome = tokio::select! {

@@ -64,7 +64,9 @@ pub fn whole(status: StatusCode, bytes: impl Into<Bytes>) -> Response<Body> {
     let body = Full::new(bytes.into()).map_err(|never| match never {}).boxed();
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

@@ -29,11 +29,16 @@ impl RedbStore {
     /// # Errors
     /// The file is held by another process, is not a store, or cannot be written.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let open = |source| StoreError::Open { path: path.display().to_string(), source };
+        let open = |source| StoreError::Open {
+            path: path.display().to_string(),
+            source,
+        };
         let database = Database::create(path).map_err(|error| open(error.into()))?;
         let begin = database.begin_write().map_err(|error| open(error.into()))?;
         for table in Table::ALL {
-            begin.open_table(definition(table)).map_err(|error| open(error.into()))?;
+            begin
+                .open_table(definition(table))
+                .map_err(|error| open(error.into()))?;
         }
         begin.commit().map_err(|error| open(error.into()))?;
         Ok(Self { database })
@@ -41,7 +46,10 @@ impl RedbStore {
 }
 
 fn access<E: Into<redb::Error>>(action: &'static str) -> impl Fn(E) -> StoreError {
-    move |error| StoreError::Access { action, source: error.into() }
+    move |error| StoreError::Access {
+        action,
+        source: error.into(),
+    }
 }
 
 impl Store for RedbStore {
@@ -50,10 +58,7 @@ impl Store for RedbStore {
         Ok(Box::new(Snapshot(transaction)))
     }
 
-    fn transact(
-        &self,
-        work: &mut dyn FnMut(&mut dyn Transaction) -> Decision,
-    ) -> Result<(), StoreError> {
+    fn transact(&self, work: &mut dyn FnMut(&mut dyn Transaction) -> Decision) -> Result<(), StoreError> {
         let transaction = self.database.begin_write().map_err(access("begin a write to"))?;
         let mut writing = Writing(transaction);
         match work(&mut writing) {
@@ -67,7 +72,10 @@ struct Snapshot(ReadTransaction);
 
 impl View for Snapshot {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        get(&self.0.open_table(definition(table)).map_err(access("read"))?, key)
+        get(
+            &self.0.open_table(definition(table)).map_err(access("read"))?,
+            key,
+        )
     }
 
     fn scan(
@@ -76,7 +84,11 @@ impl View for Snapshot {
         from: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StoreError> {
-        scan(&self.0.open_table(definition(table)).map_err(access("read"))?, from, visit)
+        scan(
+            &self.0.open_table(definition(table)).map_err(access("read"))?,
+            from,
+            visit,
+        )
     }
 }
 
@@ -84,7 +96,10 @@ struct Writing(WriteTransaction);
 
 impl View for Writing {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        get(&self.0.open_table(definition(table)).map_err(access("read"))?, key)
+        get(
+            &self.0.open_table(definition(table)).map_err(access("read"))?,
+            key,
+        )
     }
 
     fn scan(
@@ -93,7 +108,11 @@ impl View for Writing {
         from: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StoreError> {
-        scan(&self.0.open_table(definition(table)).map_err(access("read"))?, from, visit)
+        scan(
+            &self.0.open_table(definition(table)).map_err(access("read"))?,
+            from,
+            visit,
+        )
     }
 }
 
@@ -131,4 +150,90 @@ fn scan(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::{HostStatus, Role};
+    use crate::store::{Db, Record, Writer};
+    use decnet_wire::ids::HostId;
+    use uuid::Uuid;
+
+    fn host(n: u128) -> HostId {
+        HostId::new(Uuid::from_u128(n))
+    }
+
+    fn put(w: &mut Writer<'_>, n: u128) -> Result<(), StoreError> {
+        w.put(&host(n), &HostStatus::unheard(host(n)))
+    }
+
+    #[test]
+    fn a_failed_transaction_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::new(RedbStore::open(&folder.path().join("store.redb")).unwrap());
+        let failed = db.update(|w| {
+            put(w, 1)?;
+            assert!(w.get::<HostStatus>(&host(1))?.is_some(), "a write sees itself");
+            w.reader()
+                .get::<crate::records::Settings>(&())?
+                .ok_or(StoreError::Version {
+                    table: "settings",
+                    key: String::new(),
+                    found: 0,
+                    known: 0,
+                })
+        });
+        assert!(failed.is_err());
+        assert!(db.read(|r| r.all::<HostStatus>()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_was_committed_is_there_after_reopening_in_the_order_of_keys() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        {
+            let db = Db::new(RedbStore::open(&path).unwrap());
+            db.update(|w| [3, 1, 2].into_iter().try_for_each(|n| put(w, n)))
+                .unwrap();
+        }
+        let db = Db::new(RedbStore::open(&path).unwrap());
+        let hosts: Vec<HostId> = db
+            .read(|r| r.all::<HostStatus>())
+            .unwrap()
+            .into_iter()
+            .map(|status| status.host)
+            .collect();
+        assert_eq!(hosts, [host(1), host(2), host(3)]);
+    }
+
+    #[test]
+    fn a_second_process_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        let _held = RedbStore::open(&path).unwrap();
+        assert!(matches!(RedbStore::open(&path), Err(StoreError::Open { .. })));
+    }
+
+    #[test]
+    fn a_record_of_a_newer_master_is_not_read_as_an_older_one() {
+        #[derive(Debug, serde::Serialize, serde::Deserialize)]
+        struct Newer {
+            role: Role,
+        }
+        impl Record for Newer {
+            type Key = HostId;
+            const TABLE: Table = Table::HostStatus;
+            const VERSION: u8 = HostStatus::VERSION + 1;
+            fn key_bytes(key: &HostId) -> Vec<u8> {
+                HostStatus::key_bytes(key)
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::new(RedbStore::open(&folder.path().join("store.redb")).unwrap());
+        db.update(|w| w.put(&host(1), &Newer { role: Role::Admin }))
+            .unwrap();
+        let read = db.read(|r| r.get::<HostStatus>(&host(1)));
+        assert!(matches!(read, Err(StoreError::Version { .. })), "{read:?}");
+    }
 }

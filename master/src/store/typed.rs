@@ -61,9 +61,15 @@ impl Db {
         let mut outcome = None;
         self.0.transact(&mut |transaction| {
             // `transact` calls its work once; a store that called it again would get no second answer.
-            let Some(work) = work.take() else { return Decision::Abort };
+            let Some(work) = work.take() else {
+                return Decision::Abort;
+            };
             let result = work(&mut Writer(transaction));
-            let decision = if result.is_ok() { Decision::Commit } else { Decision::Abort };
+            let decision = if result.is_ok() {
+                Decision::Commit
+            } else {
+                Decision::Abort
+            };
             outcome = Some(result);
             decision
         })?;
@@ -94,6 +100,14 @@ impl Reader<'_> {
     /// The store's, or a damaged record.
     pub fn get<R: Record>(&self, key: &R::Key) -> Result<Option<R>, StoreError> {
         get(self.0, key)
+    }
+
+    /// Whether there is a record under a key, without reading it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn has<R: Record>(&self, key: &R::Key) -> Result<bool, StoreError> {
+        Ok(self.0.get(R::TABLE, &R::key_bytes(key))?.is_some())
     }
 
     /// Every record of a table, in the order of its keys.
@@ -143,8 +157,10 @@ impl Writer<'_> {
     /// The store's.
     pub fn put<R: Record>(&mut self, key: &R::Key, record: &R) -> Result<(), StoreError> {
         let mut value = vec![R::VERSION];
-        serde_json::to_writer(&mut value, record)
-            .map_err(|source| StoreError::Encode { table: R::TABLE.name(), source })?;
+        serde_json::to_writer(&mut value, record).map_err(|source| StoreError::Encode {
+            table: R::TABLE.name(),
+            source,
+        })?;
         self.0.put(R::TABLE, &R::key_bytes(key), &value)
     }
 
@@ -159,7 +175,9 @@ impl Writer<'_> {
 
 fn get<R: Record>(view: &dyn View, key: &R::Key) -> Result<Option<R>, StoreError> {
     let key = R::key_bytes(key);
-    view.get(R::TABLE, &key)?.map(|value| decode(&key, &value)).transpose()
+    view.get(R::TABLE, &key)?
+        .map(|value| decode(&key, &value))
+        .transpose()
 }
 
 fn all<R: Record>(view: &dyn View) -> Result<Vec<R>, StoreError> {
@@ -184,12 +202,21 @@ fn decode<R: Record>(key: &[u8], value: &[u8]) -> Result<R, StoreError> {
     let (version, json) = value.split_first().unwrap_or((&0, &[]));
     let record = match *version {
         found if found > R::VERSION => {
-            return Err(StoreError::Version { table, key: name(), found, known: R::VERSION });
+            return Err(StoreError::Version {
+                table,
+                key: name(),
+                found,
+                known: R::VERSION,
+            });
         }
         found if found < R::VERSION => R::migrate(found, json),
         _ => serde_json::from_slice(json),
     };
-    record.map_err(|source| StoreError::Decode { table, key: name(), source })
+    record.map_err(|source| StoreError::Decode {
+        table,
+        key: name(),
+        source,
+    })
 }
 
 fn key_text(key: &[u8]) -> String {

@@ -1,0 +1,150 @@
+//! Accepts visitors: bounds on how many, how long and how idle, and the events every service shares.
+
+mod connection;
+mod session;
+
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+pub use connection::Connection;
+pub use session::Session;
+
+use crate::environment::Context;
+use crate::event::{Category, Outcome};
+use crate::{Failure, event::EventLog};
+
+/// Connections of one service at a time; more are closed at once, and logged.
+pub const MAX_CONNECTIONS: usize = 64;
+
+/// How long a connection may neither deliver nor take a byte.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long a connection may last.
+pub const SESSION_CAP: Duration = Duration::from_secs(30 * 60);
+
+/// The longest datagram read, in bytes; the rest of a longer one is thrown away.
+pub const DATAGRAM_CAP: usize = 8 * 1024;
+
+/// Serves TCP on the context's port for ever: `handler` runs once a connection, as its own task.
+///
+/// What the handler returns only ends its own connection; the error's text becomes the reason of the
+/// `disconnect` event.
+///
+/// # Errors
+///
+/// When the port cannot be bound.
+pub async fn tcp<H, F>(context: &Context, handler: H) -> Result<(), Failure>
+where
+    H: Fn(Connection, Arc<Session>) -> F,
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, context.port));
+    let listener = TcpListener::bind(address).await.map_err(|source| Failure::Bind {
+        address: format!("tcp {address}"),
+        source,
+    })?;
+    announce(
+        &context.log,
+        "tcp",
+        listener.local_addr().map_or(context.port, |local| local.port()),
+    );
+
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut sessions = JoinSet::new();
+    loop {
+        let (stream, peer) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                // Out of descriptors, or the peer is gone already: neither ends the service.
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            // A finished session, or a panicked one, frees its memory here.
+            Some(_) = sessions.join_next() => continue,
+        };
+        let session = Session::open(
+            &context.log,
+            context.slug,
+            "tcp",
+            peer,
+            local_address(&stream, context),
+        );
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            session.refuse("too many connections");
+            continue;
+        };
+        session.announce();
+        let session = Arc::new(session);
+        let _ = stream.set_nodelay(true);
+        let work = handler(Connection::new(stream, IDLE_TIMEOUT), Arc::clone(&session));
+        sessions.spawn(async move {
+            let _slot = slot;
+            let reason = match tokio::time::timeout(SESSION_CAP, work).await {
+                Ok(Ok(())) => "closed".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("lasted {} minutes", SESSION_CAP.as_secs() / 60),
+            };
+            session.close(&reason);
+        });
+    }
+}
+
+/// Serves UDP on the context's port for ever: `handler` turns a datagram into an answer, or none.
+///
+/// A datagram has no connection: the handler logs what it understood through the session it is given.
+/// Source addresses can be forged, so answers should not be much longer than what they answer.
+///
+/// # Errors
+///
+/// When the port cannot be bound.
+pub async fn udp<H>(context: &Context, mut handler: H) -> Result<(), Failure>
+where
+    H: FnMut(&[u8], &Session) -> Option<Vec<u8>>,
+{
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, context.port));
+    let socket = UdpSocket::bind(address).await.map_err(|source| Failure::Bind {
+        address: format!("udp {address}"),
+        source,
+    })?;
+    let local = socket.local_addr().unwrap_or(address);
+    announce(&context.log, "udp", local.port());
+
+    let mut buffer = vec![0; DATAGRAM_CAP];
+    loop {
+        // Errors are a peer's ICMP complaint about an earlier answer, or a passing lack of memory.
+        let Ok((count, peer)) = socket.recv_from(&mut buffer).await else {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        let session = Session::open(&context.log, context.slug, "udp", peer, local);
+        if let Some(answer) = handler(&buffer[..count], &session) {
+            let _ = socket.send_to(&answer, peer).await;
+        }
+    }
+}
+
+/// The line that says the port is bound.
+fn announce(log: &EventLog, transport: &'static str, port: u16) {
+    log.event("listening", Category::Process)
+        .outcome(Outcome::Success)
+        .field("network.transport", transport)
+        .field("destination.port", port)
+        .field("process.pid", json!(std::process::id()))
+        .emit();
+}
+
+fn local_address(stream: &TcpStream, context: &Context) -> SocketAddr {
+    stream
+        .local_addr()
+        .unwrap_or_else(|_| SocketAddr::from((Ipv4Addr::UNSPECIFIED, context.port)))
+}

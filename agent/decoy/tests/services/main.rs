@@ -1,0 +1,17 @@
+//! Runs the built binary and talks to it as a visitor does.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed expectation is a failed test"
+)]
+
+mod decoy;
+mod framework;
+mod mqtt;
+mod mysql;
+mod postgres;
+mod redis;
+mod snmp;
+mod telnet;
+mod vnc;

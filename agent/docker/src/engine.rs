@@ -1,0 +1,123 @@
+//! The connection to the engine.
+
+use std::fmt;
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::{API_DEFAULT_VERSION, Docker};
+use tokio::sync::Semaphore;
+
+use crate::EngineError;
+
+/// Calls that are in flight at once. Measured: an engine on two cores gains nothing beyond.
+const CALLS: usize = 8;
+/// For a call that only looks.
+pub(crate) const LOOK: Duration = Duration::from_secs(30);
+/// For a call that changes an object. A start on a busy engine takes seconds; minutes mean that it hangs.
+pub(crate) const CHANGE: Duration = Duration::from_secs(120);
+/// For the load or pull of an image.
+pub(crate) const TRANSFER: Duration = Duration::from_secs(30 * 60);
+
+/// A Docker Engine on this machine, version 20.10 (API 1.41) or newer. Clones share the connection.
+///
+/// Guarantees: at most eight calls are in flight, each ends within its timeout. The wait of a start for its container
+/// to settle counts as none, so independent steps may all be applied at once.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) docker: Docker,
+    permits: Arc<Semaphore>,
+    socket: Arc<str>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Connects to the engine's Unix socket and agrees on an API version. When the engine is later replaced by an
+    /// older one, connect again.
+    ///
+    /// # Errors
+    /// [`EngineError::Connect`] when nothing answers there; it is worth a retry.
+    pub async fn connect(socket: &Path) -> Result<Self, EngineError> {
+        let name: Arc<str> = socket.display().to_string().into();
+        let lost = |source| EngineError::Connect {
+            socket: name.to_string(),
+            source,
+        };
+        // bollard's own timeout ends streams as well, so it is set beyond the longest of ours.
+        let docker =
+            Docker::connect_with_unix(&name, TRANSFER.as_secs() + 60, API_DEFAULT_VERSION).map_err(lost)?;
+        let negotiated = tokio::time::timeout(LOOK, docker.negotiate_version()).await;
+        let docker = match negotiated {
+            Ok(result) => result.map_err(lost)?,
+            Err(_) => {
+                return Err(EngineError::Timeout {
+                    what: format!("connect to {name}"),
+                    seconds: LOOK.as_secs(),
+                });
+            }
+        };
+        Ok(Self {
+            docker,
+            permits: Arc::new(Semaphore::new(CALLS)),
+            socket: name,
+        })
+    }
+
+    /// Asks whether the engine answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ping(&self) -> Result<(), EngineError> {
+        self.call(LOOK, || "ping the engine".to_owned(), self.docker.ping())
+            .await
+            .map(drop)
+    }
+
+    /// The engine's version, such as `20.10.24`.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn version(&self) -> Result<String, EngineError> {
+        let version = self
+            .call(
+                LOOK,
+                || "read the engine's version".to_owned(),
+                self.docker.version(),
+            )
+            .await?;
+        Ok(version.version.unwrap_or_default())
+    }
+
+    /// Makes one call under a permit and a timeout.
+    pub(crate) async fn call<T>(
+        &self,
+        limit: Duration,
+        what: impl Fn() -> String,
+        call: impl Future<Output = Result<T, bollard::errors::Error>>,
+    ) -> Result<T, EngineError> {
+        // The semaphore is never closed.
+        let _permit = self.permits.acquire().await;
+        match tokio::time::timeout(limit, call).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(bollard::errors::Error::RequestTimeoutError)) | Err(_) => Err(EngineError::Timeout {
+                what: what(),
+                seconds: limit.as_secs(),
+            }),
+            Ok(Err(source)) => Err(EngineError::Call { what: what(), source }),
+        }
+    }
+
+    /// Whether the API that was agreed on is at least `major.minor`.
+    pub(crate) fn api_at_least(&self, major: usize, minor: usize) -> bool {
+        let version = self.docker.client_version();
+        (version.major_version, version.minor_version) >= (major, minor)
+    }
+}

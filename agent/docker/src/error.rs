@@ -1,0 +1,102 @@
+//! What can go wrong between us and the engine.
+
+use std::io;
+
+/// A failed exchange with the engine, or an object that is not as it must be.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The socket does not answer: the engine is stopped, restarting, or not installed.
+    #[error("the engine at {socket} does not answer")]
+    Connect {
+        socket: String,
+        #[source]
+        source: bollard::errors::Error,
+    },
+    /// The engine answered a call with an error, or not at all.
+    #[error("cannot {what}")]
+    Call {
+        /// What was asked for, on what: `create container decnet-web-ssh-1`.
+        what: String,
+        #[source]
+        source: bollard::errors::Error,
+    },
+    /// The engine did not finish a call in time.
+    #[error("cannot {what}: the engine did not answer within {seconds} s")]
+    Timeout { what: String, seconds: u64 },
+    /// An object of that name exists and is not ours, or not the one that is wanted.
+    #[error("cannot {what}: {object} exists already and is not this host's ({id}); remove or rename it")]
+    Foreign {
+        what: String,
+        object: String,
+        id: String,
+    },
+    /// A container ended, or was restarted, before it had settled.
+    #[error("container {name} does not stay up: {how}{logs}")]
+    Unsettled {
+        name: String,
+        /// `exited with code 3`, `was killed for using too much memory`, …
+        how: String,
+        /// The last lines that it wrote, or nothing; starts with a separator.
+        logs: String,
+    },
+    /// A container has not become healthy in time, or says that it is not.
+    #[error("container {name} is not healthy: {how}")]
+    Unhealthy { name: String, how: String },
+    /// An image archive cannot be read.
+    #[error("cannot read image archive {blob}")]
+    ReadBlob {
+        blob: String,
+        #[source]
+        source: io::Error,
+    },
+    /// The engine has loaded or pulled something, but not the image that was asked for.
+    #[error("image {reference} is not there after {what}: the archive or registry holds another image")]
+    WrongImage { reference: String, what: &'static str },
+    /// None of the names of the container's image is known to the engine.
+    #[error("cannot create container {container}: the engine has no image {image}")]
+    NoImage { container: String, image: String },
+    /// The engine's version cannot do what the step asks for.
+    #[error("cannot {what}: {why}")]
+    Unsupported { what: String, why: &'static str },
+    /// The host's network interfaces cannot be listed.
+    #[error("cannot list the host's network interfaces")]
+    ListInterfaces(#[source] io::Error),
+    /// An object that carries this host's label is not what we make.
+    #[error("{object} carries this host's label, but {why}; remove it")]
+    Observe { object: String, why: String },
+}
+
+impl EngineError {
+    /// Whether the same step can succeed later without anything being changed by hand: the engine is away, slow or
+    /// overloaded.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Timeout { .. } | Self::ListInterfaces(_) => true,
+            Self::Call { source, .. } => is_transient(source),
+            Self::ReadBlob { source, .. } => source.kind() != io::ErrorKind::NotFound,
+            Self::Foreign { .. }
+            | Self::Unsettled { .. }
+            | Self::Unhealthy { .. }
+            | Self::WrongImage { .. }
+            | Self::NoImage { .. }
+            | Self::Unsupported { .. }
+            | Self::Observe { .. } => false,
+        }
+    }
+}
+
+/// Lost connections and the status codes that an engine gives while it is overloaded or going down. A plain 500 is
+/// how the engine refuses for good (an address in use, an unknown interface), so it is none of them.
+fn is_transient(error: &bollard::errors::Error) -> bool {
+    use bollard::errors::Error;
+    match error {
+        Error::DockerResponseServerError { status_code, .. } => matches!(status_code, 429 | 502 | 503 | 504),
+        Error::RequestTimeoutError
+        | Error::IOError { .. }
+        | Error::HyperResponseError { .. }
+        | Error::HyperLegacyError { .. }
+        | Error::SocketNotFoundError(_) => true,
+        _ => false,
+    }
+}

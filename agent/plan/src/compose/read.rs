@@ -1,0 +1,244 @@
+//! JSON nodes that know their path, and the sink that collects what is wrong with them.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use serde_json::{Map, Value};
+
+/// One thing wrong with a document: where, and what.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {problem}")]
+pub struct Problem {
+    /// Dotted path of keys and list indices, such as `services.ssh.expose.0`.
+    pub path: String,
+    pub problem: String,
+}
+
+/// Collects problems while a document is read to its end.
+#[derive(Debug, Default)]
+pub(crate) struct Problems(Vec<Problem>);
+
+impl Problems {
+    pub(crate) fn add(&mut self, path: &str, problem: impl Display) {
+        let path = if path.is_empty() { "document" } else { path }.to_owned();
+        self.0.push(Problem {
+            path,
+            problem: problem.to_string(),
+        });
+    }
+
+    pub(crate) fn into_result<T>(self, value: T) -> Result<T, Vec<Problem>> {
+        if self.0.is_empty() { Ok(value) } else { Err(self.0) }
+    }
+}
+
+/// A value and where it stands.
+#[derive(Debug, Clone)]
+pub(crate) struct Node<'a> {
+    pub(crate) path: String,
+    pub(crate) value: &'a Value,
+}
+
+impl<'a> Node<'a> {
+    pub(crate) fn root(value: &'a Value) -> Self {
+        Self {
+            path: String::new(),
+            value,
+        }
+    }
+
+    fn child(&self, key: impl Display, value: &'a Value) -> Self {
+        let path = if self.path.is_empty() {
+            key.to_string()
+        } else {
+            format!("{}.{key}", self.path)
+        };
+        Self { path, value }
+    }
+
+    /// A mapping whose keys are all taken one by one; [`Mapping::finish`] reports the rest.
+    pub(crate) fn mapping(self, problems: &mut Problems) -> Option<Mapping<'a>> {
+        match self.value {
+            Value::Object(map) => Some(Mapping {
+                rest: map.iter().collect(),
+                node: self,
+            }),
+            _ => fail(problems, &self.path, "must be a mapping"),
+        }
+    }
+
+    /// A mapping with names of the author's choice as keys. Null counts as empty.
+    pub(crate) fn entries(self, problems: &mut Problems) -> Option<Vec<(String, Node<'a>)>> {
+        match self.value {
+            Value::Object(map) => Some(sorted(map).map(|(k, v)| (k.clone(), self.child(k, v))).collect()),
+            Value::Null => Some(Vec::new()),
+            _ => fail(problems, &self.path, "must be a mapping"),
+        }
+    }
+
+    pub(crate) fn items(self, problems: &mut Problems) -> Option<Vec<Node<'a>>> {
+        match self.value {
+            Value::Array(list) => Some(list.iter().enumerate().map(|(i, v)| self.child(i, v)).collect()),
+            _ => fail(problems, &self.path, "must be a list"),
+        }
+    }
+
+    /// A text, with Compose's interpolation: `$$` is one dollar sign, and there are no variables to refer to.
+    pub(crate) fn text(self, problems: &mut Problems) -> Option<String> {
+        match self.value {
+            Value::String(text) => match interpolate(text) {
+                Some(text) => Some(text),
+                None => fail(problems, &self.path, VARIABLES),
+            },
+            _ => fail(problems, &self.path, "must be a text"),
+        }
+    }
+
+    /// A text or a number, written as text.
+    pub(crate) fn scalar(self, problems: &mut Problems) -> Option<String> {
+        match self.value {
+            Value::Number(number) => Some(number.to_string()),
+            Value::String(_) => self.text(problems),
+            _ => fail(problems, &self.path, "must be a text or a number"),
+        }
+    }
+
+    pub(crate) fn boolean(self, problems: &mut Problems) -> Option<bool> {
+        match self.value {
+            Value::Bool(value) => Some(*value),
+            _ => fail(problems, &self.path, "must be true or false"),
+        }
+    }
+
+    /// A text or a number that `parse` makes sense of.
+    pub(crate) fn parsed<T, E: Display>(
+        self,
+        problems: &mut Problems,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let path = self.path.clone();
+        let text = self.scalar(problems)?;
+        match parse(&text) {
+            Ok(value) => Some(value),
+            Err(error) => fail(problems, &path, error),
+        }
+    }
+
+    /// A list of texts (or of numbers, written as text).
+    pub(crate) fn texts(self, problems: &mut Problems) -> Option<Vec<String>> {
+        let items = self.items(problems)?;
+        Some(
+            items
+                .into_iter()
+                .filter_map(|node| node.scalar(problems))
+                .collect(),
+        )
+    }
+
+    /// One text, or a list of them.
+    pub(crate) fn text_or_texts(self, problems: &mut Problems) -> Option<Vec<String>> {
+        if self.value.is_array() {
+            self.texts(problems)
+        } else {
+            self.text(problems).map(|text| vec![text])
+        }
+    }
+
+    /// Compose's "list or dict": a mapping of scalars, or a list of `KEY=VALUE`. A key without a value gives None.
+    pub(crate) fn pairs(self, problems: &mut Problems) -> Option<BTreeMap<String, Option<String>>> {
+        let mut pairs = BTreeMap::new();
+        if self.value.is_array() {
+            for node in self.items(problems)? {
+                let path = node.path.clone();
+                let Some(text) = node.text(problems) else { continue };
+                let (key, value) = match text.split_once('=') {
+                    Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+                    None => (text, None),
+                };
+                if key.is_empty() {
+                    problems.add(&path, "must be KEY=VALUE");
+                } else if pairs.insert(key, value).is_some() {
+                    problems.add(&path, "the key is set twice");
+                }
+            }
+        } else {
+            for (key, node) in self.entries(problems)? {
+                let value = match node.value {
+                    Value::Null => None,
+                    Value::Bool(value) => Some(value.to_string()),
+                    _ => match node.scalar(problems) {
+                        Some(value) => Some(value),
+                        None => continue,
+                    },
+                };
+                pairs.insert(key, value);
+            }
+        }
+        Some(pairs)
+    }
+}
+
+/// A mapping with a known set of keys.
+#[derive(Debug)]
+pub(crate) struct Mapping<'a> {
+    node: Node<'a>,
+    rest: BTreeMap<&'a String, &'a Value>,
+}
+
+impl<'a> Mapping<'a> {
+    /// The value of a key; null counts as absent, as it does in Compose.
+    pub(crate) fn take(&mut self, key: &str) -> Option<Node<'a>> {
+        let value = self.rest.remove(&key.to_owned())?;
+        (!value.is_null()).then(|| self.node.child(key, value))
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.node.path
+    }
+
+    /// Every key that nobody took is an error, except `x-*`.
+    pub(crate) fn finish(self, problems: &mut Problems) {
+        for (key, value) in self.rest {
+            if !key.starts_with("x-") {
+                problems.add(&self.node.child(key, value).path, "not supported");
+            }
+        }
+    }
+}
+
+const VARIABLES: &str = "variables are not supported: write $$ for a dollar sign";
+
+/// Compose Specification, "Interpolation". A bundle has no variables, so only the escape has a meaning.
+fn interpolate(text: &str) -> Option<String> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('$') {
+        out.push_str(before);
+        out.push('$');
+        rest = after.strip_prefix('$')?;
+    }
+    out.push_str(rest);
+    Some(out)
+}
+
+fn sorted(map: &Map<String, Value>) -> impl Iterator<Item = (&String, &Value)> {
+    map.iter().collect::<BTreeMap<_, _>>().into_iter()
+}
+
+fn fail<T>(problems: &mut Problems, path: &str, problem: impl Display) -> Option<T> {
+    problems.add(path, problem);
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_doubled_dollar_is_one_and_a_single_one_is_refused() {
+        assert_eq!(interpolate("a$$b$$$$").as_deref(), Some("a$b$$"));
+        for bad in ["$HOME", "${HOME}", "a$", "$1"] {
+            assert_eq!(interpolate(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What an image reference of a document stands for.
+
+use std::collections::BTreeMap;
+
+use decnet_wire::bundle::{Blob, BlobKind};
+use decnet_wire::ids::Digest;
+use decnet_wire::observed::ObservedImage;
+
+use super::DocumentError;
+
+/// Where an image comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Image {
+    /// An archive of the bundle.
+    Archive(Archive),
+    /// `repository@sha256:…`, pulled by the engine.
+    Pinned(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Archive {
+    pub(crate) blob: Digest,
+    /// Bytes.
+    pub(crate) size: u64,
+    pub(crate) reference: String,
+    /// Sorted, at least one.
+    pub(crate) image_ids: Vec<Digest>,
+}
+
+/// The bundle's image archives by the reference under which documents name them.
+pub(super) fn archives(blobs: &[Blob], errors: &mut Vec<DocumentError>) -> BTreeMap<String, Archive> {
+    let mut archives: BTreeMap<String, Archive> = BTreeMap::new();
+    for blob in blobs {
+        let BlobKind::ImageArchive { reference, image_ids } = &blob.kind;
+        let mut image_ids = image_ids.clone();
+        image_ids.sort();
+        image_ids.dedup();
+        let path = format!("blobs.{}", blob.digest);
+        if image_ids.is_empty() {
+            errors.push(DocumentError::new(
+                None,
+                path,
+                "an image archive needs at least one image id",
+            ));
+            continue;
+        }
+        let archive = Archive {
+            blob: blob.digest.clone(),
+            size: blob.size,
+            reference: reference.clone(),
+            image_ids,
+        };
+        match archives.get(reference) {
+            Some(other) if *other != archive => errors.push(DocumentError::new(
+                None,
+                path,
+                format_args!("another blob is named {reference} as well"),
+            )),
+            _ => {
+                archives.insert(reference.clone(), archive);
+            }
+        }
+    }
+    archives
+}
+
+/// Resolves a document's reference; None when it is neither an archive's nor pinned.
+pub(super) fn resolve(reference: &str, archives: &BTreeMap<String, Archive>) -> Option<Image> {
+    if let Some(archive) = archives.get(reference) {
+        return Some(Image::Archive(archive.clone()));
+    }
+    let (repository, digest) = reference.split_once('@')?;
+    digest.parse::<Digest>().ok()?;
+    let plain = !repository.is_empty()
+        && repository.bytes().all(|b| {
+            b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-' | b'/' | b':')
+        });
+    plain.then(|| Image::Pinned(format!("{}@{digest}", without_tag(repository))))
+}
+
+impl Image {
+    /// What [`crate::step::ContainerSpec::image`] holds.
+    pub(crate) fn names(&self) -> Vec<String> {
+        match self {
+            Self::Archive(archive) => archive
+                .image_ids
+                .iter()
+                .map(|id| id.as_str().to_owned())
+                .collect(),
+            Self::Pinned(reference) => vec![reference.clone()],
+        }
+    }
+
+    /// Whether the engine has it.
+    pub(crate) fn is_among(&self, images: &[ObservedImage]) -> bool {
+        let names = self.names();
+        images
+            .iter()
+            .any(|image| names.iter().any(|name| names_image(name, image)))
+    }
+}
+
+/// Whether a name of [`crate::step::ContainerSpec::image`] means this image.
+fn names_image(name: &str, image: &ObservedImage) -> bool {
+    image.id == name
+        || image
+            .references
+            .iter()
+            .any(|reference| familiar(reference) == familiar(name))
+}
+
+/// The engine leaves the default registry and its default folder out of the references that it lists.
+fn familiar(reference: &str) -> &str {
+    let reference = reference
+        .strip_prefix("docker.io/")
+        .or_else(|| reference.strip_prefix("index.docker.io/"))
+        .unwrap_or(reference);
+    reference.strip_prefix("library/").unwrap_or(reference)
+}
+
+/// A digest decides alone: the tag beside it is not part of what the engine lists. A colon before the last slash
+/// belongs to the registry's port.
+fn without_tag(repository: &str) -> &str {
+    let name = repository.rfind('/').map_or(0, |slash| slash + 1);
+    match repository[name..].find(':') {
+        Some(colon) => &repository[..name + colon],
+        None => repository,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_digest_or_a_blob_of_the_bundle_names_an_image() {
+        let digest = Digest::from_sha256([7; 32]);
+        let none = BTreeMap::new();
+        for bad in [
+            "nginx",
+            "nginx:1",
+            "nginx@sha256:abc",
+            "@sha256:00",
+            &format!("UP@{digest}"),
+            "",
+        ] {
+            assert_eq!(resolve(bad, &none), None, "{bad}");
+        }
+        let pinned = resolve(&format!("r.example:5000/a/b:1@{digest}"), &none).unwrap();
+        assert_eq!(pinned, Image::Pinned(format!("r.example:5000/a/b@{digest}")));
+    }
+
+    #[test]
+    fn the_default_registry_is_the_same_image_with_and_without_its_name() {
+        let digest = Digest::from_sha256([7; 32]);
+        let image = ObservedImage {
+            id: "sha256:1".to_owned(),
+            references: vec![format!("nginx@{digest}")],
+        };
+        let pinned = resolve(&format!("docker.io/library/nginx:1@{digest}"), &BTreeMap::new()).unwrap();
+        assert!(pinned.is_among(&[image]));
+    }
+}

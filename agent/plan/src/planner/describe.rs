@@ -1,0 +1,30 @@
+//! Steps in words.
+
+use crate::step::Step;
+
+/// One line for people: `create container decnet-web-ssh-1`. The form is no interface.
+#[must_use]
+pub fn describe(step: &Step) -> String {
+    match step {
+        Step::LoadImage { reference, .. } => format!("load image {reference}"),
+        Step::PullImage { reference } => format!("pull image {reference}"),
+        Step::CreateNetwork { network } => {
+            let driver = network.driver.as_str();
+            match &network.parent {
+                Some(parent) => {
+                    format!(
+                        "create {driver} network {} ({} on {parent})",
+                        network.name, network.subnet
+                    )
+                }
+                None => format!("create {driver} network {} ({})", network.name, network.subnet),
+            }
+        }
+        Step::RemoveNetwork { name, .. } => format!("remove network {name}"),
+        Step::CreateContainer { container } => format!("create container {}", container.name),
+        Step::StartContainer { name, .. } => format!("start container {name}"),
+        Step::UnpauseContainer { name, .. } => format!("unpause container {name}"),
+        Step::StopContainer { name, .. } => format!("stop container {name}"),
+        Step::RemoveContainer { name, .. } => format!("remove container {name}"),
+    }
+}

@@ -1,0 +1,167 @@
+//! Admission: the only way from bytes off the network to an [`AdmittedBundle`].
+//!
+//! Flow: size cap → signature → parse exactly the verified bytes → schema → audience → expiry → epoch and
+//! generation → document → policy → commit to the ledger → publish.
+//!
+//! Guarantees: what is published was committed before. A refusal changes nothing but the memory of it: the
+//! state accepted before keeps running, also when it has expired meanwhile. What was refused for its time or
+//! its place in the order stays refused, whatever the clock says later.
+
+use std::sync::Arc;
+
+use decnet_plan::policy::Policy;
+use decnet_wire::bundle::Bundle;
+use decnet_wire::ids::{Digest, HostId, Timestamp};
+use tokio::sync::watch;
+
+use crate::clock::{SharedClock, later};
+use crate::ledger::{Acceptance, AcceptedRecord, Ledger, LedgerError, RefusalRecord};
+
+mod examine;
+mod refusal;
+
+pub(crate) use examine::{Audience, restore};
+use examine::{Examined, Memory, examine};
+pub(crate) use refusal::{Code, Refusal};
+
+/// A bundle that passed every check and is in the ledger.
+#[derive(Debug)]
+pub(crate) struct AdmittedBundle {
+    bundle: Bundle,
+    digest: Digest,
+}
+
+impl AdmittedBundle {
+    pub(crate) fn bundle(&self) -> &Bundle {
+        &self.bundle
+    }
+
+    /// SHA-256 of the payload.
+    pub(crate) fn digest(&self) -> &Digest {
+        &self.digest
+    }
+}
+
+/// What became of an envelope.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    Accepted,
+    /// It is the bundle that is accepted already.
+    NoNews,
+    Refused,
+}
+
+/// Where bundles are published. None until one has ever been accepted.
+pub(crate) type Bundles = watch::Sender<Option<Arc<AdmittedBundle>>>;
+
+/// The gate: everything that admission needs.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    audience: Arc<Audience>,
+    ledger: Arc<Ledger>,
+    clock: SharedClock,
+    bundles: Bundles,
+}
+
+impl Admission {
+    pub(crate) fn new(audience: Audience, ledger: Arc<Ledger>, clock: SharedClock, bundles: Bundles) -> Self {
+        Self { audience: Arc::new(audience), ledger, clock, bundles }
+    }
+
+    /// Publishes what the ledger holds from before. It was checked when it came in; only that it is still
+    /// the same document, and readable by this version, is looked at again.
+    pub(crate) fn restore(&self) -> Result<(), LedgerError> {
+        let (Some(accepted), Some(envelope)) = (self.ledger.accepted()?, self.ledger.envelope()?) else {
+            return Ok(());
+        };
+        match restore(self.audience.host, &accepted.digest, &envelope) {
+            Ok(admitted) => {
+                self.bundles.send_replace(Some(Arc::new(admitted)));
+            }
+            Err(refusal) => tracing::error!(
+                code = refusal.code.as_str(),
+                "the stored bundle cannot be used any more: {}; nothing is changed until the next one",
+                refusal.detail
+            ),
+        }
+        Ok(())
+    }
+
+    /// The generation accepted last; zero before the first.
+    pub(crate) fn generation(&self) -> u64 {
+        self.bundles.borrow().as_ref().map_or(0, |admitted| admitted.bundle().generation)
+    }
+
+    /// Decides about an envelope and acts on it.
+    pub(crate) async fn admit(&self, envelope: Vec<u8>) -> Result<Verdict, LedgerError> {
+        let now = self.clock.now();
+        let memory = Memory { accepted: self.ledger.accepted()?, refusals: self.ledger.refusals()? };
+        let signed_before = memory.accepted.as_ref().map(|accepted| accepted.signed_at);
+        let audience = Arc::clone(&self.audience);
+        // A large bundle takes a while to hash, parse and normalise.
+        let outcome = tokio::task::spawn_blocking(move || {
+            let outcome = examine(&audience, &memory, &envelope, now);
+            (outcome, envelope)
+        })
+        .await;
+        let Ok((outcome, envelope)) = outcome else { return Err(LedgerError::Closed) };
+        match outcome {
+            Ok(Examined::NoNews) => Ok(Verdict::NoNews),
+            Ok(Examined::News(admitted)) => {
+                self.accept(*admitted, envelope, now, signed_before).await
+            }
+            Err(refusal) => {
+                self.refuse(&refusal, now).await?;
+                Ok(Verdict::Refused)
+            }
+        }
+    }
+
+    async fn accept(
+        &self,
+        admitted: AdmittedBundle,
+        envelope: Vec<u8>,
+        now: Timestamp,
+        signed_before: Option<Timestamp>,
+    ) -> Result<Verdict, LedgerError> {
+        let bundle = admitted.bundle();
+        let generation = bundle.generation;
+        let acceptance = Acceptance {
+            envelope,
+            record: AcceptedRecord {
+                epoch: bundle.epoch,
+                generation,
+                digest: admitted.digest.clone(),
+                signed_at: later(bundle.issued_at, signed_before),
+                expires_at: bundle.expires_at,
+                accepted_at: now,
+            },
+            stacks: bundle.stacks.clone(),
+        };
+        self.ledger.write(move |tx| tx.accept(&acceptance)).await?;
+        tracing::info!(generation, stacks = bundle.stacks.len(), digest = %admitted.digest, "bundle accepted");
+        self.bundles.send_replace(Some(Arc::new(admitted)));
+        Ok(Verdict::Accepted)
+    }
+
+    async fn refuse(&self, refusal: &Refusal, now: Timestamp) -> Result<(), LedgerError> {
+        let Refusal { code, detail, digest, generation, .. } = refusal;
+        if *code == Code::Equivocation {
+            tracing::error!(code = code.as_str(), %digest, generation, "ALARM, bundle refused: {detail}");
+        } else {
+            tracing::warn!(code = code.as_str(), %digest, generation, "bundle refused: {detail}");
+        }
+        let record = RefusalRecord {
+            digest: digest.clone(),
+            code: code.as_str().to_owned(),
+            stands: refusal.stands(),
+        };
+        let (detail, generation) = (detail.clone(), *generation);
+        self.ledger.write(move |tx| tx.refuse(now, &record, &detail, generation)).await
+    }
+}
+
+/// The policy that bundles are held to.
+pub(crate) fn policy() -> Policy {
+    Policy::built_in()
+}

@@ -1,0 +1,255 @@
+//! The checks themselves: a pure function of the bytes, what is remembered and the time.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+
+use decnet_pki::envelope::{Envelope, ParseError, VerifyError};
+use decnet_plan::desired::Desired;
+use decnet_plan::policy;
+use decnet_wire::bundle::{Bundle, PAYLOAD_TYPE, SCHEMA};
+use decnet_wire::ids::{Digest, FleetId, HostId, Timestamp};
+use decnet_wire::limits;
+use serde::Deserialize;
+
+use super::{AdmittedBundle, Code, Refusal};
+use crate::clock::later;
+use crate::error::{error_chain, one_line};
+use crate::ledger::{AcceptedRecord, RefusalRecord, digest_of};
+use crate::trust::{Trust, wire_digest};
+
+/// How far ahead of the accepted generation the next one may be. A master counts one for each change of one
+/// host; without a bound, one stolen signature could use up the numbers.
+const MAX_JUMP: u64 = 1 << 20;
+/// Most networks, and most blobs, in one bundle.
+const MAX_PARTS: usize = 4096;
+/// Problems of a document that are told; a broken generator makes thousands of the same kind.
+const TOLD: usize = 3;
+
+/// Whom bundles must be for and whose signature counts.
+#[derive(Debug)]
+pub(crate) struct Audience {
+    pub(crate) fleet: FleetId,
+    pub(crate) host: HostId,
+    pub(crate) host_key: Digest,
+    pub(crate) trust: Trust,
+}
+
+/// What was decided before.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Memory {
+    pub(crate) accepted: Option<AcceptedRecord>,
+    pub(crate) refusals: Vec<RefusalRecord>,
+}
+
+/// A bundle that nothing speaks against.
+#[derive(Debug)]
+pub(crate) enum Examined {
+    News(Box<AdmittedBundle>),
+    NoNews,
+}
+
+/// Decides about an envelope.
+pub(crate) fn examine(
+    audience: &Audience,
+    memory: &Memory,
+    envelope: &[u8],
+    now: Timestamp,
+) -> Result<Examined, Refusal> {
+    let refuse = |code, detail: String, digest: &Digest, generation| Refusal {
+        code,
+        detail: one_line(&detail),
+        digest: digest.clone(),
+        generation,
+    };
+    // Size before anything is parsed.
+    let parsed = Envelope::parse(envelope, limits::BUNDLE_ENVELOPE).map_err(|error| {
+        let code = match error {
+            ParseError::TooLarge { .. } => Code::TooLarge,
+            _ => Code::Malformed,
+        };
+        refuse(code, error_chain(&error), &digest_of(envelope), None)
+    })?;
+    let digest = wire_digest(&parsed.digest());
+
+    let trust = &audience.trust;
+    let verified = parsed.verify(PAYLOAD_TYPE, &[trust.online_key], NonZeroUsize::MIN).map_err(|error| {
+        let code = match error {
+            VerifyError::PayloadType { .. } => Code::PayloadType,
+            _ => Code::Signature,
+        };
+        refuse(code, error_chain(&error), &digest, None)
+    })?;
+    let bundle = parse(verified.bytes()).map_err(|(code, detail)| refuse(code, detail, &digest, None))?;
+
+    let generation = Some(bundle.generation);
+    let refuse = |code, detail| refuse(code, detail, &digest, generation);
+    check_audience(audience, &bundle).map_err(|detail| refuse(Code::Audience, detail))?;
+    if memory.accepted.as_ref().is_some_and(|accepted| accepted.digest == digest) {
+        return Ok(Examined::NoNews);
+    }
+    // What was refused before stays refused: a clock that is set back makes nothing good again.
+    let before = |refusal: &&RefusalRecord| refusal.stands && refusal.digest == digest;
+    if let Some(code) = memory.refusals.iter().find(before).and_then(|found| Code::from_name(&found.code)) {
+        return Err(refuse(code, "it was refused before for this reason".to_owned()));
+    }
+    check_time(trust, memory, &bundle, now).map_err(|(code, detail)| refuse(code, detail))?;
+    check_order(trust, memory, &bundle).map_err(|(code, detail)| refuse(code, detail))?;
+    check_documents(audience.host, &bundle).map_err(|(code, detail)| refuse(code, detail))?;
+    Ok(Examined::News(Box::new(AdmittedBundle { bundle, digest })))
+}
+
+/// Reads a stored envelope again.
+pub(crate) fn restore(
+    host: HostId,
+    accepted: &Digest,
+    envelope: &[u8],
+) -> Result<AdmittedBundle, Refusal> {
+    let refuse = |code, detail| Refusal { code, detail, digest: accepted.clone(), generation: None };
+    let parsed = Envelope::parse(envelope, limits::BUNDLE_ENVELOPE)
+        .map_err(|error| refuse(Code::Malformed, error_chain(&error)))?;
+    // The ledger says which payload was accepted; its signature was checked then.
+    if wire_digest(&parsed.digest()) != *accepted {
+        return Err(refuse(Code::Malformed, "it is not the document that was accepted".to_owned()));
+    }
+    let read = parse(parsed.unverified_payload())
+        .and_then(|bundle| check_documents(host, &bundle).map(|()| bundle));
+    let bundle = read.map_err(|(code, detail)| refuse(code, detail))?;
+    Ok(AdmittedBundle { bundle, digest: accepted.clone() })
+}
+
+/// The bundle's documents have one meaning each, within the policy.
+fn check_documents(host: HostId, bundle: &Bundle) -> Result<(), (Code, String)> {
+    let stacks = bundle.stacks.iter().map(|stack| (&stack.name, &stack.compose));
+    let desired = Desired::new(host, &bundle.networks, &bundle.blobs, stacks)
+        .map_err(|errors| (Code::Document, told(&errors)))?;
+    let violations = policy::check(&desired, &super::policy());
+    if violations.is_empty() { Ok(()) } else { Err((Code::Policy, told(&violations))) }
+}
+
+fn parse(payload: &[u8]) -> Result<Bundle, (Code, String)> {
+    // The version is read by itself: a newer document need not parse as one of ours.
+    #[derive(Deserialize)]
+    struct Head {
+        schema: u32,
+    }
+    let malformed = |error: serde_json::Error| (Code::Malformed, format!("the payload is no bundle: {error}"));
+    let head: Head = serde_json::from_slice(payload).map_err(malformed)?;
+    if head.schema != SCHEMA {
+        let detail = format!("the bundle is of version {}, this agent knows version {SCHEMA}", head.schema);
+        return Err((Code::Schema, detail));
+    }
+    let bundle: Bundle = serde_json::from_slice(payload).map_err(malformed)?;
+    if bundle.stacks.len() > limits::STACKS
+        || bundle.networks.len() > MAX_PARTS
+        || bundle.blobs.len() > MAX_PARTS
+    {
+        let detail = format!(
+            "it has {} stacks, {} networks and {} blobs; no more than {} of each are taken",
+            bundle.stacks.len(),
+            bundle.networks.len(),
+            bundle.blobs.len(),
+            limits::STACKS
+        );
+        return Err((Code::TooLarge, detail));
+    }
+    if bundle.issued_at >= bundle.expires_at {
+        return Err((Code::Malformed, "it expires before it was issued".to_owned()));
+    }
+    let mut operations = BTreeSet::new();
+    for stack in &bundle.stacks {
+        if let Some(operation) = stack.operation
+            && !operations.insert(operation.id)
+        {
+            return Err((Code::Document, format!("operation {} stands on two stacks", operation.id)));
+        }
+    }
+    Ok(bundle)
+}
+
+fn check_audience(audience: &Audience, bundle: &Bundle) -> Result<(), String> {
+    if bundle.fleet != audience.fleet {
+        return Err(format!("it is for fleet {}, this is {}", bundle.fleet, audience.fleet));
+    }
+    if bundle.host != audience.host {
+        return Err(format!("it is for host {}, this is {}", bundle.host, audience.host));
+    }
+    if bundle.host_key != audience.host_key {
+        return Err(format!("it is for the host key {}, this is {}", bundle.host_key, audience.host_key));
+    }
+    Ok(())
+}
+
+fn check_time(
+    trust: &Trust,
+    memory: &Memory,
+    bundle: &Bundle,
+    now: Timestamp,
+) -> Result<(), (Code, String)> {
+    // A clock that was set back does not make the past current: signed times count as well.
+    let now = later(now, memory.accepted.as_ref().map(|accepted| accepted.signed_at));
+    if trust.online_key_expires_at <= now {
+        let detail = format!(
+            "the master's signing key expired at {}; renew it at the master",
+            trust.online_key_expires_at
+        );
+        return Err((Code::KeyExpired, detail));
+    }
+    if bundle.expires_at <= now {
+        let detail = format!("it expired at {}, it is {now}; look at both clocks", bundle.expires_at);
+        return Err((Code::Expired, detail));
+    }
+    Ok(())
+}
+
+fn check_order(trust: &Trust, memory: &Memory, bundle: &Bundle) -> Result<(), (Code, String)> {
+    let generation = bundle.generation;
+    if bundle.epoch != trust.epoch {
+        let detail = format!("it is of epoch {}, the trust root says {}", bundle.epoch, trust.epoch);
+        return Err((Code::Epoch, detail));
+    }
+    let Some(accepted) = &memory.accepted else { return Ok(()) };
+    if accepted.epoch > bundle.epoch {
+        let detail = format!("it is of epoch {}, epoch {} was accepted", bundle.epoch, accepted.epoch);
+        return Err((Code::Rollback, detail));
+    }
+    // Generations count within their epoch.
+    if accepted.epoch < bundle.epoch {
+        return Ok(());
+    }
+    if generation < accepted.generation {
+        let detail =
+            format!("generation {generation} is older than {}, which was accepted", accepted.generation);
+        return Err((Code::Rollback, detail));
+    }
+    if generation == accepted.generation {
+        let detail = format!(
+            "generation {generation} was accepted with other content ({}): the master signed two of them",
+            accepted.digest
+        );
+        return Err((Code::Equivocation, detail));
+    }
+    if generation - accepted.generation > MAX_JUMP {
+        let detail = format!("generation {generation} is too far ahead of {}", accepted.generation);
+        return Err((Code::FastForward, detail));
+    }
+    if generation == accepted.generation + 1
+        && let Some(previous) = &bundle.previous
+        && *previous != accepted.digest
+    {
+        let detail = format!(
+            "it follows {previous}, but generation {} was accepted as {}",
+            accepted.generation, accepted.digest
+        );
+        return Err((Code::Fork, detail));
+    }
+    Ok(())
+}
+
+fn told<T: std::fmt::Display>(problems: &[T]) -> String {
+    let mut text =
+        problems.iter().take(TOLD).map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    if problems.len() > TOLD {
+        text.push_str(&format!("; and {} more", problems.len() - TOLD));
+    }
+    text
+}

@@ -1,0 +1,226 @@
+//! An agent: opened, then run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use decnet_pki::files::{self, FileError};
+use decnet_pki::tls::TlsError;
+use decnet_wire::ids::HostId;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::admit::{Admission, Audience};
+use crate::backoff::{Backoff, Patience, seeded_by_the_system};
+use crate::blobs::Blobs;
+use crate::clock::{SharedClock, SystemClock};
+use crate::config::{Config, HostPort};
+use crate::control::{self, Control, ControlError};
+use crate::identity::{Identity, IdentityError};
+use crate::ledger::{Ledger, LedgerError};
+use crate::link::{Link, LinkError};
+use crate::pull::Pull;
+use crate::reconcile::{Condition, DockerMachine, Reconciler};
+use crate::report::Reporter;
+use crate::status::{Contact, Preview, PreviewError, Status};
+
+/// How long a poll waits until the master says otherwise.
+const POLL_WAIT: Duration = Duration::from_secs(30);
+
+/// One enrolled host's agent. It holds the ledger: there is one per state folder.
+#[derive(Debug)]
+pub struct Agent {
+    config: Config,
+    identity: Arc<Identity>,
+    ledger: Arc<Ledger>,
+    clock: SharedClock,
+}
+
+/// An agent that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The host is not enrolled, or its identity cannot be used.
+    #[error("no usable identity in the state folder")]
+    Identity(#[source] IdentityError),
+    #[error("the state folder cannot be used")]
+    StateDir(#[source] FileError),
+    /// Also when another agent holds it.
+    #[error("the ledger cannot be used")]
+    Ledger(#[source] LedgerError),
+}
+
+impl OpenError {
+    /// Whether the host has to be enrolled first.
+    #[must_use]
+    pub fn is_not_enrolled(&self) -> bool {
+        matches!(self, Self::Identity(IdentityError::NotEnrolled { .. }))
+    }
+
+    /// Whether another agent holds the state folder.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        matches!(self, Self::Ledger(LedgerError::Held { .. }))
+    }
+}
+
+/// An agent that had to stop. The deckies keep running; starting it again continues from the ledger.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("the master's address is not usable")]
+    Link(#[source] LinkError),
+    #[error("cannot speak TLS with this identity")]
+    Tls(#[source] TlsError),
+    #[error("the control socket cannot be made")]
+    Control(#[source] ControlError),
+    #[error("the ledger failed")]
+    Ledger(#[source] LedgerError),
+    #[error("a task of the agent ended unexpectedly")]
+    Task(#[source] Option<tokio::task::JoinError>),
+}
+
+impl Agent {
+    /// Opens the state folder: reads the identity, takes the ledger.
+    ///
+    /// # Errors
+    /// [`OpenError`]; see [`OpenError::is_not_enrolled`] and [`OpenError::is_held`].
+    pub fn open(config: Config) -> Result<Self, OpenError> {
+        let identity = Identity::load(&config.state_dir).map_err(OpenError::Identity)?;
+        files::create_private_dir(&config.state_dir).map_err(OpenError::StateDir)?;
+        let clock: SharedClock = Arc::new(SystemClock);
+        let opened = Ledger::open(&config.ledger_path(), clock.now()).map_err(OpenError::Ledger)?;
+        if let Some(aside) = opened.set_aside {
+            tracing::error!(kept_as = %aside.display(), "the ledger was damaged; a fresh one was begun");
+        }
+        Ok(Self { config, identity: Arc::new(identity), ledger: Arc::new(opened.ledger), clock })
+    }
+
+    /// The host that this agent works for.
+    #[must_use]
+    pub fn host(&self) -> HostId {
+        self.identity.host
+    }
+
+    /// The ledger, to look at.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The status as it stands in the ledger.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn status(&self) -> Result<Status, LedgerError> {
+        Status::read(&self.identity, self.master().to_string(), &self.ledger, None)
+    }
+
+    /// What would be done now. Changes nothing.
+    ///
+    /// # Errors
+    /// The ledger or the engine cannot be looked at.
+    pub async fn preview(&self) -> Result<Preview, PreviewError> {
+        Preview::make(self.identity.host, &self.ledger, &self.config.docker_socket).await
+    }
+
+    /// Runs until `shutdown` is cancelled. The deckies keep running after that.
+    ///
+    /// # Errors
+    /// [`RunError`], when the agent cannot go on.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
+        let mut tasks = self.start()?;
+        tokio::select! {
+            () = shutdown.cancelled() => {
+                tasks.shutdown().await;
+                Ok(())
+            }
+            ended = tasks.join_next() => {
+                tasks.shutdown().await;
+                match ended {
+                    Some(Ok(Err(error))) => Err(RunError::Ledger(error)),
+                    Some(Ok(Ok(()))) | None => Err(RunError::Task(None)),
+                    Some(Err(error)) => Err(RunError::Task(Some(error))),
+                }
+            }
+        }
+    }
+
+    fn master(&self) -> &HostPort {
+        self.config.master.as_ref().unwrap_or(&self.identity.agent_api)
+    }
+
+    fn start(self) -> Result<JoinSet<Result<(), LedgerError>>, RunError> {
+        let tls = self.identity.client_config().map_err(RunError::Tls)?;
+        // A connection each: one waits in the long poll, one must never wait.
+        let link = || Link::new(self.master().clone(), Arc::clone(&tls)).map_err(RunError::Link);
+        let (bundles, _) = watch::channel(None);
+        let (condition, _) = watch::channel(Condition::default());
+        let (contact, _) = watch::channel(Contact::default());
+        let (poll_wait, _) = watch::channel(POLL_WAIT);
+        let wake = Arc::new(Notify::new());
+        let host = self.identity.host;
+
+        let blobs = Arc::new(Blobs::new(self.config.blobs_dir(), link()?));
+        let machine = Arc::new(DockerMachine::new(self.config.docker_socket.clone(), host, blobs));
+        let listener = control::listen(&self.config.socket_path()).map_err(RunError::Control)?;
+        let control = Control {
+            identity: Arc::clone(&self.identity),
+            master: self.master().to_string(),
+            ledger: Arc::clone(&self.ledger),
+            docker_socket: self.config.docker_socket.clone(),
+            condition: condition.subscribe(),
+            contact: contact.subscribe(),
+        };
+        let reporter = Reporter {
+            link: link()?,
+            ledger: Arc::clone(&self.ledger),
+            clock: Arc::clone(&self.clock),
+            bundles: bundles.subscribe(),
+            condition: condition.subscribe(),
+            poll_wait: poll_wait.clone(),
+            contact: contact.clone(),
+            patience: Patience::new(),
+        };
+        let reconciler = Reconciler {
+            host,
+            machine: Arc::clone(&machine),
+            ledger: Arc::clone(&self.ledger),
+            clock: Arc::clone(&self.clock),
+            bundles: bundles.subscribe(),
+            wake: Arc::clone(&wake),
+            condition,
+            engine_backoff: Backoff::for_the_engine(seeded_by_the_system()),
+        };
+        let audience = Audience {
+            fleet: self.identity.fleet,
+            host,
+            host_key: self.identity.host_key(),
+            trust: self.identity.trust.clone(),
+        };
+        let admission =
+            Admission::new(audience, Arc::clone(&self.ledger), Arc::clone(&self.clock), bundles);
+        admission.restore().map_err(RunError::Ledger)?;
+        let pull = Pull {
+            link: link()?,
+            admission,
+            clock: Arc::clone(&self.clock),
+            poll_wait: poll_wait.subscribe(),
+            contact,
+            patience: Patience::new(),
+        };
+
+        tracing::info!(%host, name = %self.identity.name, master = %self.master(), "agent started");
+        let mut tasks = JoinSet::new();
+        tasks.spawn(pull.run());
+        tasks.spawn(reporter.run());
+        tasks.spawn(reconciler.run());
+        tasks.spawn(async move {
+            machine.wake_on_events(&wake, Backoff::for_the_engine(seeded_by_the_system())).await;
+            Ok(())
+        });
+        tasks.spawn(async move {
+            control::serve(listener, control).await;
+            Ok(())
+        });
+        Ok(tasks)
+    }
+}

@@ -1,0 +1,304 @@
+//! The commands of `decnet-agent`.
+
+use std::fmt;
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::{Agent, OpenError};
+use crate::config::{CONFIG_FILE, Config, DOCKER_SOCKET, STATE_DIR};
+use crate::control::{self, ControlError};
+use crate::doctor;
+use crate::enrol::{self, EnrolError, Existing, LONGEST_TOKEN};
+use crate::error::error_chain;
+use crate::ledger::JournalEntry;
+use crate::status::{Preview, Status, journal_text};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed; the last line on standard error says what, on what, and why
+  2  the command line is wrong
+  3  this host is not enrolled
+  4  another agent holds the state folder
+  5  doctor found something that does not work";
+
+/// How a command ended. The numbers are stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    NotEnrolled = 3,
+    Held = 4,
+    Unwell = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// A command that failed: the whole story on one line, and the exit code.
+#[derive(Debug)]
+pub struct Failure {
+    text: String,
+    exit: Exit,
+}
+
+impl Failure {
+    fn new(exit: Exit, error: &dyn std::error::Error) -> Self {
+        Self { text: error_chain(error), exit }
+    }
+
+    /// The exit code.
+    #[must_use]
+    pub const fn exit(&self) -> Exit {
+        self.exit
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        let exit = if error.is_not_enrolled() {
+            Exit::NotEnrolled
+        } else if error.is_held() {
+            Exit::Held
+        } else {
+            Exit::Failed
+        };
+        Self::new(exit, &error)
+    }
+}
+
+/// Keeps this host's deckies as its master's signed bundles say.
+#[derive(Debug, Parser)]
+#[command(name = "decnet-agent", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// Folder of the identity, the ledger and the control socket.
+    #[arg(long, global = true, value_name = "DIR", env = "DECNET_STATE_DIR", default_value = STATE_DIR)]
+    state_dir: PathBuf,
+    /// The Docker Engine's socket.
+    #[arg(long, global = true, value_name = "PATH", default_value = DOCKER_SOCKET)]
+    docker_socket: PathBuf,
+    /// Settings: `[agent] master = host:port, ipvlan = true|false`. A missing file is fine.
+    #[arg(long, global = true, value_name = "FILE", default_value = CONFIG_FILE)]
+    config: PathBuf,
+    /// Log as JSON, one object a line, on standard error.
+    #[arg(long, global = true)]
+    log_json: bool,
+    /// What to log, such as `info` or `decnet_agent=debug`.
+    #[arg(long, global = true, value_name = "FILTER", env = "DECNET_LOG", default_value = "info")]
+    log: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make this host a worker of the master that made the token.
+    #[command(alias = "enrol")]
+    Enroll {
+        /// The token, or `-` to read it from standard input, where other users cannot see it.
+        token: String,
+        /// Replace an enrolment that is there, once the new one is good.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Run the agent until SIGTERM or SIGINT. The deckies keep running after that.
+    Run,
+    /// Show what was accepted, how far it is, and what was asked.
+    Status(Output),
+    /// Show what the agent would do now. Changes nothing.
+    Plan(Output),
+    /// Show the newest steps.
+    Journal {
+        #[command(flatten)]
+        output: Output,
+        /// How many steps.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// Look for what keeps this host from working, and say what to do about it.
+    Doctor(Output),
+    /// Print the completions of a shell.
+    Completions { shell: Shell },
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct Output {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Cli {
+    /// Sends logs to standard error. Call it once, before [`Cli::run`].
+    pub fn init_tracing(&self) {
+        let filter = tracing_subscriber::EnvFilter::try_new(&self.common.log)
+            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        // A second subscriber in one process keeps the first: nothing to do about it, and nothing lost.
+        let _ = if self.common.log_json {
+            builder.json().flatten_event(true).try_init()
+        } else {
+            builder.with_ansi(std::io::stderr().is_terminal()).try_init()
+        };
+    }
+
+    /// Does what the command line says.
+    ///
+    /// # Errors
+    /// [`Failure`], to be shown as it is.
+    pub async fn run(self) -> Result<Exit, Failure> {
+        if let Command::Completions { shell } = self.command {
+            clap_complete::generate(shell, &mut Self::command(), "decnet-agent", &mut std::io::stdout());
+            return Ok(Exit::Done);
+        }
+        let config = self.common.config().map_err(|error| Failure::new(Exit::Failed, &error))?;
+        match self.command {
+            Command::Enroll { token, force } => enroll(&token, force, &config).await,
+            Command::Run => run(config).await,
+            Command::Status(output) => {
+                let status: Status = match asked(&config, "/status").await? {
+                    Some(status) => status,
+                    None => Agent::open(config)?
+                        .status()
+                        .map_err(|error| Failure::new(Exit::Failed, &error))?,
+                };
+                output.print(&status, Status::to_text)
+            }
+            Command::Plan(output) => {
+                let preview: Preview = match asked(&config, "/plan").await? {
+                    Some(preview) => preview,
+                    None => Agent::open(config)?
+                        .preview()
+                        .await
+                        .map_err(|error| Failure::new(Exit::Failed, &error))?,
+                };
+                output.print(&preview, Preview::to_text)
+            }
+            Command::Journal { output, limit } => {
+                let entries: Vec<JournalEntry> = match asked(&config, &format!("/journal?limit={limit}")).await? {
+                    Some(entries) => entries,
+                    None => Agent::open(config)?
+                        .ledger()
+                        .journal(limit)
+                        .map_err(|error| Failure::new(Exit::Failed, &error))?,
+                };
+                output.print(&entries, |entries| journal_text(entries))
+            }
+            Command::Doctor(output) => {
+                let findings = doctor::examine(&config).await;
+                output.print(&findings, |findings| doctor::to_text(findings))?;
+                let unwell = findings.iter().any(|finding| finding.level == doctor::Level::Fail);
+                Ok(if unwell { Exit::Unwell } else { Exit::Done })
+            }
+            // Answered above, before any file was looked at.
+            Command::Completions { .. } => Ok(Exit::Done),
+        }
+    }
+}
+
+impl Common {
+    fn config(&self) -> Result<Config, crate::config::ConfigError> {
+        let mut config = Config::new(&self.state_dir);
+        config.docker_socket.clone_from(&self.docker_socket);
+        config.with_file(&self.config)
+    }
+}
+
+impl Output {
+    fn print<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) -> Result<Exit, Failure> {
+        let mut out = if self.json {
+            serde_json::to_string_pretty(value).map_err(|error| Failure::new(Exit::Failed, &error))?
+        } else {
+            text(value)
+        };
+        if !out.ends_with('\n') {
+            out.push('\n');
+        }
+        match std::io::stdout().write_all(out.as_bytes()) {
+            // Whoever reads has seen enough.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Exit::Done),
+            Err(error) => Err(Failure::new(Exit::Failed, &error)),
+            Ok(()) => Ok(Exit::Done),
+        }
+    }
+}
+
+/// Asks the running agent; none when there is none.
+async fn asked<T: serde::de::DeserializeOwned>(config: &Config, query: &str) -> Result<Option<T>, Failure> {
+    match control::ask(&config.socket_path(), query).await {
+        Ok(answer) => Ok(Some(answer)),
+        // No socket, or nobody behind it: the ledger is free to be opened, or its holder says so.
+        Err(ControlError::Connect { .. }) => Ok(None),
+        Err(error) => Err(Failure::new(Exit::Failed, &error)),
+    }
+}
+
+async fn enroll(token: &str, force: bool, config: &Config) -> Result<Exit, Failure> {
+    let token = if token == "-" {
+        let mut text = String::new();
+        std::io::stdin()
+            .take(LONGEST_TOKEN as u64 + 2)
+            .read_to_string(&mut text)
+            .map_err(|error| Failure::new(Exit::Failed, &error))?;
+        text
+    } else {
+        token.to_owned()
+    };
+    let existing = if force { Existing::Replace } else { Existing::Keep };
+    let enrolled = enrol::enrol_over(&token, config, existing).await.map_err(|error| {
+        let exit = match &error {
+            EnrolError::Ledger(_) => Exit::Held,
+            EnrolError::Token { .. } => Exit::Usage,
+            _ => Exit::Failed,
+        };
+        Failure::new(exit, &error)
+    })?;
+    println!(
+        "enrolled as {} ({}); pulls from {}; certificate until {}",
+        enrolled.name, enrolled.host, enrolled.agent_api, enrolled.certificate_ends_at
+    );
+    Ok(Exit::Done)
+}
+
+async fn run(config: Config) -> Result<Exit, Failure> {
+    let agent = Agent::open(config)?;
+    let shutdown = CancellationToken::new();
+    let failed = |error: std::io::Error| Failure::new(Exit::Failed, &error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let cancel = shutdown.clone();
+    let signals = tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping; the deckies keep running");
+        cancel.cancel();
+    });
+    let outcome = agent.run(shutdown).await;
+    signals.abort();
+    outcome.map(|()| Exit::Done).map_err(|error| Failure::new(Exit::Failed, &error))
+}

@@ -1,0 +1,272 @@
+//! Enrolment: from a one-shot token to an identity.
+//!
+//! Flow: read the token → make the key (or take the one that an interrupted try left) → ask the master over
+//! TLS that the token's CA pin vouches for → check everything in the answer → write the identity.
+//!
+//! Guarantees: the key never leaves the host. Nothing is written before all of it holds, and an identity
+//! that is there stays whole until then. A try that broke off anywhere can be repeated with the same token.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use decnet_pki::certificate::{CaPin, CertificateError, Leaf};
+use decnet_pki::csr::{self, CsrError};
+use decnet_pki::digest::Sha256Digest;
+use decnet_pki::files::{self, FileError};
+use decnet_pki::key::HostKey;
+use decnet_pki::peer::{PeerError, PeerIdentity};
+use decnet_pki::tls::{self, TlsError};
+use decnet_wire::enrol::{EnrolRequest, EnrolResponse, SCHEMA, Token};
+use decnet_wire::ids::{FleetId, HostId, HostName, Timestamp};
+use decnet_wire::limits;
+use http::{Method, Request, StatusCode, header};
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, HostPort, HostPortError};
+use crate::identity::{self, Identity, IdentityError, Stored};
+use crate::ledger::{Ledger, LedgerError};
+use crate::link::{Link, LinkError};
+use crate::trust::{Trust, TrustError};
+
+const PREFIX: &str = "decnet1.";
+/// The longest token, in characters.
+pub const LONGEST_TOKEN: usize = 8 * 1024;
+/// How long the master may take to answer.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// What an enrolment gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrolled {
+    pub fleet: FleetId,
+    pub host: HostId,
+    pub name: HostName,
+    /// Where the agent will pull from.
+    pub agent_api: String,
+    pub certificate_ends_at: Timestamp,
+}
+
+/// What to do when the state folder holds an identity already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Existing {
+    /// Leave it and fail.
+    #[default]
+    Keep,
+    /// Replace it, once the new one is good.
+    Replace,
+}
+
+/// Why an enrolment did not come about. Nothing was changed but the pending key.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    #[error("the token is not a DECNET token: {why}; copy it whole, from {PREFIX:?} to its end")]
+    Token { why: &'static str },
+    #[error("the token expired at {0}; make a new one at the master")]
+    Expired(Timestamp),
+    #[error("the token's address is not usable")]
+    Address(#[source] HostPortError),
+    #[error("this host is enrolled already as {name} ({host}); --force replaces that")]
+    AlreadyEnrolled { name: HostName, host: HostId },
+    #[error("the state folder cannot be used")]
+    StateDir(#[source] FileError),
+    #[error("the host key or the identity cannot be used")]
+    Identity(#[source] IdentityError),
+    #[error("the ledger of the identity before cannot be put away; stop the agent first")]
+    Ledger(#[source] LedgerError),
+    #[error("cannot put {path} away")]
+    PutAway { path: PathBuf, #[source] source: std::io::Error },
+    #[error("the certificate request cannot be made")]
+    Csr(#[source] CsrError),
+    #[error("cannot speak TLS")]
+    Tls(#[source] TlsError),
+    #[error("the master cannot be asked")]
+    Ask(#[source] LinkError),
+    #[error("the request or the answer is not what this agent knows")]
+    Document(#[source] serde_json::Error),
+    #[error("the answer is wrong and was not believed: {0}")]
+    Answer(String),
+    #[error("the answer's trust root was not believed")]
+    Trust(#[source] TrustError),
+    #[error("the answer's certificate was not believed")]
+    Certificate(#[source] CertificateError),
+    #[error("the answer's certificate is no host certificate")]
+    Peer(#[source] PeerError),
+    #[error("the answer's certificate would be refused by the master's own listeners")]
+    Leaf(#[source] TlsError),
+}
+
+/// Spends a token: makes this host the one that it names. An identity that is there is kept.
+///
+/// # Errors
+/// [`EnrolError`]; trying again with the same token is always safe.
+pub async fn enrol(token: &str, config: &Config) -> Result<Enrolled, EnrolError> {
+    enrol_over(token, config, Existing::Keep).await
+}
+
+/// As [`enrol`], and says what to do with an identity that is there.
+///
+/// # Errors
+/// As for [`enrol`].
+pub async fn enrol_over(token: &str, config: &Config, existing: Existing) -> Result<Enrolled, EnrolError> {
+    enrol_at(token, config, existing, &SystemClock).await
+}
+
+/// As [`enrol_over`], by the given clock. Only the TLS handshake asks the system's.
+pub(crate) async fn enrol_at(
+    token: &str,
+    config: &Config,
+    existing: Existing,
+    clock: &dyn Clock,
+) -> Result<Enrolled, EnrolError> {
+    let token = parse_token(token)?;
+    if token.expires_at <= clock.now() {
+        return Err(EnrolError::Expired(token.expires_at));
+    }
+    let enrol_at: HostPort = token.enrol_at.parse().map_err(EnrolError::Address)?;
+    files::create_private_dir(&config.state_dir).map_err(EnrolError::StateDir)?;
+    let before = match Identity::load(&config.state_dir) {
+        Ok(identity) if existing == Existing::Keep => {
+            return Err(EnrolError::AlreadyEnrolled { name: identity.name, host: identity.host });
+        }
+        Ok(identity) => Some(identity.host),
+        Err(IdentityError::NotEnrolled { .. }) => None,
+        Err(_) if existing == Existing::Replace => None,
+        Err(error) => return Err(EnrolError::Identity(error)),
+    };
+
+    let key = identity::pending_key(&config.state_dir).map_err(EnrolError::Identity)?;
+    let response = ask(&token, enrol_at, &key).await?;
+    let (stored, enrolled) = check(&token, &key, response, clock.now())?;
+    if before != Some(enrolled.host) {
+        put_ledger_away(config, clock.now())?;
+    }
+    Identity::store(&config.state_dir, &stored).map_err(EnrolError::Identity)?;
+    Ok(enrolled)
+}
+
+/// Reads the text that an operator carries.
+fn parse_token(text: &str) -> Result<Token, EnrolError> {
+    let text = text.trim();
+    if text.len() > LONGEST_TOKEN {
+        return Err(EnrolError::Token { why: "it is too long" });
+    }
+    let body = text.strip_prefix(PREFIX).ok_or(EnrolError::Token { why: "it starts with something else" })?;
+    let json = URL_SAFE_NO_PAD
+        .decode(body)
+        .map_err(|_| EnrolError::Token { why: "it holds characters that no token has, or ends early" })?;
+    let token: Token =
+        serde_json::from_slice(&json).map_err(|_| EnrolError::Token { why: "its content is cut off or changed" })?;
+    if token.schema != SCHEMA {
+        return Err(EnrolError::Token { why: "it is of a version that this agent does not know" });
+    }
+    Ok(token)
+}
+
+async fn ask(token: &Token, at: HostPort, key: &HostKey) -> Result<EnrolResponse, EnrolError> {
+    let request = EnrolRequest {
+        schema: SCHEMA,
+        host: token.host,
+        secret: token.secret.clone(),
+        csr: csr::create(key).map_err(EnrolError::Csr)?,
+        agent_version: crate::VERSION.to_owned(),
+    };
+    let body = serde_json::to_vec(&request).map_err(EnrolError::Document)?;
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri("/enroll/v1")
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Bytes::from(body))
+        .map_err(|error| EnrolError::Ask(LinkError::Request(error)))?;
+    let config = tls::pinned_client_config(pin(token)).map_err(EnrolError::Tls)?;
+    let mut link = Link::new(at, config).map_err(EnrolError::Ask)?;
+    let answer = link.send(&request, ANSWER).await.map_err(EnrolError::Ask)?;
+    if answer.status() != StatusCode::OK && answer.status() != StatusCode::CREATED {
+        return Err(EnrolError::Ask(link.unexpected(answer).await));
+    }
+    let body = link.read(answer, limits::ENROLMENT, ANSWER).await.map_err(EnrolError::Ask)?;
+    serde_json::from_slice(&body).map_err(EnrolError::Document)
+}
+
+/// Believes nothing of the answer that the token, our key or a signature does not vouch for.
+fn check(
+    token: &Token,
+    key: &HostKey,
+    response: EnrolResponse,
+    now: Timestamp,
+) -> Result<(Stored, Enrolled), EnrolError> {
+    let wrong = |what: String| Err(EnrolError::Answer(what));
+    if response.schema != SCHEMA {
+        return wrong(format!("it is of version {}, this agent knows version {SCHEMA}", response.schema));
+    }
+    if response.host != token.host {
+        return wrong(format!("it is for host {}, the token is for {}", response.host, token.host));
+    }
+    let trust = Trust::read(&response.trust_root, Some(&token.root_pin)).map_err(EnrolError::Trust)?;
+    if response.fleet != trust.fleet {
+        return wrong(format!("it names fleet {}, its trust root {}", response.fleet, trust.fleet));
+    }
+    if trust.online_key_expires_at <= now {
+        return wrong(format!("the master's signing key expired at {}", trust.online_key_expires_at));
+    }
+    if !trust.authorities.iter().any(|authority| authority.pin() == pin(token)) {
+        return wrong("its trust root does not hold the authority that the token pins".to_owned());
+    }
+    let leaf = Leaf::from_pem(&response.certificate).map_err(EnrolError::Certificate)?;
+    if leaf.key_digest() != key.digest() {
+        return wrong("its certificate is for another key than this host's".to_owned());
+    }
+    tls::verify_client_leaf(&leaf, &trust.authorities, now.get()).map_err(EnrolError::Leaf)?;
+    let Some(first) = leaf.chain().first() else {
+        return wrong("its certificate chain is empty".to_owned());
+    };
+    let peer = PeerIdentity::from_leaf(first).map_err(EnrolError::Peer)?;
+    if peer.host != response.host.uuid() || peer.fleet != response.fleet.uuid() {
+        return wrong("its certificate names another host or fleet".to_owned());
+    }
+    let agent_api: HostPort = response.agent_api.parse().map_err(EnrolError::Address)?;
+    let enrolled = Enrolled {
+        fleet: response.fleet,
+        host: response.host,
+        name: response.name.clone(),
+        agent_api: agent_api.to_string(),
+        certificate_ends_at: Timestamp::new(leaf.not_after()),
+    };
+    let stored = Stored {
+        schema: Stored::SCHEMA,
+        fleet: response.fleet,
+        host: response.host,
+        name: response.name,
+        agent_api: response.agent_api,
+        network: response.network,
+        certificate: response.certificate,
+        key: key.to_pkcs8_pem().to_string(),
+        trust_root: response.trust_root,
+    };
+    Ok((stored, enrolled))
+}
+
+fn pin(token: &Token) -> CaPin {
+    // A wire digest is 64 hexadecimal digits; were it not, the pin of nothing matches no certificate.
+    CaPin::from(token.ca_pin.as_str().parse().unwrap_or_else(|_| Sha256Digest::of(b"")))
+}
+
+/// A ledger belongs to one host identity: its generations and sequence numbers mean nothing under another.
+fn put_ledger_away(config: &Config, now: Timestamp) -> Result<(), EnrolError> {
+    let path = config.ledger_path();
+    if !path.exists() {
+        return Ok(());
+    }
+    // Opening it proves that no agent works with it.
+    match Ledger::open(&path, now) {
+        Ok(opened) => drop(opened),
+        Err(error @ LedgerError::Held { .. }) => return Err(EnrolError::Ledger(error)),
+        // Unreadable as well is fine for putting it away.
+        Err(_) => {}
+    }
+    let mut aside = path.clone().into_os_string();
+    aside.push(format!(".before-{}", now.to_string().replace(':', "")));
+    std::fs::rename(&path, aside).map_err(|source| EnrolError::PutAway { path, source })
+}
+

@@ -1,0 +1,168 @@
+//! Who this host is: its key, its certificate and the trust root. One private file, replaced as a whole.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use decnet_pki::certificate::{CertificateError, Leaf};
+use decnet_pki::files::{self, FileError};
+use decnet_pki::key::{HostKey, KeyError};
+use decnet_pki::tls::{self, TlsError};
+use decnet_wire::enrol::HostNetwork;
+use decnet_wire::ids::{Digest, FleetId, HostId, HostName};
+use decnet_wire::limits;
+use rustls::ClientConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{HostPort, HostPortError};
+use crate::trust::{Trust, TrustError, wire_digest};
+
+const FILE: &str = "identity.json";
+const PENDING_KEY: &str = "enrolling.key";
+const SCHEMA: u32 = 1;
+const LONGEST: usize = 2 * limits::ENROLMENT;
+const LONGEST_KEY: usize = 8 * 1024;
+
+/// The file's content.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Stored {
+    pub(crate) schema: u32,
+    pub(crate) fleet: FleetId,
+    pub(crate) host: HostId,
+    pub(crate) name: HostName,
+    pub(crate) agent_api: String,
+    pub(crate) network: HostNetwork,
+    pub(crate) certificate: String,
+    /// PKCS #8. It was made on this host and is in no other file.
+    pub(crate) key: String,
+    pub(crate) trust_root: serde_json::Value,
+}
+
+impl Stored {
+    pub(crate) const SCHEMA: u32 = SCHEMA;
+}
+
+/// An enrolled host.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) fleet: FleetId,
+    pub(crate) host: HostId,
+    pub(crate) name: HostName,
+    pub(crate) agent_api: HostPort,
+    pub(crate) network: HostNetwork,
+    pub(crate) leaf: Leaf,
+    pub(crate) key: HostKey,
+    pub(crate) trust: Trust,
+}
+
+/// The identity cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("this host is not enrolled: there is no {path}; make a token at the master and run `decnet-agent enroll TOKEN`")]
+    NotEnrolled { path: PathBuf },
+    #[error("cannot read the identity")]
+    Read(#[source] FileError),
+    #[error("cannot write the identity")]
+    Write(#[source] FileError),
+    #[error("the identity {path} is damaged; enrol again with --force")]
+    Malformed { path: PathBuf, #[source] source: serde_json::Error },
+    #[error("the identity is of version {0}, this agent knows version {SCHEMA}")]
+    Schema(u32),
+    #[error("the host key cannot be used")]
+    Key(#[source] KeyError),
+    #[error("the host's certificate cannot be read")]
+    Certificate(#[source] CertificateError),
+    #[error("the host's certificate is for another key")]
+    KeyMismatch,
+    #[error("the stored trust root cannot be believed")]
+    Trust(#[source] TrustError),
+    #[error("the master's address is not usable")]
+    Address(#[source] HostPortError),
+    #[error("cannot remove {path}")]
+    Remove { path: PathBuf, #[source] source: std::io::Error },
+}
+
+impl Identity {
+    /// Reads the identity out of a state folder.
+    pub(crate) fn load(state_dir: &Path) -> Result<Self, IdentityError> {
+        let path = state_dir.join(FILE);
+        if !path.try_exists().unwrap_or(true) {
+            return Err(IdentityError::NotEnrolled { path });
+        }
+        let bytes = files::read_private(&path, LONGEST).map_err(IdentityError::Read)?;
+        let stored: Stored = serde_json::from_slice(&bytes)
+            .map_err(|source| IdentityError::Malformed { path, source })?;
+        Self::from_stored(&stored)
+    }
+
+    /// Makes sense of what is, or is about to be, stored.
+    pub(crate) fn from_stored(stored: &Stored) -> Result<Self, IdentityError> {
+        if stored.schema != SCHEMA {
+            return Err(IdentityError::Schema(stored.schema));
+        }
+        let key = HostKey::from_pkcs8_pem(&stored.key).map_err(IdentityError::Key)?;
+        let leaf = Leaf::from_pem(&stored.certificate).map_err(IdentityError::Certificate)?;
+        if leaf.key_digest() != key.digest() {
+            return Err(IdentityError::KeyMismatch);
+        }
+        Ok(Self {
+            fleet: stored.fleet,
+            host: stored.host,
+            name: stored.name.clone(),
+            agent_api: stored.agent_api.parse().map_err(IdentityError::Address)?,
+            network: stored.network.clone(),
+            leaf,
+            key,
+            trust: Trust::read(&stored.trust_root, None).map_err(IdentityError::Trust)?,
+        })
+    }
+
+    /// Replaces the identity. Whoever reads during a crash finds the old one or the new one.
+    pub(crate) fn store(state_dir: &Path, stored: &Stored) -> Result<(), IdentityError> {
+        // Plain strings and JSON values: writing them as JSON cannot fail, but a file must not be emptied.
+        let bytes = serde_json::to_vec_pretty(stored)
+            .map_err(|source| IdentityError::Malformed { path: state_dir.join(FILE), source })?;
+        files::write_private(&state_dir.join(FILE), &bytes).map_err(IdentityError::Write)?;
+        forget_pending_key(state_dir)
+    }
+
+    /// SHA-256 of the host key's SubjectPublicKeyInfo.
+    pub(crate) fn host_key(&self) -> Digest {
+        wire_digest(self.key.digest().sha256())
+    }
+
+    /// The TLS that the agent API is spoken with.
+    pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        tls::client_config(&self.trust.authorities, &self.leaf, &self.key)
+    }
+}
+
+/// The key to enrol with: the one that an interrupted enrolment left, or a new one that is on disk before
+/// anybody hears of it. A retry with the same token and key is answered as the first try was.
+pub(crate) fn pending_key(state_dir: &Path) -> Result<HostKey, IdentityError> {
+    let path = state_dir.join(PENDING_KEY);
+    if path.try_exists().unwrap_or(true) {
+        let bytes = files::read_private(&path, LONGEST_KEY).map_err(IdentityError::Read)?;
+        let pending = std::str::from_utf8(&bytes).ok().and_then(|text| HostKey::from_pkcs8_pem(text).ok());
+        // A key that is an identity's already belongs to a finished enrolment.
+        let finished = Identity::load(state_dir).ok();
+        if let Some(key) = pending
+            && finished.is_none_or(|identity| identity.key.digest() != key.digest())
+        {
+            return Ok(key);
+        }
+    }
+    let key = HostKey::generate().map_err(IdentityError::Key)?;
+    files::write_private(&path, key.to_pkcs8_pem().as_bytes()).map_err(IdentityError::Write)?;
+    Ok(key)
+}
+
+fn forget_pending_key(state_dir: &Path) -> Result<(), IdentityError> {
+    let path = state_dir.join(PENDING_KEY);
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(IdentityError::Remove { path, source })
+        }
+        _ => Ok(()),
+    }
+}

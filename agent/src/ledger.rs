@@ -1,0 +1,235 @@
+//! The agent's memory: one redb file in the state folder.
+//!
+//! Flow: reads see the last commit. Writes go to one thread, which puts whatever is waiting into one
+//! transaction and answers everybody after the commit.
+//!
+//! Guarantees: what belongs together is one commit (an operation's transition and its event; a bundle and
+//! the operations that it names). An event's sequence number is given out once, also across a ledger that
+//! had to be set aside. One process holds the file at a time.
+
+mod journal;
+mod operations;
+mod outbox;
+mod records;
+mod tables;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use decnet_wire::ids::{OperationId, StackName, Timestamp};
+use decnet_wire::report::{Event, EventBody};
+use redb::{Database, DatabaseError, ReadableDatabase as _, StorageError};
+use tokio::sync::Notify;
+
+pub use records::{
+    AcceptedRecord, Incident, IncidentCause, JournalEntry, LastGood, OperationRecord, OperationState,
+    StepOutcome,
+};
+pub(crate) use records::{Acceptance, RefusalRecord};
+pub(crate) use operations::{Settled, digest_of};
+pub(crate) use outbox::Batch;
+use crate::error::error_chain;
+use tables::{Snapshot, Tx};
+use writer::Writer;
+
+/// The ledger, open. Dropping it waits for the writes under way and closes the file.
+#[derive(Debug)]
+pub struct Ledger {
+    db: Arc<Database>,
+    // Joins its thread when dropped.
+    writer: Writer,
+    outbox_grew: Arc<Notify>,
+}
+
+/// What opening a ledger gave.
+#[derive(Debug)]
+pub struct Opened {
+    pub ledger: Ledger,
+    /// Where the ledger that could not be used was put, when there was one.
+    pub set_aside: Option<PathBuf>,
+}
+
+/// The ledger cannot be opened, read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LedgerError {
+    #[error("another agent holds the ledger {path}")]
+    Held { path: PathBuf },
+    #[error("cannot open the ledger {path}")]
+    Open { path: PathBuf, #[source] source: Arc<redb::Error> },
+    #[error("cannot set the damaged ledger {path} aside")]
+    SetAside { path: PathBuf, #[source] source: Arc<std::io::Error> },
+    #[error("cannot {doing} the ledger")]
+    Storage { doing: &'static str, #[source] source: Arc<redb::Error> },
+    #[error("a record of the ledger's table {table} is not readable")]
+    Decode { table: &'static str, #[source] source: Arc<serde_json::Error> },
+    #[error("a record of the ledger's table {table} is of version {found}, newer than this agent's {known}")]
+    Version { table: &'static str, found: u32, known: u32 },
+    #[error("the ledger is closed")]
+    Closed,
+}
+
+impl LedgerError {
+    fn storage(doing: &'static str) -> impl FnOnce(redb::Error) -> Self {
+        move |source| Self::Storage { doing, source: Arc::new(source) }
+    }
+}
+
+impl Ledger {
+    /// Opens the ledger, or begins one. A file that is there but is no usable ledger is set aside under its
+    /// name with the date, and the fresh ledger carries an event that says so.
+    ///
+    /// # Errors
+    /// [`LedgerError::Held`] when another process, or another agent of this one, holds it; otherwise when the
+    /// file system refuses.
+    pub fn open(path: &Path, now: Timestamp) -> Result<Opened, LedgerError> {
+        match Self::open_sound(path, now, None) {
+            Ok(ledger) => Ok(Opened { ledger, set_aside: None }),
+            Err(error) if is_damage(&error) => {
+                let aside = set_aside(path, now)?;
+                let detail = format!(
+                    "{}: it is kept as {}; a fresh one was begun",
+                    error_chain(&error),
+                    aside.display()
+                );
+                let note = EventBody::Refused { code: "ledger-damaged".to_owned(), detail, generation: None };
+                let ledger = Self::open_sound(path, now, Some(note))?;
+                Ok(Opened { ledger, set_aside: Some(aside) })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open_sound(path: &Path, now: Timestamp, note: Option<EventBody>) -> Result<Self, LedgerError> {
+        let failed = |source: redb::Error| LedgerError::Open { path: path.to_owned(), source: Arc::new(source) };
+        // Made here first, so that it is private from its first moment.
+        std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| failed(redb::Error::Io(error)))?;
+        let mut db = Database::builder()
+            .set_cache_size(16 * 1024 * 1024)
+            .create(path)
+            .map_err(|error| match error {
+                DatabaseError::DatabaseAlreadyOpen => LedgerError::Held { path: path.to_owned() },
+                other => failed(other.into()),
+            })?;
+        db.check_integrity().map_err(|error| failed(error.into()))?;
+        let tx = Tx::new(db.begin_write().map_err(|error| failed(error.into()))?);
+        tx.initialise(now)?;
+        if let Some(note) = note {
+            tx.push_event(now, note)?;
+        }
+        tx.commit()?;
+        let db = Arc::new(db);
+        let outbox_grew = Arc::new(Notify::new());
+        let writer = Writer::start(Arc::clone(&db), Arc::clone(&outbox_grew));
+        let ledger = Self { db, writer, outbox_grew };
+        // Damage shows now, where it can still be set aside, and not in the middle of a night.
+        ledger.read(Snapshot::check)?;
+        Ok(ledger)
+    }
+
+    /// Woken once for every commit that put an event into the outbox.
+    pub(crate) fn outbox_grew(&self) -> &Notify {
+        &self.outbox_grew
+    }
+
+    /// The bundle accepted last.
+    pub fn accepted(&self) -> Result<Option<AcceptedRecord>, LedgerError> {
+        self.read(Snapshot::accepted)
+    }
+
+    /// The envelope of the bundle accepted last.
+    pub(crate) fn envelope(&self) -> Result<Option<Vec<u8>>, LedgerError> {
+        self.read(Snapshot::envelope)
+    }
+
+    pub(crate) fn refusals(&self) -> Result<Vec<RefusalRecord>, LedgerError> {
+        self.read(Snapshot::refusals)
+    }
+
+    /// Every operation that the ledger still knows.
+    pub fn operations(&self) -> Result<BTreeMap<OperationId, OperationRecord>, LedgerError> {
+        self.read(Snapshot::operations)
+    }
+
+    /// The last document of each stack that was seen to run.
+    pub fn last_good(&self) -> Result<BTreeMap<StackName, LastGood>, LedgerError> {
+        self.read(Snapshot::last_good)
+    }
+
+    /// The stacks that are not as they should be without anybody having asked for it.
+    pub fn incidents(&self) -> Result<BTreeMap<StackName, Incident>, LedgerError> {
+        self.read(Snapshot::incidents)
+    }
+
+    /// The newest steps, newest first.
+    pub fn journal(&self, limit: usize) -> Result<Vec<JournalEntry>, LedgerError> {
+        self.read(|snapshot| snapshot.journal(limit))
+    }
+
+    /// The events that the master has not acknowledged, oldest first, and how far it has.
+    pub(crate) fn outbox(&self, most: usize, most_bytes: usize) -> Result<Batch, LedgerError> {
+        self.read(|snapshot| snapshot.outbox(most, most_bytes))
+    }
+
+    /// Every event that still waits: for people who look.
+    pub fn waiting_events(&self) -> Result<Vec<Event>, LedgerError> {
+        self.read(|snapshot| snapshot.outbox(usize::MAX, usize::MAX).map(|batch| batch.events))
+    }
+
+    /// One commit of whatever `change` does. `change` may run more than once and must not keep count.
+    pub(crate) async fn write<T, F>(&self, change: F) -> Result<T, LedgerError>
+    where
+        T: Send + 'static,
+        F: FnMut(&Tx) -> Result<T, LedgerError> + Send + 'static,
+    {
+        self.writer.write(change).await
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Snapshot) -> Result<T, LedgerError>) -> Result<T, LedgerError> {
+        let transaction =
+            self.db.begin_read().map_err(|error| LedgerError::storage("read")(error.into()))?;
+        look(&Snapshot::new(transaction))
+    }
+}
+
+/// Whether the file itself is at fault. A full disk or a missing permission is not a reason to forget.
+fn is_damage(error: &LedgerError) -> bool {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    match error {
+        LedgerError::Open { source, .. } | LedgerError::Storage { source, .. } => match &**source {
+            redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) | redb::Error::RepairAborted => true,
+            redb::Error::TableTypeMismatch { .. } | redb::Error::TypeDefinitionChanged { .. } => true,
+            redb::Error::Io(error) => matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof),
+            _ => false,
+        },
+        LedgerError::Decode { .. } => true,
+        LedgerError::Held { .. } | LedgerError::SetAside { .. } => false,
+        // A newer agent's ledger is sound: going back to it must stay possible.
+        LedgerError::Version { .. } | LedgerError::Closed => false,
+    }
+}
+
+fn set_aside(path: &Path, now: Timestamp) -> Result<PathBuf, LedgerError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".damaged-{}", now.to_string().replace(':', "")));
+    let aside = PathBuf::from(name);
+    std::fs::rename(path, &aside)
+        .map_err(|source| LedgerError::SetAside { path: path.to_owned(), source: Arc::new(source) })?;
+    Ok(aside)
+}
+
+// redb reports what it finds as `StorageError` inside its own enums; one name is enough here.
+impl From<StorageError> for LedgerError {
+    fn from(error: StorageError) -> Self {
+        Self::storage("use")(error.into())
+    }
+}
+

@@ -1,0 +1,478 @@
+//! The reconcile loop: observe → plan → apply what is possible now → observe again, until nothing is left.
+//!
+//! Flow: signals (a new bundle, an engine event, a timer, a pause that ended) only wake it; everything it
+//! decides comes from the accepted bundle, the ledger and what the engine has.
+//!
+//! Guarantees: an operation's transition is committed together with its report, after what it says is true.
+//! An error that is not the operation's own, such as an engine that is away, fails nothing. A stack whose
+//! operation failed goes back to what last ran. After a crash anywhere, the loop continues from the ledger.
+
+mod consequence;
+mod effective;
+mod execute;
+mod machine;
+mod pace;
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use decnet_plan::planner::{StackState, plan, stack_states};
+use decnet_plan::step::Plan;
+use decnet_wire::bundle::Operation;
+use decnet_wire::ids::{Digest, HostId, OperationId, StackName};
+use decnet_wire::observed::Observed;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::admit::{self, AdmittedBundle};
+use crate::backoff::Backoff;
+use crate::clock::SharedClock;
+use crate::error::{error_chain, one_line};
+use crate::ledger::{
+    Incident, IncidentCause, LastGood, Ledger, LedgerError, OperationRecord, OperationState, Settled,
+};
+use consequence::Consequence;
+pub(crate) use effective::{Effective, Source, effective};
+use execute::{Execution, Outcome};
+pub(crate) use machine::{DockerMachine, Machine};
+use pace::{Pace, Part};
+
+/// A look at the engine at least this often, whatever the signals say.
+const TIMER: Duration = Duration::from_secs(60);
+
+/// What the last round found. The report and the status are made of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Condition {
+    /// The bundle that this is about.
+    pub(crate) digest: Option<Digest>,
+    /// Nothing is left to do for it.
+    pub(crate) converged: bool,
+    /// Why not.
+    pub(crate) reason: Option<String>,
+    /// The engine's version while it answers.
+    pub(crate) engine: Option<String>,
+    pub(crate) observed: Option<Arc<Observed>>,
+    /// Stacks that are not as they are aimed at, each with the reason.
+    pub(crate) pending: BTreeMap<StackName, String>,
+}
+
+pub(crate) struct Reconciler<M> {
+    pub(crate) host: HostId,
+    pub(crate) machine: Arc<M>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) clock: SharedClock,
+    pub(crate) bundles: watch::Receiver<Option<Arc<AdmittedBundle>>>,
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) condition: watch::Sender<Condition>,
+    pub(crate) engine_backoff: Backoff,
+}
+
+/// When the next round is due.
+enum Next {
+    Now,
+    After(Duration),
+}
+
+/// What rounds remember of each other. All of it can be lost.
+#[derive(Default)]
+struct Memory {
+    pace: Pace,
+    round: u64,
+    expected: Option<Digest>,
+    aimed: Option<(Digest, BTreeSet<OperationId>, Arc<Effective>, BTreeMap<Part, u64>)>,
+}
+
+/// One round's view.
+struct Look<'a> {
+    effective: &'a Effective,
+    plan: &'a Plan,
+    /// Not there yet, with the reason.
+    pending: BTreeMap<StackName, String>,
+    operations: &'a BTreeMap<OperationId, OperationRecord>,
+    last_good: &'a BTreeMap<StackName, LastGood>,
+    incidents: &'a BTreeMap<StackName, Incident>,
+}
+
+impl Look<'_> {
+    /// The stack's operation, while it is not terminal.
+    fn open(&self, stack: &StackName) -> Option<OperationId> {
+        let operation = self.effective.aims.get(stack)?.operation?;
+        let record = self.operations.get(&operation.id)?;
+        (!record.state.is_terminal()).then_some(operation.id)
+    }
+}
+
+impl<M: Machine> Reconciler<M> {
+    /// Runs for ever; ends only when the ledger fails.
+    pub(crate) async fn run(mut self) -> Result<(), LedgerError> {
+        let last_round = self.ledger.journal(1)?.first().map_or(0, |entry| entry.round);
+        let mut memory = Memory { round: last_round, ..Memory::default() };
+        loop {
+            let Next::After(pause) = self.round(&mut memory).await? else { continue };
+            tokio::select! {
+                changed = self.bundles.changed() => if changed.is_err() {
+                    // Nobody is left to publish: the agent is shutting down.
+                    return Ok(());
+                },
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(pause.min(TIMER)) => {}
+            }
+        }
+    }
+
+    async fn round(&mut self, memory: &mut Memory) -> Result<Next, LedgerError> {
+        let Some(bundle) = self.bundles.borrow_and_update().clone() else {
+            self.say(|condition| condition.reason = Some("no bundle was accepted yet".to_owned()));
+            return Ok(Next::After(TIMER));
+        };
+        let operations = self.begin(&bundle).await?;
+        let last_good = self.ledger.last_good()?;
+        let effective = match self.aim(memory, &bundle, &operations, &last_good) {
+            Ok(effective) => effective,
+            Err(reason) => {
+                tracing::error!("the accepted bundle cannot be aimed at: {reason}");
+                self.say(|condition| (condition.converged, condition.reason) = (false, Some(reason)));
+                return Ok(Next::After(TIMER));
+            }
+        };
+        if memory.expected.as_ref() != Some(bundle.digest()) {
+            let mut blobs = bundle.bundle().blobs.clone();
+            blobs.extend(last_good.values().flat_map(|good| good.blobs.iter().cloned()));
+            self.machine.expect(blobs).await;
+            memory.expected = Some(bundle.digest().clone());
+        }
+
+        let (observed, version) = match self.machine.observe().await {
+            Ok(seen) => seen,
+            Err(error) => return self.cannot_observe(&bundle, &operations, &error).await,
+        };
+        let plan = plan(&effective.desired, &observed, &admit::policy());
+        let mut pending = BTreeMap::new();
+        for (name, state) in stack_states(&effective.desired, &observed) {
+            if let StackState::Pending { reason } = state {
+                pending.insert(name, reason);
+            }
+        }
+        for blocked in &plan.blocked {
+            if let Some(stack) = &blocked.stack {
+                pending.insert(stack.clone(), blocked.reason.clone());
+            }
+        }
+        let incidents = self.ledger.incidents()?;
+        let look = Look {
+            effective: &effective,
+            plan: &plan,
+            pending,
+            operations: &operations,
+            last_good: &last_good,
+            incidents: &incidents,
+        };
+        self.settle(&mut memory.pace, &look).await?;
+        self.note_drift(&look).await?;
+        self.publish(&bundle, &look, observed, version);
+        if plan.is_settled() && look.pending.is_empty() {
+            self.engine_backoff.reset();
+            // Back in time to see that it stayed so.
+            return Ok(Next::After(if incidents.is_empty() { TIMER } else { pace::STEADY }));
+        }
+        self.work(memory, &look).await
+    }
+
+    /// `open → running` for what this bundle asks; gives all operations as they are then.
+    async fn begin(
+        &self,
+        bundle: &AdmittedBundle,
+    ) -> Result<BTreeMap<OperationId, OperationRecord>, LedgerError> {
+        let operations = self.ledger.operations()?;
+        let open: Vec<OperationId> = bundle
+            .bundle()
+            .stacks
+            .iter()
+            .filter_map(|stack| stack.operation)
+            .map(|Operation { id, .. }| id)
+            .filter(|id| operations.get(id).is_some_and(|known| known.state == OperationState::Open))
+            .collect();
+        if open.is_empty() {
+            return Ok(operations);
+        }
+        let now = self.clock.now();
+        self.ledger.write(move |tx| tx.begin(now, &open)).await?;
+        self.ledger.operations()
+    }
+
+    /// What is aimed at; worked out again only when the bundle or the failed operations changed.
+    fn aim(
+        &self,
+        memory: &mut Memory,
+        bundle: &AdmittedBundle,
+        operations: &BTreeMap<OperationId, OperationRecord>,
+        last_good: &BTreeMap<StackName, LastGood>,
+    ) -> Result<Arc<Effective>, String> {
+        let failed: BTreeSet<OperationId> = operations
+            .iter()
+            .filter(|(_, record)| record.state == OperationState::Failed)
+            .map(|(id, _)| *id)
+            .collect();
+        if let Some((digest, known, effective, aims)) = &memory.aimed
+            && digest == bundle.digest()
+            && *known == failed
+        {
+            memory.pace.aim_at(aims);
+            return Ok(Arc::clone(effective));
+        }
+        let effective = effective(self.host, bundle.bundle(), operations, last_good)
+            .map_err(|errors| errors.first().map_or_else(String::new, |error| one_line(&error.to_string())))?;
+        let effective = Arc::new(effective);
+        let mut aims: BTreeMap<Part, u64> =
+            effective.aims.iter().map(|(name, aim)| (Some(name.clone()), fingerprint(aim))).collect();
+        aims.insert(None, 0);
+        memory.pace.aim_at(&aims);
+        memory.aimed = Some((bundle.digest().clone(), failed, Arc::clone(&effective), aims));
+        Ok(effective)
+    }
+
+    /// Without a look at the engine nothing can be decided. An object that cannot be read stands in the way
+    /// of every operation; an engine that is away of none.
+    async fn cannot_observe(
+        &mut self,
+        bundle: &AdmittedBundle,
+        operations: &BTreeMap<OperationId, OperationRecord>,
+        error: &decnet_docker::EngineError,
+    ) -> Result<Next, LedgerError> {
+        let text = one_line(&error_chain(error));
+        tracing::warn!(error = text, "cannot look at the Docker Engine");
+        let retryable = error.retryable();
+        let digest = bundle.digest().clone();
+        self.say(|condition| {
+            condition.digest = Some(digest);
+            condition.converged = false;
+            condition.reason = Some(text.clone());
+            if retryable {
+                condition.engine = None;
+            }
+        });
+        if !retryable {
+            let now = self.clock.now();
+            let open: Vec<OperationId> = operations
+                .iter()
+                .filter(|(_, record)| !record.state.is_terminal())
+                .map(|(id, _)| *id)
+                .collect();
+            self.ledger
+                .write(move |tx| {
+                    open.iter().try_for_each(|id| tx.attempt_failed(now, *id, &text, false).map(drop))
+                })
+                .await?;
+        }
+        Ok(Next::After(self.engine_backoff.next()))
+    }
+
+    /// Writes down what is done: operations, documents to go back to, incidents that are over.
+    async fn settle(&self, pace: &mut Pace, look: &Look<'_>) -> Result<(), LedgerError> {
+        let now = Instant::now();
+        let mut settled = Vec::new();
+        for (name, aim) in &look.effective.aims {
+            let part = Some(name.clone());
+            if look.pending.contains_key(name) {
+                pace.unsettled(&part);
+                continue;
+            }
+            let steady = pace.settled(&part, now);
+            let operation = look.open(name);
+            // What a failed operation fell back to is what it was before; there is nothing to learn from it.
+            let good = if aim.source == Source::Bundle {
+                look.effective.good(name)
+            } else {
+                look.last_good.get(name).cloned()
+            };
+            let incident = look.incidents.get(name);
+            let close_incident = incident.is_some_and(|incident| {
+                steady || operation.is_some() || incident.cause == IncidentCause::Fallback
+            });
+            if operation.is_some() || good.as_ref() != look.last_good.get(name) || close_incident {
+                settled.push(Settled { stack: name.clone(), operation, good, close_incident });
+            }
+        }
+        if settled.is_empty() {
+            return Ok(());
+        }
+        for Settled { stack, operation, .. } in &settled {
+            if let Some(operation) = operation {
+                tracing::info!(%stack, %operation, "operation succeeded");
+            }
+        }
+        let now = self.clock.now();
+        self.ledger.write(move |tx| tx.settle(now, &settled)).await
+    }
+
+    /// A stack that ran as it should, and does not now, without an operation: that is an incident.
+    async fn note_drift(&self, look: &Look<'_>) -> Result<(), LedgerError> {
+        let mut drifted = Vec::new();
+        for (name, reason) in &look.pending {
+            let Some(aim) = look.effective.aims.get(name) else { continue };
+            let ran_before = look.last_good.get(name).is_some_and(|good| good.compose == aim.compose);
+            if ran_before && look.open(name).is_none() && !look.incidents.contains_key(name) {
+                tracing::warn!(stack = %name, reason, "left the desired state");
+                drifted.push((name.clone(), aim.decky.clone(), one_line(reason)));
+            }
+        }
+        if drifted.is_empty() {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        self.ledger
+            .write(move |tx| {
+                drifted.iter().try_for_each(|(stack, decky, detail)| tx.drift(now, stack, decky, detail))
+            })
+            .await
+    }
+
+    /// Runs what may run, and draws the consequences.
+    async fn work(&mut self, memory: &mut Memory, look: &Look<'_>) -> Result<Next, LedgerError> {
+        let begun = Instant::now();
+        let served = consequence::served(look.plan);
+        let chosen = consequence::choose(&served, |part| memory.pace.may(part, begun));
+        let mut meaning = BTreeMap::new();
+        let (mut worked, mut engine_away, mut news) = (false, false, false);
+        if chosen.contains(&true) {
+            memory.round += 1;
+            let bundles = self.bundles.clone();
+            let execution = Execution {
+                machine: &*self.machine,
+                ledger: &self.ledger,
+                clock: &self.clock,
+                round: memory.round,
+            };
+            let stop = || bundles.has_changed().unwrap_or(true);
+            let outcomes = execution.run(look.plan, &chosen, stop).await?;
+            worked = outcomes.contains(&Outcome::Done);
+            engine_away = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Away { engine: true, .. }));
+            news = stop();
+            meaning = consequence::consequences(&served, &outcomes);
+        }
+        add_blocked(&mut meaning, look.plan, |part| memory.pace.may(part, begun));
+        self.draw(&mut memory.pace, look, meaning).await?;
+
+        if news {
+            return Ok(Next::Now);
+        }
+        if engine_away {
+            return Ok(Next::After(self.engine_backoff.next()));
+        }
+        if worked {
+            return Ok(Next::Now);
+        }
+        let now = Instant::now();
+        let next = memory.pace.next(now).map_or(TIMER, |at| at.duration_since(now));
+        Ok(Next::After(next))
+    }
+
+    /// Counts attempts, fails what has had its last one, and slows down what does not work.
+    async fn draw(
+        &self,
+        pace: &mut Pace,
+        look: &Look<'_>,
+        meaning: BTreeMap<Part, Consequence>,
+    ) -> Result<(), LedgerError> {
+        let now = Instant::now();
+        let mut attempts = Vec::new();
+        for (part, consequence) in meaning {
+            let open = part.as_ref().and_then(|stack| look.open(stack));
+            match consequence {
+                Consequence::Worked => {
+                    if pace.worked(&part, now)
+                        && let (Some(stack), Some(id)) = (&part, open)
+                    {
+                        let reason = look.pending.get(stack).map_or("steps are left", String::as_str);
+                        attempts.push((id, one_line(&format!("does not come to rest: {reason}")), true));
+                    }
+                }
+                Consequence::Failed { error, hopeless } => {
+                    pace.failed(&part, now);
+                    attempts.extend(open.map(|id| (id, error, hopeless)));
+                }
+                Consequence::Away { .. } => pace.failed(&part, now),
+            }
+        }
+        if attempts.is_empty() {
+            return Ok(());
+        }
+        for (id, error, _) in &attempts {
+            tracing::warn!(operation = %id, error, "attempt failed");
+        }
+        let now = self.clock.now();
+        self.ledger
+            .write(move |tx| {
+                attempts.iter().try_for_each(|(id, error, hopeless)| {
+                    tx.attempt_failed(now, *id, error, *hopeless).map(drop)
+                })
+            })
+            .await
+    }
+
+    fn publish(&self, bundle: &AdmittedBundle, look: &Look<'_>, observed: Observed, version: String) {
+        let converged = look.plan.is_settled() && look.pending.is_empty();
+        let reason = (!converged).then(|| reason(look));
+        let digest = bundle.digest().clone();
+        let pending = look.pending.clone();
+        self.say(|condition| {
+            let observed = match &condition.observed {
+                Some(known) if **known == observed => Arc::clone(known),
+                _ => Arc::new(observed),
+            };
+            *condition = Condition {
+                digest: Some(digest),
+                converged,
+                reason,
+                engine: Some(version),
+                observed: Some(observed),
+                pending,
+            };
+        });
+    }
+
+    /// Changes the condition; whoever watches wakes only when it is really another one.
+    fn say(&self, change: impl FnOnce(&mut Condition)) {
+        self.condition.send_if_modified(|condition| {
+            let before = condition.clone();
+            change(condition);
+            *condition != before
+        });
+    }
+}
+
+/// What is blocked had its turn as well, though no step was possible.
+fn add_blocked(meaning: &mut BTreeMap<Part, Consequence>, plan: &Plan, may: impl Fn(&Part) -> bool) {
+    for blocked in &plan.blocked {
+        if may(&blocked.stack) {
+            let error = one_line(&blocked.reason);
+            meaning.insert(blocked.stack.clone(), Consequence::Failed { error, hopeless: false });
+        }
+    }
+}
+
+/// Why the bundle is not reached yet: one line.
+fn reason(look: &Look<'_>) -> String {
+    let shared = look.plan.blocked.iter().find(|blocked| blocked.stack.is_none());
+    let text = match (shared, look.pending.iter().next()) {
+        (Some(blocked), _) => blocked.reason.clone(),
+        (None, Some((stack, reason))) => match look.pending.len() - 1 {
+            0 => format!("{stack}: {reason}"),
+            more => format!("{stack}: {reason} (and {more} more)"),
+        },
+        (None, None) => format!("{} steps are left", look.plan.steps.len()),
+    };
+    one_line(&text)
+}
+
+/// Two aims with the same fingerprint are worked on at the same pace.
+fn fingerprint(aim: &effective::Aim) -> u64 {
+    let mut hash = DefaultHasher::new();
+    aim.compose.to_string().hash(&mut hash);
+    aim.operation.map(|operation| operation.id).hash(&mut hash);
+    (aim.source as u8).hash(&mut hash);
+    hash.finish()
+}

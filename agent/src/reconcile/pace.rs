@@ -1,0 +1,95 @@
+//! When a stack may be worked on again. Kept in memory: after a restart everything may be tried at once.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use decnet_wire::ids::StackName;
+use tokio::time::Instant;
+
+use crate::backoff::repair_delay;
+
+/// A stack that has been as it should be for this long starts with a clean slate.
+pub(crate) const STEADY: Duration = Duration::from_secs(60);
+/// Rounds without a failure that may follow each other before a stack is slowed down. One change takes one
+/// or two.
+const FREE_ROUNDS: u32 = 3;
+/// As many rounds of successful steps after which an operation's stack is said not to come to rest.
+const RESTLESS: u32 = 10;
+/// None stands for what stacks share.
+pub(crate) type Part = Option<StackName>;
+
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    parts: BTreeMap<Part, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    aim: u64,
+    failures: u32,
+    rounds: u32,
+    not_before: Option<Instant>,
+    settled_since: Option<Instant>,
+}
+
+impl Pace {
+    /// Keeps what is still there. A part that is aimed at something else starts afresh.
+    pub(crate) fn aim_at(&mut self, aims: &BTreeMap<Part, u64>) {
+        self.parts.retain(|part, entry| aims.get(part) == Some(&entry.aim));
+        for (part, aim) in aims {
+            self.parts.entry(part.clone()).or_insert(Entry {
+                aim: *aim,
+                failures: 0,
+                rounds: 0,
+                not_before: None,
+                settled_since: None,
+            });
+        }
+    }
+
+    /// Whether it is this part's turn.
+    pub(crate) fn may(&self, part: &Part, now: Instant) -> bool {
+        self.parts.get(part).and_then(|entry| entry.not_before).is_none_or(|at| at <= now)
+    }
+
+    /// Nothing is left to do for it. True when that has been so for [`STEADY`].
+    pub(crate) fn settled(&mut self, part: &Part, now: Instant) -> bool {
+        let Some(entry) = self.parts.get_mut(part) else { return false };
+        let since = *entry.settled_since.get_or_insert(now);
+        let steady = now.duration_since(since) >= STEADY;
+        if steady {
+            (entry.failures, entry.rounds, entry.not_before) = (0, 0, None);
+        }
+        steady
+    }
+
+    /// Something is left to do for it.
+    pub(crate) fn unsettled(&mut self, part: &Part) {
+        if let Some(entry) = self.parts.get_mut(part) {
+            entry.settled_since = None;
+        }
+    }
+
+    /// It did not work; the next try waits longer.
+    pub(crate) fn failed(&mut self, part: &Part, now: Instant) {
+        if let Some(entry) = self.parts.get_mut(part) {
+            entry.failures = entry.failures.saturating_add(1);
+            entry.not_before = Some(now + repair_delay(entry.failures));
+        }
+    }
+
+    /// Its steps worked. True when that has happened so often that it does not come to rest.
+    pub(crate) fn worked(&mut self, part: &Part, now: Instant) -> bool {
+        let Some(entry) = self.parts.get_mut(part) else { return false };
+        entry.rounds = entry.rounds.saturating_add(1);
+        if entry.rounds > FREE_ROUNDS {
+            entry.not_before = Some(now + repair_delay(entry.rounds - FREE_ROUNDS));
+        }
+        entry.rounds >= RESTLESS
+    }
+
+    /// When the next part has its turn that does not have it now.
+    pub(crate) fn next(&self, now: Instant) -> Option<Instant> {
+        self.parts.values().filter_map(|entry| entry.not_before).filter(|at| *at > now).min()
+    }
+}

@@ -1,0 +1,190 @@
+//! The report: heartbeat, events from the outbox in sequence, and the observed state when it changed.
+//!
+//! Guarantees: an event leaves the ledger only when the master said that it has stored it. A lost answer
+//! costs a resend under the same number.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use decnet_wire::limits;
+use decnet_wire::observed::Observed;
+use decnet_wire::report::{Accepted, Heartbeat, Report, ReportAnswer, SCHEMA};
+use http::{Method, Request, StatusCode, header};
+use tokio::sync::watch;
+
+use crate::admit::AdmittedBundle;
+use crate::backoff::Patience;
+use crate::clock::SharedClock;
+use crate::error::error_chain;
+use crate::ledger::{Ledger, LedgerError};
+use crate::link::{Link, LinkError};
+use crate::reconcile::Condition;
+use crate::status::Contact;
+
+/// What happens together is sent together.
+const COALESCE: Duration = Duration::from_millis(20);
+/// How long the master may take.
+const ANSWER: Duration = Duration::from_secs(30);
+/// Bytes of events in one report, so that the rest of it fits under [`limits::REPORT`] as well.
+const EVENT_BYTES: usize = 4 * 1024 * 1024;
+/// What a master may set the heartbeat to, in seconds.
+const HEARTBEAT_RANGE: std::ops::RangeInclusive<u32> = 1..=3600;
+/// What a master may set the wait of a long poll to, in seconds.
+const POLL_RANGE: std::ops::RangeInclusive<u32> = 0..=600;
+
+pub(crate) struct Reporter {
+    pub(crate) link: Link,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) clock: SharedClock,
+    pub(crate) bundles: watch::Receiver<Option<Arc<AdmittedBundle>>>,
+    pub(crate) condition: watch::Receiver<Condition>,
+    pub(crate) poll_wait: watch::Sender<Duration>,
+    pub(crate) contact: watch::Sender<Contact>,
+    pub(crate) patience: Patience,
+}
+
+/// Why a report was not taken.
+#[derive(Debug, thiserror::Error)]
+enum SendError {
+    #[error("the master was not reached")]
+    Link(#[source] LinkError),
+    #[error("the master's answer is not what this agent knows")]
+    Answer(#[source] serde_json::Error),
+}
+
+impl Reporter {
+    /// Runs for ever; ends only when the ledger fails.
+    pub(crate) async fn run(mut self) -> Result<(), LedgerError> {
+        // What the master has of the observed state.
+        let mut theirs: Option<Arc<Observed>> = None;
+        loop {
+            let report = self.compose(theirs.as_ref())?;
+            let sent = report.events.last().map(|event| event.seq);
+            let observed = self.condition.borrow().observed.clone();
+            let full = report.observed.is_some();
+            let heartbeat = match self.send(&report).await {
+                Ok(answer) => {
+                    self.patience.reset();
+                    if full {
+                        theirs.clone_from(&observed);
+                    }
+                    if answer.resync {
+                        theirs = None;
+                    }
+                    let heartbeat = self.obey(&answer);
+                    let waiting = match sent {
+                        Some(sent) => self.acknowledge(&answer, sent).await?,
+                        None => false,
+                    };
+                    // A master that asks again and again for the same is left alone until the next heartbeat.
+                    if waiting || (answer.resync && !full && observed.is_some()) {
+                        continue;
+                    }
+                    heartbeat
+                }
+                Err(error) => {
+                    let pause = match &error {
+                        SendError::Link(error) => self.patience.after(error),
+                        SendError::Answer(_) => self.patience.after_nothing(),
+                    };
+                    let text = error_chain(&error);
+                    tracing::warn!(pause_ms = pause.as_millis(), "no report was taken: {text}");
+                    tokio::time::sleep(pause).await;
+                    continue;
+                }
+            };
+            self.wait(heartbeat).await;
+        }
+    }
+
+    fn compose(&mut self, theirs: Option<&Arc<Observed>>) -> Result<Report, LedgerError> {
+        let batch = self.ledger.outbox(limits::EVENTS, EVENT_BYTES)?;
+        let condition = self.condition.borrow_and_update().clone();
+        let bundle = self.bundles.borrow_and_update().clone();
+        let digest = bundle.as_ref().map(|bundle| bundle.digest());
+        // The condition may still be about the bundle before.
+        let current = condition.digest.as_ref() == digest;
+        let reason = if current {
+            condition.reason
+        } else {
+            Some("the newest bundle was not looked at yet".to_owned())
+        };
+        Ok(Report {
+            schema: SCHEMA,
+            heartbeat: Heartbeat {
+                agent_version: crate::VERSION.to_owned(),
+                sent_at: self.clock.now(),
+                accepted: bundle.as_ref().map(|admitted| Accepted {
+                    epoch: admitted.bundle().epoch,
+                    generation: admitted.bundle().generation,
+                    digest: admitted.digest().clone(),
+                }),
+                converged: current && condition.converged,
+                reason,
+                engine: condition.engine,
+            },
+            observed: condition
+                .observed
+                .filter(|observed| theirs.is_none_or(|theirs| theirs != observed))
+                .map(|observed| (*observed).clone()),
+            events: batch.events,
+        })
+    }
+
+    async fn send(&mut self, report: &Report) -> Result<ReportAnswer, SendError> {
+        let body = serde_json::to_vec(report).map_err(SendError::Answer)?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri("/agent/v1/report")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Bytes::from(body))
+            .map_err(|error| SendError::Link(LinkError::Request(error)))?;
+        let answer = self.link.send(&request, ANSWER).await.map_err(SendError::Link)?;
+        if answer.status() != StatusCode::OK {
+            return Err(SendError::Link(self.link.unexpected(answer).await));
+        }
+        let body =
+            self.link.read(answer, limits::REPORT_ANSWER, ANSWER).await.map_err(SendError::Link)?;
+        serde_json::from_slice(&body).map_err(SendError::Answer)
+    }
+
+    fn obey(&self, answer: &ReportAnswer) -> Duration {
+        let clamp = |seconds: u32, range: &std::ops::RangeInclusive<u32>| {
+            Duration::from_secs(seconds.clamp(*range.start(), *range.end()).into())
+        };
+        let poll = clamp(answer.poll_wait_s, &POLL_RANGE);
+        self.poll_wait.send_if_modified(|known| std::mem::replace(known, poll) != poll);
+        let ahead = self.clock.now().get() - answer.time.get();
+        self.contact.send_modify(|contact| contact.clock_ahead_s = Some(ahead.whole_seconds()));
+        clamp(answer.heartbeat_s, &HEARTBEAT_RANGE)
+    }
+
+    /// Forgets what the master has. True when more is waiting and the last batch went through.
+    async fn acknowledge(&self, answer: &ReportAnswer, sent: u64) -> Result<bool, LedgerError> {
+        let acked = answer.acked;
+        self.ledger.write(move |tx| tx.acknowledge(acked, sent)).await?;
+        Ok(acked >= sent && self.ledger.outbox(1, 1)?.waiting > 0)
+    }
+
+    /// Until the next heartbeat, or until there is something to tell.
+    async fn wait(&mut self, heartbeat: Duration) {
+        let told = {
+            let condition = self.condition.borrow();
+            (condition.digest.clone(), condition.converged)
+        };
+        let mut condition = self.condition.clone();
+        // Convergence is worth a report; every other change of the observed state has time.
+        let converged = async {
+            let differs = |now: &Condition| (now.digest.clone(), now.converged) != told;
+            if condition.wait_for(differs).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = self.ledger.outbox_grew().notified() => tokio::time::sleep(COALESCE).await,
+            () = converged => tokio::time::sleep(COALESCE).await,
+            () = tokio::time::sleep(heartbeat) => {}
+        }
+    }
+}

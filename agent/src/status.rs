@@ -1,0 +1,246 @@
+//! What the agent says about itself to people on the host: status and plan, as data and as text.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use decnet_docker::{Engine, EngineError};
+use decnet_plan::planner::{StackState, describe, plan, stack_states};
+use decnet_plan::step::Plan;
+use decnet_wire::ids::{FleetId, HostId, HostName, OperationId, StackName, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::admit::{self, policy};
+use crate::identity::Identity;
+use crate::ledger::{AcceptedRecord, JournalEntry, Ledger, LedgerError, OperationRecord};
+use crate::reconcile::{Condition, effective};
+
+/// What `decnet-agent status` shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub schema: u32,
+    pub agent_version: String,
+    pub fleet: FleetId,
+    pub host: HostId,
+    pub name: HostName,
+    /// Where the agent pulls from.
+    pub master: String,
+    pub certificate_ends_at: Timestamp,
+    pub accepted: Option<AcceptedRecord>,
+    pub operations: BTreeMap<OperationId, OperationRecord>,
+    /// Events that the master has not acknowledged.
+    pub waiting_events: u64,
+    /// None when no agent runs and the ledger was read directly.
+    pub running: Option<Running>,
+}
+
+/// What only a running agent knows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Running {
+    pub converged: bool,
+    pub reason: Option<String>,
+    /// The engine's version while it answers.
+    pub engine: Option<String>,
+    pub pending: BTreeMap<StackName, String>,
+    pub contact: Contact,
+}
+
+/// How it goes with the master.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contact {
+    /// When the master last answered a poll.
+    pub last: Option<Timestamp>,
+    /// Why the newest poll failed, if it did.
+    pub error: Option<String>,
+    /// How far this host's clock is ahead of the master's, in seconds, as of the last report.
+    pub clock_ahead_s: Option<i64>,
+}
+
+impl Status {
+    pub(crate) fn read(
+        identity: &Identity,
+        master: String,
+        ledger: &Ledger,
+        running: Option<(Condition, Contact)>,
+    ) -> Result<Self, LedgerError> {
+        Ok(Self {
+            schema: 1,
+            agent_version: crate::VERSION.to_owned(),
+            fleet: identity.fleet,
+            host: identity.host,
+            name: identity.name.clone(),
+            master,
+            certificate_ends_at: Timestamp::new(identity.leaf.not_after()),
+            accepted: ledger.accepted()?,
+            operations: ledger.operations()?,
+            waiting_events: ledger.outbox(1, 1)?.waiting,
+            running: running.map(|(condition, contact)| Running {
+                converged: condition.converged,
+                reason: condition.reason,
+                engine: condition.engine,
+                pending: condition.pending,
+                contact,
+            }),
+        })
+    }
+
+    /// The status for people.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        let mut line = |name: &str, value: String| {
+            // Writing into a String cannot fail.
+            let _ = writeln!(text, "{name:<12} {value}");
+        };
+        line("host", format!("{} ({})", self.name, self.host));
+        line("fleet", self.fleet.to_string());
+        line("certificate", format!("until {}", self.certificate_ends_at));
+        match &self.accepted {
+            Some(accepted) => line(
+                "accepted",
+                format!("generation {} at {}", accepted.generation, accepted.accepted_at),
+            ),
+            None => line("accepted", "nothing yet".to_owned()),
+        }
+        match &self.running {
+            None => {
+                line("agent", "not running".to_owned());
+                line("master", self.master.clone());
+            }
+            Some(running) => {
+                line("agent", format!("running, version {}", self.agent_version));
+                let contact = match (&running.contact.error, &running.contact.last) {
+                    (Some(error), _) => format!("not reached: {error}"),
+                    (None, Some(last)) => format!("answered at {last}"),
+                    (None, None) => "not asked yet".to_owned(),
+                };
+                line("master", format!("{} ({contact})", self.master));
+                line("engine", running.engine.clone().unwrap_or_else(|| "does not answer".to_owned()));
+                let converged = match (&running.converged, &running.reason) {
+                    (true, _) => "yes".to_owned(),
+                    (false, Some(reason)) => format!("no: {reason}"),
+                    (false, None) => "no".to_owned(),
+                };
+                line("converged", converged);
+            }
+        }
+        line("unreported", format!("{} events", self.waiting_events));
+        for record in self.operations.values() {
+            let mut value = format!("{} {}: {}", record.kind.as_str(), record.decky, record.state.as_str());
+            if let Some(error) = &record.error {
+                let _ = write!(value, " ({error})");
+            }
+            line("operation", value);
+        }
+        text
+    }
+}
+
+/// What `decnet-agent plan` shows: what the agent would do now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Preview {
+    pub schema: u32,
+    /// The generation that it is for; none when no bundle was accepted yet.
+    pub generation: Option<u64>,
+    pub plan: Plan,
+    /// The steps for people, in the plan's order.
+    pub steps: Vec<String>,
+    /// Stacks that are not there yet, with the reason.
+    pub pending: BTreeMap<StackName, String>,
+}
+
+/// A preview that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PreviewError {
+    #[error("the ledger cannot be read")]
+    Ledger(#[source] LedgerError),
+    #[error("the Docker Engine cannot be looked at")]
+    Observe(#[source] EngineError),
+    #[error("the accepted bundle cannot be used: {0}")]
+    Bundle(String),
+}
+
+impl Preview {
+    /// Looks at the ledger and the engine, and changes neither.
+    pub(crate) async fn make(host: HostId, ledger: &Ledger, socket: &Path) -> Result<Self, PreviewError> {
+        let stored = ledger.accepted().and_then(|accepted| Ok((accepted, ledger.envelope()?)));
+        let (Some(accepted), Some(envelope)) = stored.map_err(PreviewError::Ledger)? else {
+            return Ok(Self {
+                schema: 1,
+                generation: None,
+                plan: Plan::default(),
+                steps: Vec::new(),
+                pending: BTreeMap::new(),
+            });
+        };
+        let admitted = admit::restore(host, &accepted.digest, &envelope)
+            .map_err(|refusal| PreviewError::Bundle(refusal.detail))?;
+        let operations = ledger.operations().map_err(PreviewError::Ledger)?;
+        let last_good = ledger.last_good().map_err(PreviewError::Ledger)?;
+        let effective = effective(host, admitted.bundle(), &operations, &last_good).map_err(|errors| {
+            PreviewError::Bundle(errors.first().map(ToString::to_string).unwrap_or_default())
+        })?;
+        let engine = Engine::connect(socket).await.map_err(PreviewError::Observe)?;
+        let observed = engine.observe(host).await.map_err(PreviewError::Observe)?;
+        let plan = plan(&effective.desired, &observed, &policy());
+        let pending = stack_states(&effective.desired, &observed)
+            .into_iter()
+            .filter_map(|(name, state)| match state {
+                StackState::Settled => None,
+                StackState::Pending { reason } => Some((name, reason)),
+            })
+            .collect();
+        Ok(Self {
+            schema: 1,
+            generation: Some(accepted.generation),
+            steps: plan.steps.iter().map(|planned| describe(&planned.step)).collect(),
+            plan,
+            pending,
+        })
+    }
+
+    /// The preview for people.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let Some(generation) = self.generation else {
+            return "no bundle was accepted yet\n".to_owned();
+        };
+        let mut text = String::new();
+        if self.plan.is_settled() {
+            let _ = writeln!(text, "generation {generation}: nothing to do");
+        } else {
+            let _ = writeln!(text, "generation {generation}: {} steps", self.steps.len());
+        }
+        for (number, step) in self.steps.iter().enumerate() {
+            let _ = writeln!(text, "{:>4}  {step}", number + 1);
+        }
+        for blocked in &self.plan.blocked {
+            match &blocked.stack {
+                Some(stack) => {
+                    let _ = writeln!(text, "blocked: {stack}: {}", blocked.reason);
+                }
+                None => {
+                    let _ = writeln!(text, "blocked: {}", blocked.reason);
+                }
+            }
+        }
+        text
+    }
+}
+
+/// The journal for people, oldest first.
+#[must_use]
+pub fn journal_text(entries: &[JournalEntry]) -> String {
+    let mut text = String::new();
+    for entry in entries.iter().rev() {
+        let outcome = match &entry.outcome {
+            None => "unfinished".to_owned(),
+            Some(outcome) => match &outcome.error {
+                None => "ok".to_owned(),
+                Some(error) => format!("FAILED: {error}"),
+            },
+        };
+        let _ = writeln!(text, "{}  round {:<5} {}  {outcome}", entry.begun_at, entry.round, entry.text);
+    }
+    text
+}

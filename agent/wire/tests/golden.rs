@@ -1,0 +1,66 @@
+//! Every document as it was once sent. The files are only added to: a change that breaks one breaks agents or
+//! masters that are already out there.
+
+use std::path::Path;
+
+use decnet_wire::bundle::Bundle;
+use decnet_wire::enrol::{EnrolRequest, EnrolResponse, Token};
+use decnet_wire::report::{Report, ReportAnswer};
+use decnet_wire::trust::TrustRoot;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+fn read(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Reads the file as `T`, writes it again, and compares the two as JSON values.
+fn holds<T: DeserializeOwned + Serialize>(name: &str) {
+    let text = read(name);
+    let document: T = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let before: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(serde_json::to_value(&document).unwrap(), before, "{name}");
+}
+
+/// Adds a field that nobody knows, at the top, and expects a refusal.
+fn is_closed<T: DeserializeOwned>(name: &str) {
+    let mut value: serde_json::Value = serde_json::from_str(&read(name)).unwrap();
+    value["surprise"] = serde_json::json!(1);
+    assert!(
+        serde_json::from_value::<T>(value).is_err(),
+        "{name} takes an unknown field"
+    );
+}
+
+#[test]
+fn documents_of_schema_1_read_and_write_as_they_did() {
+    holds::<Bundle>("bundle-1.json");
+    holds::<Report>("report-1.json");
+    holds::<ReportAnswer>("report-answer-1.json");
+    holds::<Token>("token-1.json");
+    holds::<EnrolRequest>("enrol-request-1.json");
+    holds::<EnrolResponse>("enrol-response-1.json");
+    holds::<TrustRoot>("trust-root-1.json");
+}
+
+#[test]
+fn an_unknown_field_is_an_error_in_every_document() {
+    is_closed::<Bundle>("bundle-1.json");
+    is_closed::<Report>("report-1.json");
+    is_closed::<ReportAnswer>("report-answer-1.json");
+    is_closed::<Token>("token-1.json");
+    is_closed::<EnrolRequest>("enrol-request-1.json");
+    is_closed::<EnrolResponse>("enrol-response-1.json");
+    is_closed::<TrustRoot>("trust-root-1.json");
+}
+
+#[test]
+fn a_secret_is_not_part_of_a_debug_text() {
+    let token: Token = serde_json::from_str(&read("token-1.json")).unwrap();
+    assert!(!format!("{token:?}").contains(&token.secret));
+    let request: EnrolRequest = serde_json::from_str(&read("enrol-request-1.json")).unwrap();
+    assert!(!format!("{request:?}").contains(&request.secret));
+}

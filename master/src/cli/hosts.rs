@@ -1,0 +1,199 @@
+//! `host`.
+
+use clap::{Args, Subcommand};
+use decnet_wire::ids::{HostId, HostName, InterfaceName};
+use hyper::Method;
+use ipnet::Ipv4Net;
+use serde_json::json;
+
+use super::Console;
+use super::client::Client;
+use super::failure::Failure;
+use super::table::{facts, or_none, table};
+use crate::serve::operator::views::{EnrollBody, EnrollView, HostView};
+
+/// What `decnet host` takes.
+#[derive(Debug, Args)]
+pub struct HostArgs {
+    #[command(subcommand)]
+    pub command: HostCommand,
+}
+
+/// What may be done with hosts.
+#[derive(Debug, Subcommand)]
+pub enum HostCommand {
+    /// Make a one-shot token, and print the command to run on the host
+    Enroll(EnrollArgs),
+    /// List hosts
+    #[command(after_help = "Examples:\n  decnet host ls")]
+    Ls,
+    /// Show one host
+    #[command(after_help = "Examples:\n  decnet host show edge-01")]
+    Show {
+        /// The host's name or id
+        host: String,
+    },
+}
+
+/// What `decnet host enroll` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  decnet host enroll edge-01
+  decnet host enroll edge-02 --ipvlan --interface eth1 --subnet 10.20.0.0/24 --gateway 10.20.0.1
+  ssh root@edge-03 \"$(decnet host enroll edge-03 --json | jq -r .command)\"")]
+pub struct EnrollArgs {
+    /// What the host is called from now on
+    pub name: HostName,
+    /// ipvlan in place of macvlan, for NICs and switches that take one MAC only
+    #[arg(long)]
+    pub ipvlan: bool,
+    /// The host's interface for deckies [default: the fleet's]
+    #[arg(long, value_name = "IF")]
+    pub interface: Option<InterfaceName>,
+    /// The host's own LAN [default: the fleet's]
+    #[arg(long, value_name = "CIDR", requires = "gateway")]
+    pub subnet: Option<Ipv4Net>,
+    /// The gateway of that LAN
+    #[arg(long, value_name = "IP", requires = "subnet")]
+    pub gateway: Option<std::net::Ipv4Addr>,
+    /// How long the token lives, at most an hour: a number with s or m
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = seconds)]
+    pub ttl: u64,
+    /// A line for people
+    #[arg(long)]
+    pub notes: Option<String>,
+}
+
+/// `90s`, `5m` or `1h`, in seconds.
+fn seconds(text: &str) -> Result<u64, String> {
+    let wrong = || "write a number with s, m or h, as in 5m, of at most an hour".to_owned();
+    let (number, unit) = match text.char_indices().next_back() {
+        Some((at, 's')) => (&text[..at], 1),
+        Some((at, 'm')) => (&text[..at], 60),
+        Some((at, 'h')) => (&text[..at], 3600),
+        _ => return Err(wrong()),
+    };
+    let number = number.bytes().all(|b| b.is_ascii_digit()).then(|| number.parse::<u64>().ok()).flatten();
+    let seconds = number.and_then(|number| number.checked_mul(unit));
+    seconds.filter(|seconds| (1..=3600).contains(seconds)).ok_or_else(wrong)
+}
+
+pub(super) async fn run(args: &HostArgs, client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
+    match &args.command {
+        HostCommand::Enroll(args) => enroll(args, client, console).await,
+        HostCommand::Ls => list(client, console).await,
+        HostCommand::Show { host } => show(host, client, console).await,
+    }
+}
+
+async fn enroll(args: &EnrollArgs, client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
+    let body = EnrollBody {
+        name: args.name.to_string(),
+        ipvlan: args.ipvlan,
+        interface: args.interface.as_ref().map(ToString::to_string),
+        subnet: args.subnet.map(|subnet| subnet.to_string()),
+        gateway: args.gateway.map(|gateway| gateway.to_string()),
+        ttl_seconds: Some(args.ttl),
+        notes: args.notes.clone(),
+    };
+    let view: EnrollView = client.call(Method::POST, "/api/v1/swarm/hosts/enroll", Some(&json!(body))).await?;
+    if console.json {
+        return console.document(&view);
+    }
+    console.remark(&format!("Run this on {} as root before {}; it works once:", args.name, view.expires_at));
+    console.say(&super::table::printable(&view.command))
+}
+
+async fn list(client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
+    let hosts = all(client).await?;
+    if console.json {
+        return console.document(&hosts);
+    }
+    console.print(&overview(hosts))
+}
+
+/// The hosts in a table.
+pub(super) fn overview(hosts: Vec<HostView>) -> String {
+    table(
+        ["NAME", "STATUS", "DECKIES", "ADDRESS", "GENERATION", "LAST HEARTBEAT", "AGENT", "CONDITION"],
+        hosts.into_iter().map(|host| {
+            [
+                host.name.to_string(),
+                host.status.as_str().to_owned(),
+                host.deckies.to_string(),
+                or_none(host.address),
+                format!("{}/{}", host.accepted_generation.unwrap_or(0), host.generation),
+                or_none(host.last_heartbeat),
+                or_none(host.agent_version.clone()),
+                condition(&host),
+            ]
+        }),
+    )
+}
+
+fn condition(host: &HostView) -> String {
+    match (&host.reason, host.converged) {
+        (_, true) => "converged".to_owned(),
+        (Some(reason), false) => reason.clone(),
+        (None, false) => String::new(),
+    }
+}
+
+async fn show(wanted: &str, client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
+    let host = find(wanted, client).await?;
+    if console.json {
+        return console.document(&host);
+    }
+    let lan = host.subnet.map(|subnet| match host.gateway {
+        Some(gateway) => format!("{subnet}, gateway {gateway}"),
+        None => subnet.to_string(),
+    });
+    let condition = condition(&host);
+    console.print(&facts([
+        ("name", host.name.to_string()),
+        ("id", host.uuid.to_string()),
+        ("status", host.status.as_str().to_owned()),
+        ("condition", condition),
+        ("deckies", host.deckies.to_string()),
+        ("address", or_none(host.address)),
+        ("last heartbeat", or_none(host.last_heartbeat)),
+        ("enrolled", or_none(host.enrolled_at)),
+        ("agent", or_none(host.agent_version)),
+        ("docker", or_none(host.engine)),
+        ("generation", host.generation.to_string()),
+        ("accepted", or_none(host.accepted_generation)),
+        ("driver", if host.use_ipvlan { "ipvlan" } else { "macvlan" }.to_owned()),
+        ("interface", or_none(host.interface)),
+        ("own LAN", or_none(lan)),
+        ("certificate", or_none(host.client_cert_fingerprint)),
+        ("notes", or_none(host.notes)),
+    ]))
+}
+
+/// Every host.
+pub(super) async fn all(client: &Client) -> Result<Vec<HostView>, Failure> {
+    client.get("/api/v1/swarm/hosts").await
+}
+
+/// The host of this name or id.
+pub(super) async fn find(wanted: &str, client: &Client) -> Result<HostView, Failure> {
+    let id: Option<HostId> = wanted.parse().ok();
+    let found = all(client).await?.into_iter().find(|host| host.name.as_str() == wanted || Some(host.uuid) == id);
+    found.ok_or_else(|| Failure::refused(format!("there is no host {wanted}: `decnet host ls` lists them")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tokens_life_is_read_with_its_unit() {
+        assert_eq!(seconds("90s"), Ok(90));
+        assert_eq!(seconds("5m"), Ok(300));
+        assert_eq!(seconds("1h"), Ok(3600));
+        for bad in ["", "s", "5", "0m", "61m", "2h", "-5m", "+5m", "5 m", "5é", "99999999999999999999s"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+}

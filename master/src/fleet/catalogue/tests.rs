@@ -1,0 +1,6 @@
+use super::*;
+
+#[test]
+fn the_built_in_catalogue_loads() {
+    Catalogue::load(&[]).unwrap();
+}

@@ -1,0 +1,169 @@
+//! The operator API under `/api/v1`, served over HTTPS and on the Unix socket.
+//!
+//! ```text
+//!  request ─▶ catch panics ─▶ who is it (401) ─▶ content type (415) ─▶ handler: may they (403), body, control
+//! ```
+//!
+//! Every route is registered together with its description, so the OpenAPI document at `/api/v1/openapi.json`
+//! lists exactly the routes there are. Nothing under the prefix answers anybody without a role.
+
+mod access;
+mod answer;
+mod body;
+mod catalogue;
+mod deckies;
+mod lifecycle;
+mod parameters;
+mod swarm;
+mod system;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+pub mod views;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::Request;
+use axum::middleware;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use axum::{Extension, Router};
+use futures_util::FutureExt as _;
+use hyper::StatusCode;
+use hyper::body::Body as _;
+use hyper::header::CONTENT_TYPE;
+use tower::Layer as _;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::listen::Remote;
+use crate::control::Control;
+use access::Streams;
+use answer::Problem;
+
+/// Under what everything is found.
+const PREFIX: &str = "/api/v1";
+
+/// Who is at the other end of the connection that a request came on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// A process on this machine, by its user id.
+    Unix { uid: u32 },
+    /// A TLS client, by its address.
+    Tls { address: SocketAddr },
+}
+
+impl From<&Remote> for Peer {
+    fn from(remote: &Remote) -> Self {
+        match remote {
+            Remote::Unix { uid } => Self::Unix { uid: *uid },
+            Remote::Tls { address, .. } => Self::Tls { address: *address },
+        }
+    }
+}
+
+/// What every handler works with.
+#[derive(Debug, Clone)]
+struct App {
+    control: Arc<Control>,
+    streams: Arc<Streams>,
+}
+
+/// The operator API. Requests without a [`Peer`] need a token.
+#[must_use]
+pub fn router(control: Arc<Control>) -> Router {
+    let app = App { control, streams: Arc::new(Streams::default()) };
+    let (routes, document) = described().split_for_parts();
+    let routes = routes.route(&format!("{PREFIX}/openapi.json"), get(async move || axum::Json(document)));
+    deckies::with_reserved_names(routes)
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "Not Found"))
+        .method_not_allowed_fallback(async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"))
+        .layer(middleware::from_fn(json_only))
+        .layer(middleware::from_fn_with_state(app.clone(), access::authenticate))
+        .layer(middleware::from_fn(catch_panics))
+        .with_state(app)
+}
+
+/// The service for one connection: every request carries its [`Peer`].
+pub fn for_peer(router: Router, remote: &Remote) -> axum::middleware::AddExtension<Router, Peer> {
+    Extension(Peer::from(remote)).layer(router)
+}
+
+/// The description of the API, without anything behind it.
+#[must_use]
+pub fn document() -> utoipa::openapi::OpenApi {
+    described().into_openapi()
+}
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "DECNET operator API",
+        description = "Everything that operators do: describe the fleet, watch it, enrol hosts. Errors are \
+                       `{\"detail\": \"…\"}`. A refused fleet description also has `errors`, one for each reason.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    modifiers(&access::BearerToken),
+    security(("token" = []))
+)]
+struct Description;
+
+fn described() -> OpenApiRouter<App> {
+    let api = OpenApiRouter::new()
+        .routes(routes!(deckies::deploy))
+        .routes(routes!(deckies::plan))
+        .routes(routes!(deckies::list))
+        .routes(routes!(deckies::show, deckies::remove))
+        .routes(routes!(deckies::mutate))
+        .routes(routes!(deckies::set_interval))
+        .routes(routes!(lifecycle::by_ids))
+        .routes(routes!(lifecycle::list))
+        .routes(routes!(lifecycle::decky_events))
+        .routes(routes!(lifecycle::events))
+        .routes(routes!(swarm::hosts))
+        .routes(routes!(swarm::host))
+        .routes(routes!(swarm::enroll))
+        .routes(routes!(catalogue::services))
+        .routes(routes!(catalogue::archetypes))
+        .routes(routes!(catalogue::distros))
+        .routes(routes!(system::deployment_mode))
+        .routes(routes!(system::config))
+        .routes(routes!(system::set_deployment_limit))
+        .routes(routes!(system::health))
+        .routes(routes!(system::create_token));
+    OpenApiRouter::with_openapi(Description::openapi()).nest(PREFIX, api)
+}
+
+/// A body that is not JSON is not read. The answer is plain text: who sends something else may not read JSON.
+async fn json_only(request: Request, next: middleware::Next) -> Response {
+    let has_body = !request.body().is_end_stream();
+    let json = request
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|kind| kind.to_ascii_lowercase().starts_with("application/json"));
+    if has_body && !json {
+        let text = "Unsupported Media Type: send application/json\n";
+        return (StatusCode::UNSUPPORTED_MEDIA_TYPE, text).into_response();
+    }
+    next.run(request).await
+}
+
+/// A defect answers 500 with an id that stands in the log as well, and the master goes on.
+async fn catch_panics(request: Request, next: middleware::Next) -> Response {
+    // The request is dropped with whatever state the panic left it in; nothing looks at it again.
+    match std::panic::AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_default();
+            Problem::internal(&format!("panicked: {text}")).into_response()
+        }
+    }
+}

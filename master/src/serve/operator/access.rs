@@ -1,0 +1,153 @@
+//! Who asks, what they may do, and how many streams they have open.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use hyper::StatusCode;
+use hyper::header::AUTHORIZATION;
+use sha2::{Digest as _, Sha256};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+
+use super::answer::{Problem, ask};
+use super::{App, Peer};
+use crate::records::Role;
+
+/// Event streams that one caller may have open.
+pub(super) const STREAMS_PER_CALLER: usize = 5;
+
+/// Somebody with a role.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    role: Role,
+    identity: Identity,
+}
+
+impl Caller {
+    pub(super) fn role(&self) -> Role {
+        self.role
+    }
+}
+
+/// What one caller is told from another by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Identity {
+    User(u32),
+    /// SHA-256 of the token.
+    Token([u8; 32]),
+}
+
+/// Lets nobody pass without a role, and notes the [`Caller`] for the handlers.
+///
+/// On the socket, root and the user that the master runs as are admins: they could read the store as well. A
+/// token that is given all the same counts, so that its role can be tried.
+pub(super) async fn authenticate(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let unauthorized = || Problem::new(StatusCode::UNAUTHORIZED, "Could not validate credentials");
+    let caller = match request.headers().get(AUTHORIZATION) {
+        Some(header) => {
+            let Some(token) = header.to_str().ok().and_then(bearer).map(str::to_owned) else {
+                return unauthorized().into_response();
+            };
+            let identity = Identity::Token(Sha256::digest(token.as_bytes()).into());
+            match ask(&app, move |control| control.role(&token)).await {
+                Ok(Some(role)) => Caller { role, identity },
+                Ok(None) => return unauthorized().into_response(),
+                Err(problem) => return problem.into_response(),
+            }
+        }
+        None => match request.extensions().get::<Peer>() {
+            Some(Peer::Unix { uid }) if *uid == 0 || *uid == nix::unistd::geteuid().as_raw() => {
+                Caller { role: Role::Admin, identity: Identity::User(*uid) }
+            }
+            _ => return unauthorized().into_response(),
+        },
+    };
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+/// RFC 6750 §2.1; the scheme's case does not matter (RFC 9110 §11.1).
+fn bearer(header: &str) -> Option<&str> {
+    let (scheme, token) = header.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        let caller = parts.extensions.get::<Self>().cloned();
+        caller.ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, "Could not validate credentials"))
+    }
+}
+
+/// Proof that the caller may change things. A handler that takes it is refused to everybody else.
+#[derive(Debug)]
+pub(super) struct Admin;
+
+impl<S: Sync> FromRequestParts<S> for Admin {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, state).await?;
+        match caller.role {
+            Role::Admin => Ok(Self),
+            Role::Viewer => Err(Problem::new(StatusCode::FORBIDDEN, "Insufficient permissions")),
+        }
+    }
+}
+
+/// The event streams that are open.
+#[derive(Debug, Default)]
+pub(super) struct Streams(Mutex<HashMap<Identity, usize>>);
+
+impl Streams {
+    /// A place for one more stream of this caller. Taken before anything is answered.
+    pub(super) fn open(self: &Arc<Self>, caller: &Caller) -> Result<StreamPlace, Problem> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(caller.identity.clone()).or_insert(0);
+        if *count >= STREAMS_PER_CALLER {
+            let detail = format!("{STREAMS_PER_CALLER} event streams are open already: close one first");
+            return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
+        }
+        *count += 1;
+        Ok(StreamPlace { streams: Arc::clone(self), identity: caller.identity.clone() })
+    }
+}
+
+/// A place among the streams; free again when it is dropped.
+#[derive(Debug)]
+pub(super) struct StreamPlace {
+    streams: Arc<Streams>,
+    identity: Identity,
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        let mut open = self.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.identity) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                open.remove(&self.identity);
+            }
+        }
+    }
+}
+
+/// Describes the token in the OpenAPI document.
+#[derive(Debug)]
+pub(super) struct BearerToken;
+
+impl utoipa::Modify for BearerToken {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("An operator token of the role `viewer` or `admin`. On the Unix socket, root needs none."))
+            .build();
+        let components = document.components.get_or_insert_with(Default::default);
+        components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}

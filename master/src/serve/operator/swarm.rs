@@ -1,0 +1,140 @@
+//! Hosts and their enrolment.
+
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use hyper::StatusCode;
+use ipnet::Ipv4Net;
+
+use super::App;
+use super::access::Admin;
+use super::answer::{Problem, ask};
+use super::body::Fields;
+use super::parameters::{HostPath, Pairs};
+use super::views::{EnrollBody, EnrollView, ErrorView, HostView};
+use crate::control::enrol::{Invitation, TOKEN_LIFETIME, TOKEN_LIFETIME_MAX};
+use crate::control::hosts::HostState;
+use crate::fleet::model::Lan;
+
+/// The longest notes of a host, in characters.
+const NOTES: usize = 512;
+
+/// List hosts
+///
+/// By name. Whether a host is there follows from its heartbeats; nothing is asked of it.
+#[utoipa::path(
+    get, path = "/swarm/hosts", tag = "swarm",
+    params(("host_status" = Option<String>, Query, description = "`invited`, `enrolled`, `active`, `unreachable` or `revoked`")),
+    responses(
+        (status = 200, description = "The hosts", body = Vec<HostView>),
+        (status = 422, description = "No such status", body = ErrorView),
+    )
+)]
+pub(super) async fn hosts(_: Admin, State(app): State<App>, pairs: Pairs) -> Result<Json<Vec<HostView>>, Problem> {
+    let wanted = pairs.last("host_status").map(|text| {
+        let state: Result<HostState, _> = serde_json::from_value(serde_json::Value::String(text.to_owned()));
+        state.map_err(|_| Problem::invalid("host_status is not invited, enrolled, active, unreachable or revoked"))
+    });
+    let wanted = wanted.transpose()?;
+    let views = ask(&app, |control| control.hosts()).await?;
+    let views = views.into_iter().filter(|view| wanted.is_none_or(|wanted| view.state == wanted));
+    Ok(Json(views.map(HostView::from).collect()))
+}
+
+/// Show one host
+#[utoipa::path(
+    get, path = "/swarm/hosts/{uuid}", tag = "swarm",
+    params(("uuid" = String, Path, description = "The host's id")),
+    responses(
+        (status = 200, description = "The host", body = HostView),
+        (status = 404, description = "No such host", body = ErrorView),
+        (status = 422, description = "Not a UUID", body = ErrorView),
+    )
+)]
+pub(super) async fn host(
+    _: Admin,
+    State(app): State<App>,
+    HostPath(id): HostPath,
+) -> Result<Json<HostView>, Problem> {
+    let view = ask(&app, move |control| control.host(id)).await?;
+    Ok(Json(view.into()))
+}
+
+/// Invite a host
+///
+/// Makes a one-shot token and the command to run on the host. An invitation that was never used may be repeated;
+/// the old token is worth nothing then.
+#[utoipa::path(
+    post, path = "/swarm/hosts/enroll", tag = "swarm", request_body = EnrollBody,
+    responses(
+        (status = 201, description = "The token, shown once", body = EnrollView),
+        (status = 400, description = "A key is missing, unknown or of the wrong type", body = ErrorView),
+        (status = 409, description = "The name is an enrolled host's", body = ErrorView),
+        (status = 422, description = "A value outside its pattern or range", body = ErrorView),
+    )
+)]
+pub(super) async fn enroll(_: Admin, State(app): State<App>, mut fields: Fields) -> Result<Response, Problem> {
+    let name = fields.text("name")?;
+    let ipvlan = fields.switch("ipvlan")?;
+    let interface = fields.optional_text("interface")?;
+    let subnet = fields.optional_text("subnet")?;
+    let gateway = fields.optional_text("gateway")?;
+    let seconds = fields.number("ttl_seconds")?;
+    let notes = fields.optional_text("notes")?;
+    fields.done()?;
+
+    let lan = lan(subnet.as_deref(), gateway.as_deref())?;
+    if notes.as_ref().is_some_and(|notes| notes.chars().count() > NOTES || notes.contains(char::is_control)) {
+        return Err(Problem::invalid(format!("notes is not one line of at most {NOTES} characters")));
+    }
+    let most = TOKEN_LIFETIME_MAX.whole_seconds();
+    let lifetime = match seconds {
+        None => TOKEN_LIFETIME,
+        Some(seconds) => i64::try_from(seconds)
+            .ok()
+            .filter(|seconds| (1..=most).contains(seconds))
+            .map(time::Duration::seconds)
+            .ok_or_else(|| Problem::invalid(format!("ttl_seconds is not within 1 to {most}")))?,
+    };
+    let invitation = Invitation {
+        name: parsed("name", &name)?,
+        ipvlan,
+        interface: interface.map(|text| parsed("interface", &text)).transpose()?,
+        lan,
+        lifetime,
+        notes,
+    };
+    let invited = ask(&app, move |control| control.invite(&invitation)).await?;
+    let view = EnrollView {
+        host_uuid: invited.host,
+        command: format!("decnet-agent enroll {}", invited.token),
+        token: invited.token,
+        expires_at: invited.expires_at,
+    };
+    Ok((StatusCode::CREATED, Json(view)).into_response())
+}
+
+fn parsed<T: FromStr<Err = decnet_wire::ids::ParseError>>(key: &str, text: &str) -> Result<T, Problem> {
+    text.parse().map_err(|error: decnet_wire::ids::ParseError| Problem::invalid(format!("{key}: {error}")))
+}
+
+/// A host's own LAN: both or neither, and the gateway is one of the subnet's hosts.
+fn lan(subnet: Option<&str>, gateway: Option<&str>) -> Result<Option<Lan>, Problem> {
+    let (subnet, gateway) = match (subnet, gateway) {
+        (None, None) => return Ok(None),
+        (Some(subnet), Some(gateway)) => (subnet, gateway),
+        _ => return Err(Problem::invalid("subnet and gateway go together: give both or neither")),
+    };
+    let subnet: Ipv4Net =
+        subnet.parse().map_err(|_| Problem::invalid("subnet is not an IPv4 network such as 10.20.0.0/24"))?;
+    let subnet = subnet.trunc();
+    let gateway: Ipv4Addr =
+        gateway.parse().map_err(|_| Problem::invalid("gateway is not an IPv4 address such as 10.20.0.1"))?;
+    if !subnet.contains(&gateway) || gateway == subnet.network() || gateway == subnet.broadcast() {
+        return Err(Problem::invalid(format!("gateway {gateway} is not a host address of {subnet}")));
+    }
+    Ok(Some(Lan { subnet, gateway: Some(gateway), interface: None }))
+}

@@ -1,0 +1,165 @@
+//! The master itself: mode, settings, health, tokens.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use hyper::StatusCode;
+
+use super::App;
+use super::access::{Admin, Caller};
+use super::answer::{Problem, ask};
+use super::body::Fields;
+use super::views::{
+    ComponentView, ConfigView, ErrorView, HealthView, LimitBody, MessageView, ModeView, TokenBody, TokenView,
+};
+use crate::control::hosts::{HostState, HostView};
+use crate::records::Role;
+
+/// Show where deckies run
+#[utoipa::path(
+    get, path = "/system/deployment-mode", tag = "system",
+    responses((status = 200, description = "The mode", body = ModeView))
+)]
+pub(super) async fn deployment_mode(State(app): State<App>) -> Result<Json<ModeView>, Problem> {
+    let (mode, hosts) = ask(&app, |control| control.mode()).await?;
+    let role = "master".to_owned();
+    Ok(Json(ModeView { mode: mode.as_str().to_owned(), role, swarm_host_count: hosts }))
+}
+
+/// Show the fleet's settings
+#[utoipa::path(
+    get, path = "/config", tag = "system",
+    responses((status = 200, description = "The settings", body = ConfigView))
+)]
+pub(super) async fn config(caller: Caller, State(app): State<App>) -> Result<Json<ConfigView>, Problem> {
+    let settings = ask(&app, |control| control.settings()).await?;
+    Ok(Json(ConfigView {
+        role: caller.role(),
+        deployment_limit: u64::from(settings.deployment_limit),
+        global_mutation_interval: format!("{}m", settings.mutate_interval),
+    }))
+}
+
+/// Set how many deckies the fleet may have
+#[utoipa::path(
+    put, path = "/config/deployment-limit", tag = "system", request_body = LimitBody,
+    responses(
+        (status = 200, description = "Set", body = MessageView),
+        (status = 400, description = "The key is missing or unknown", body = ErrorView),
+        (status = 422, description = "Not within 1 to 500", body = ErrorView),
+    )
+)]
+pub(super) async fn set_deployment_limit(
+    _: Admin,
+    State(app): State<App>,
+    mut fields: Fields,
+) -> Result<Json<MessageView>, Problem> {
+    let limit = fields.number("deployment_limit")?.ok_or_else(|| Problem::malformed("deployment_limit is missing"))?;
+    fields.done()?;
+    // What does not fit is far outside the range, and is refused as such.
+    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    ask(&app, move |control| control.set_deployment_limit(limit)).await?;
+    Ok(Json(MessageView { message: format!("the fleet may have {limit} deckies") }))
+}
+
+/// Show the master's health
+#[utoipa::path(
+    get, path = "/health", tag = "system",
+    responses(
+        (status = 200, description = "Deploys work", body = HealthView),
+        (status = 503, description = "Deploys will not work", body = HealthView),
+    )
+)]
+pub(super) async fn health(State(app): State<App>) -> Result<Response, Problem> {
+    let read = ask(&app, |control| {
+        let hosts = control.hosts()?;
+        let behind = control.unpublished()?;
+        Ok((hosts, behind))
+    })
+    .await;
+    let mut components = BTreeMap::new();
+    match read {
+        Ok((hosts, behind)) => {
+            components.insert("store", part("ok", None));
+            components.insert("publisher", publisher(&behind));
+            components.insert("hosts", hosts_part(&hosts));
+        }
+        Err(_) => {
+            components.insert("store", part("failed", Some("the store does not answer; see the log".to_owned())));
+        }
+    }
+    let image = app.control.image().is_some();
+    components.insert("image", if image {
+        part("ok", None)
+    } else {
+        part("failed", Some("there is no decoy image: start the master with --decoy-image".to_owned()))
+    });
+    let has = |status: &str| components.values().any(|component| component.status == status);
+    let (code, status) = if has("failed") {
+        (StatusCode::SERVICE_UNAVAILABLE, "unhealthy")
+    } else if has("degraded") {
+        (StatusCode::OK, "degraded")
+    } else {
+        (StatusCode::OK, "healthy")
+    };
+    let components = components.into_iter().map(|(name, component)| (name.to_owned(), component)).collect();
+    Ok((code, Json(HealthView { status: status.to_owned(), components })).into_response())
+}
+
+fn part(status: &str, detail: Option<String>) -> ComponentView {
+    ComponentView { status: status.to_owned(), detail }
+}
+
+/// A bundle that is due now may be a moment away; one that cannot be made stays due, and the log says why.
+fn publisher(behind: &[String]) -> ComponentView {
+    match behind {
+        [] => part("ok", None),
+        names => part("degraded", Some(format!("the newest bundle is not out yet for: {}", names.join(", ")))),
+    }
+}
+
+fn hosts_part(hosts: &[HostView]) -> ComponentView {
+    let away: Vec<&str> = hosts
+        .iter()
+        .filter(|view| view.state == HostState::Unreachable)
+        .map(|view| view.host.name.as_str())
+        .collect();
+    if away.is_empty() {
+        part("ok", None)
+    } else {
+        part("degraded", Some(format!("no heartbeat from: {}", away.join(", "))))
+    }
+}
+
+/// Make an operator token
+///
+/// Only its hash is stored: it is shown this once.
+#[utoipa::path(
+    post, path = "/tokens", tag = "system", request_body = TokenBody,
+    responses(
+        (status = 201, description = "The token, shown once", body = TokenView),
+        (status = 400, description = "A key is missing, unknown or of the wrong type", body = ErrorView),
+        (status = 422, description = "A value outside its range", body = ErrorView),
+    )
+)]
+pub(super) async fn create_token(_: Admin, State(app): State<App>, mut fields: Fields) -> Result<Response, Problem> {
+    let name = fields.text("name")?;
+    let role = fields.text("role")?;
+    fields.done()?;
+    if name.is_empty() {
+        return Err(Problem::malformed("name is empty"));
+    }
+    if name.chars().count() > 64 || name.contains(char::is_control) {
+        return Err(Problem::invalid("name is not 1 to 64 characters in one line"));
+    }
+    let role = match role.as_str() {
+        "viewer" => Role::Viewer,
+        "admin" => Role::Admin,
+        _ => return Err(Problem::invalid("role is not viewer or admin")),
+    };
+    let owned = name.clone();
+    let token = ask(&app, move |control| control.create_token(&owned, role)).await?;
+    Ok((StatusCode::CREATED, Json(TokenView { name, role, token })).into_response())
+}

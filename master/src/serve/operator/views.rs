@@ -1,0 +1,503 @@
+//! The documents of the operator API. The server writes them, the CLI reads them; unknown fields are ignored, so
+//! that a CLI of yesterday reads the answers of a master of today.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use decnet_plan::step::{Blocked, Step};
+use decnet_wire::bundle::OperationKind;
+use decnet_wire::ids::{DeckyName, HostId, HostName, InterfaceName, MacAddress, OperationId, StackName, Timestamp};
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::control::hosts::{DeckyState, DeckyView as Decky, HostState, HostView as Host};
+use crate::fleet::catalogue::Catalogue;
+use crate::fleet::model::Interval;
+use crate::fleet::view::redacted;
+use crate::records::{Role, Row, RowStatus};
+
+/// Body of a deploy and of a plan.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct DeployBody {
+    /// The fleet description, at most 524,288 characters.
+    #[schema(example = "[general]\nnet = 192.168.1.0/24\ngw = 192.168.1.1\n\n[web]\narchetype = web-server\namount = 3\n")]
+    pub ini_content: String,
+    /// The description is the whole fleet; otherwise it is added to what is there.
+    #[serde(default)]
+    #[schema(default = false)]
+    pub replace_fleet: bool,
+}
+
+/// An accepted deploy. The work follows; the rows tell how it goes.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct DeployedView {
+    pub message: String,
+    /// `unihost` or `swarm`.
+    pub mode: String,
+    /// One row for each operation.
+    #[schema(value_type = Vec<String>)]
+    pub lifecycle_ids: Vec<OperationId>,
+    pub warnings: Vec<String>,
+}
+
+/// What a deploy would do.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct PlanView {
+    /// `unihost` or `swarm`.
+    pub mode: String,
+    /// The hosts that would change.
+    pub hosts: Vec<HostPlanView>,
+    pub warnings: Vec<String>,
+}
+
+/// What one host would do.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct HostPlanView {
+    #[schema(value_type = String, format = "uuid")]
+    pub host_uuid: HostId,
+    #[schema(value_type = String)]
+    pub host_name: HostName,
+    /// False when the host has not yet said what it runs: the plan then assumes that it runs nothing.
+    pub observed: bool,
+    pub steps: Vec<StepView>,
+    pub blocked: Vec<BlockedView>,
+}
+
+/// One call to a host's engine.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct StepView {
+    /// In words.
+    pub describe: String,
+    /// The stack that it is for; null for images and networks, which stacks share.
+    #[schema(value_type = Option<String>)]
+    pub stack: Option<StackName>,
+    /// The step whole, as the host's agent would take it.
+    #[schema(value_type = Object)]
+    pub step: Step,
+}
+
+/// What a host cannot do now.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct BlockedView {
+    /// Null when it concerns something that stacks share.
+    #[schema(value_type = Option<String>)]
+    pub stack: Option<StackName>,
+    pub reason: String,
+}
+
+impl From<Blocked> for BlockedView {
+    fn from(blocked: Blocked) -> Self {
+        Self { stack: blocked.stack, reason: blocked.reason }
+    }
+}
+
+/// A decky as the operator wants it, and what its host last saw of it.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct DeckyView {
+    #[schema(value_type = String)]
+    pub name: DeckyName,
+    /// `pending`, `running`, `degraded`, `failed` or `tearing_down`.
+    #[schema(value_type = String)]
+    pub state: DeckyState,
+    #[schema(value_type = String, format = "ipv4")]
+    pub ip: Ipv4Addr,
+    #[schema(value_type = String)]
+    pub mac: MacAddress,
+    #[schema(value_type = String, format = "uuid")]
+    pub host_uuid: HostId,
+    #[schema(value_type = Option<String>)]
+    pub host_name: Option<HostName>,
+    pub hostname: String,
+    pub distro: String,
+    pub archetype: Option<String>,
+    pub os_family: String,
+    pub services: Vec<String>,
+    /// What the operator set, by service. Secret values are masked for everybody.
+    #[schema(value_type = Object)]
+    pub service_config: BTreeMap<String, serde_json::Value>,
+    /// `inherit` (as the fleet), `disabled`, or minutes as in `30m`.
+    #[schema(example = "inherit")]
+    pub mutate_interval: String,
+    #[schema(value_type = String, format = "date-time")]
+    pub last_mutated: Timestamp,
+    /// When its host last reported what it sees.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub seen_at: Option<Timestamp>,
+    /// The row of its newest operation.
+    pub lifecycle: Option<RowView>,
+}
+
+impl DeckyView {
+    /// The decky without the values of settings that the catalogue calls secret.
+    pub(super) fn new(view: Decky, catalogue: &Catalogue) -> Self {
+        let Decky { record, host, state, row, seen_at } = view;
+        let decky = record.decky;
+        let config = decky.service_config.iter().map(|(service, persona)| {
+            let shown = redacted(service, persona, catalogue).into_iter().collect();
+            (service.to_string(), serde_json::Value::Object(shown))
+        });
+        Self {
+            state,
+            ip: decky.address,
+            mac: decky.mac,
+            host_uuid: decky.host,
+            host_name: host,
+            hostname: decky.hostname.to_string(),
+            distro: decky.distro.to_string(),
+            archetype: decky.archetype.map(|slug| slug.to_string()),
+            os_family: decky.os_family.to_string(),
+            services: decky.services.iter().map(ToString::to_string).collect(),
+            service_config: config.collect(),
+            mutate_interval: interval_text(decky.interval),
+            last_mutated: decky.last_mutated,
+            seen_at,
+            lifecycle: row.map(RowView::from),
+            name: decky.name,
+        }
+    }
+}
+
+/// How an interval is written: `inherit`, `disabled`, or minutes as in `30m`.
+pub(super) fn interval_text(interval: Interval) -> String {
+    match interval {
+        Interval::Inherit => "inherit".to_owned(),
+        Interval::Disabled => "disabled".to_owned(),
+        Interval::Minutes(minutes) => format!("{}m", minutes.get()),
+    }
+}
+
+/// One operation's life: `pending → running → succeeded | failed | superseded`. The last three never change.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RowView {
+    #[schema(value_type = String, format = "uuid")]
+    pub id: OperationId,
+    #[schema(value_type = String)]
+    pub decky_name: DeckyName,
+    #[schema(value_type = Option<String>, format = "uuid")]
+    pub host_uuid: Option<HostId>,
+    /// `deploy`, `mutate` or `teardown`.
+    #[schema(value_type = String)]
+    pub operation: OperationKind,
+    /// `pending`, `running`, `succeeded`, `failed` or `superseded`.
+    #[schema(value_type = String)]
+    pub status: RowStatus,
+    /// Why it failed, or by what it was superseded: one line.
+    pub error: Option<String>,
+    #[schema(value_type = String, format = "date-time")]
+    pub started_at: Timestamp,
+    #[schema(value_type = String, format = "date-time")]
+    pub updated_at: Timestamp,
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub completed_at: Option<Timestamp>,
+}
+
+impl From<Row> for RowView {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.id,
+            decky_name: row.decky,
+            host_uuid: row.host,
+            operation: row.operation,
+            status: row.status,
+            error: row.error,
+            started_at: row.started_at,
+            updated_at: row.updated_at,
+            completed_at: row.completed_at,
+        }
+    }
+}
+
+/// Rows, in the order in which they were started.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct RowsView {
+    pub rows: Vec<RowView>,
+}
+
+/// Operations that were begun.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct BegunView {
+    #[schema(value_type = Vec<String>)]
+    pub lifecycle_ids: Vec<OperationId>,
+}
+
+/// Body of a change of a decky's interval.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct IntervalBody {
+    /// A number and a unit (`m` minutes, `d` days, `M` months of 30 days, `y` years of 365 days); `disabled` or
+    /// null: never; `inherit`: as the fleet.
+    #[schema(required, example = "12d", pattern = "^([1-9][0-9]*[mdMyY]|disabled|inherit)$")]
+    pub mutate_interval: Option<String>,
+}
+
+/// What was done, in words.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct MessageView {
+    pub message: String,
+}
+
+/// An enrolled or invited worker.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct HostView {
+    #[schema(value_type = String, format = "uuid")]
+    pub uuid: HostId,
+    #[schema(value_type = String)]
+    pub name: HostName,
+    /// `invited`, `enrolled`, `active`, `unreachable` or `revoked`.
+    #[schema(value_type = String)]
+    pub status: HostState,
+    /// The worker inside the master's own process.
+    pub embedded: bool,
+    /// From where it was last heard.
+    #[schema(value_type = Option<String>)]
+    pub address: Option<IpAddr>,
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub last_heartbeat: Option<Timestamp>,
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub enrolled_at: Option<Timestamp>,
+    pub agent_version: Option<String>,
+    /// The version of its Docker Engine; null while that does not answer.
+    pub engine: Option<String>,
+    /// The newest generation that was decided for it.
+    pub generation: u64,
+    /// The generation that its agent accepted last.
+    pub accepted_generation: Option<u64>,
+    /// Nothing is left to do for the accepted generation.
+    pub converged: bool,
+    /// Why it is not done, or why it refused its bundle.
+    pub reason: Option<String>,
+    /// SHA-256 of its certificate, as `sha256:…`.
+    pub client_cert_fingerprint: Option<String>,
+    pub use_ipvlan: bool,
+    #[schema(value_type = Option<String>)]
+    pub interface: Option<InterfaceName>,
+    /// Its own LAN, where it differs from the fleet's.
+    #[schema(value_type = Option<String>)]
+    pub subnet: Option<Ipv4Net>,
+    #[schema(value_type = Option<String>, format = "ipv4")]
+    pub gateway: Option<Ipv4Addr>,
+    /// How many deckies are assigned to it.
+    pub deckies: usize,
+    pub notes: Option<String>,
+}
+
+impl From<Host> for HostView {
+    fn from(view: Host) -> Self {
+        let Host { host, status, state, deckies } = view;
+        Self {
+            uuid: host.id,
+            name: host.name,
+            status: state,
+            embedded: host.embedded,
+            address: status.address,
+            last_heartbeat: status.last_heartbeat,
+            enrolled_at: host.enrolled_at,
+            agent_version: status.agent_version,
+            engine: status.engine,
+            generation: host.generation,
+            accepted_generation: status.accepted.map(|accepted| accepted.generation),
+            converged: status.converged,
+            reason: status.reason.or(status.refusal),
+            client_cert_fingerprint: host.certificate.map(|digest| digest.to_string()),
+            use_ipvlan: host.ipvlan,
+            interface: host.interface,
+            subnet: host.lan.as_ref().map(|lan| lan.subnet),
+            gateway: host.lan.as_ref().and_then(|lan| lan.gateway),
+            deckies,
+            notes: host.notes,
+        }
+    }
+}
+
+/// Body of an enrolment.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct EnrollBody {
+    #[schema(example = "edge-01")]
+    pub name: String,
+    /// ipvlan in place of macvlan, for NICs and switches that take one MAC only.
+    #[serde(default)]
+    #[schema(default = false)]
+    pub ipvlan: bool,
+    /// The interface for deckies, where it differs from the fleet's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "eth1")]
+    pub interface: Option<String>,
+    /// The host's own LAN, with `gateway`, where it differs from the fleet's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "10.20.0.0/24")]
+    pub subnet: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "10.20.0.1")]
+    pub gateway: Option<String>,
+    /// How long the token lives, in seconds, 1 to 3600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(default = 300, minimum = 1, maximum = 3600)]
+    pub ttl_seconds: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notes: Option<String>,
+}
+
+/// The token for a host. It is shown once.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct EnrollView {
+    #[schema(value_type = String, format = "uuid")]
+    pub host_uuid: HostId,
+    pub token: String,
+    /// What to run on the host, in one line.
+    pub command: String,
+    #[schema(value_type = String, format = "date-time")]
+    pub expires_at: Timestamp,
+}
+
+/// A service that deckies can show.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ServiceView {
+    /// As it is written in `services = `.
+    pub name: String,
+    pub title: String,
+    pub description: String,
+    /// What it listens on, as `22/tcp`.
+    pub ports: Vec<String>,
+    /// What `[decky.service]` sections may set.
+    pub settings: Vec<SettingView>,
+}
+
+/// One setting of a service.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct SettingView {
+    pub key: String,
+    pub label: String,
+    /// `string`, `password`, `int`, `bool`, `enum`, `multi_enum` or `textarea`.
+    pub kind: String,
+    /// What the service shows where nobody sets it; null: made for each decky.
+    pub default: Option<serde_json::Value>,
+    /// The values of an `enum` or `multi_enum`.
+    pub allowed: Vec<String>,
+    /// Its value is masked wherever it would be shown.
+    pub secret: bool,
+    pub help: String,
+}
+
+/// A named kind of machine.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ArchetypeView {
+    /// As it is written in `archetype = `.
+    pub name: String,
+    pub title: String,
+    pub description: String,
+    pub services: Vec<String>,
+    pub distros: Vec<String>,
+    pub os_family: String,
+}
+
+/// A distribution that a decky can claim to run.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct DistroView {
+    pub name: String,
+    pub title: String,
+    /// The built-in distribution that its decoys dress as.
+    pub like: String,
+}
+
+/// The services of the catalogue.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ServicesView {
+    pub services: Vec<ServiceView>,
+}
+
+/// The archetypes of the catalogue.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ArchetypesView {
+    pub archetypes: Vec<ArchetypeView>,
+}
+
+/// The distributions of the catalogue.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct DistrosView {
+    pub distros: Vec<DistroView>,
+}
+
+/// Where deckies run.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ModeView {
+    /// `unihost` or `swarm`.
+    pub mode: String,
+    /// Always `master`.
+    pub role: String,
+    /// Enrolled hosts, without the worker inside the master.
+    pub swarm_host_count: usize,
+}
+
+/// The fleet's settings.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ConfigView {
+    /// The caller's role.
+    #[schema(value_type = String)]
+    pub role: Role,
+    pub deployment_limit: u64,
+    #[schema(example = "30m")]
+    pub global_mutation_interval: String,
+}
+
+/// Body of a change of the deployment limit.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct LimitBody {
+    #[schema(minimum = 1, maximum = 500)]
+    pub deployment_limit: u64,
+}
+
+/// The master's health.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct HealthView {
+    /// `healthy`; `degraded`: it works, something needs a look; `unhealthy`: deploys will not work.
+    pub status: String,
+    pub components: BTreeMap<String, ComponentView>,
+}
+
+/// The health of one part.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ComponentView {
+    /// `ok`, `degraded` or `failed`.
+    pub status: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// Body of a new operator token.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct TokenBody {
+    /// For whom or what it is: 1 to 64 characters.
+    pub name: String,
+    /// `viewer` or `admin`.
+    pub role: String,
+}
+
+/// A new operator token. It is shown once.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct TokenView {
+    pub name: String,
+    #[schema(value_type = String)]
+    pub role: Role,
+    pub token: String,
+}
+
+/// What went wrong.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct ErrorView {
+    /// One line: what, on what, why, what to do.
+    pub detail: String,
+    /// Every reason why a fleet description is refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FleetErrorView>,
+    /// Stands in the master's log as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_id: Option<String>,
+}
+
+/// One reason why a fleet description is refused.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct FleetErrorView {
+    /// Its class, such as `address` or `limit`.
+    pub class: String,
+    pub message: String,
+}
