@@ -220,7 +220,7 @@ fn ftp(lan: &Lan, address: &str, visitor: &Visitor) -> Result<Visit> {
         script.as_bytes(),
         LIMIT,
     )?;
-    let answer = answer(&said, &["220", "230", "530"])?;
+    let answer = answer(&said, &["230 ", "530 "])?;
     Ok(Visit {
         client: "ftp",
         answer,
