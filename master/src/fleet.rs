@@ -23,6 +23,8 @@
 pub mod build;
 pub mod catalogue;
 pub mod compile;
+#[cfg(test)]
+mod fixture;
 pub mod ini;
 pub mod model;
 pub mod mutate;

@@ -175,6 +175,12 @@ impl Catalogue {
         self.services.values().filter(|service| service.is_deployable())
     }
 
+    /// Whether a decky can run the service.
+    #[must_use]
+    pub fn is_deployable(&self, slug: &ServiceSlug) -> bool {
+        self.service(slug).is_some_and(Service::is_deployable)
+    }
+
     /// Every archetype, by slug.
     pub fn archetypes(&self) -> impl Iterator<Item = &Archetype> {
         self.archetypes.values()

@@ -38,7 +38,9 @@ pub struct CompiledStack {
 
 impl fmt::Debug for CompiledStack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CompiledStack").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("CompiledStack")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -46,11 +48,15 @@ impl fmt::Debug for CompiledStack {
 /// unless the hosts or the catalogue were changed since.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
-    #[error("host {host} has deckies but no LAN: set the host's LAN, or replace the fleet with `net` in [general]")]
+    #[error(
+        "host {host} has deckies but no LAN: set the host's LAN, or replace the fleet with `net` in [general]"
+    )]
     NoLan { host: HostName },
     #[error("host {host} has deckies but no interface for them: set the host's interface")]
     NoInterface { host: HostName },
-    #[error("service {service} of decky {decky} cannot be run: put it back into the catalogue, or remove the decky")]
+    #[error(
+        "service {service} of decky {decky} cannot be run: put it back into the catalogue, or remove the decky"
+    )]
     Service { decky: DeckyName, service: ServiceSlug },
     #[error("OS family {family} of decky {decky} is not in the catalogue: put it back, or remove the decky")]
     OsFamily { decky: DeckyName, family: OsFamilySlug },
@@ -63,7 +69,9 @@ pub enum CompileError {
 pub fn stack_name(decky: &DeckyName) -> StackName {
     // A decky's name has at most 63 of a stack name's 80 characters, from the same alphabet.
     #[allow(clippy::expect_used)]
-    format!("decnet-{decky}").parse().expect("a decky's name fits into a stack name")
+    format!("decnet-{decky}")
+        .parse()
+        .expect("a decky's name fits into a stack name")
 }
 
 /// The name on the engine of a host's LAN.
@@ -71,7 +79,9 @@ pub fn stack_name(decky: &DeckyName) -> StackName {
 pub fn network_name(host: &HostSlot) -> NetworkName {
     // Nineteen characters of a network name's alphabet.
     #[allow(clippy::expect_used)]
-    format!("decnet-{}-lan", host.id.short()).parse().expect("a host's short id fits into a network name")
+    format!("decnet-{}-lan", host.id.short())
+        .parse()
+        .expect("a host's short id fits into a network name")
 }
 
 /// Everything that `host` is to run. `image` is how documents name the decoy image.
@@ -87,27 +97,49 @@ pub fn compile(
 ) -> Result<Compiled, CompileError> {
     let mut deckies = fleet.deckies_on(host.id).peekable();
     if deckies.peek().is_none() {
-        return Ok(Compiled { networks: Vec::new(), stacks: Vec::new() });
+        return Ok(Compiled {
+            networks: Vec::new(),
+            stacks: Vec::new(),
+        });
     }
     let network = network(fleet, host)?;
     let stacks = deckies
         .map(|decky| {
             let document = document(fleet, decky, &network, catalogue, image)?;
-            Ok(CompiledStack { name: stack_name(&decky.name), decky: decky.name.clone(), document })
+            Ok(CompiledStack {
+                name: stack_name(&decky.name),
+                decky: decky.name.clone(),
+                document,
+            })
         })
         .collect::<Result<_, CompileError>>()?;
-    Ok(Compiled { networks: vec![network], stacks })
+    Ok(Compiled {
+        networks: vec![network],
+        stacks,
+    })
 }
 
 fn network(fleet: &Fleet, host: &HostSlot) -> Result<Network, CompileError> {
     let lan = host.lan.as_ref().or(fleet.lan.as_ref());
-    let lan = lan.ok_or_else(|| CompileError::NoLan { host: host.name.clone() })?;
+    let lan = lan.ok_or_else(|| CompileError::NoLan {
+        host: host.name.clone(),
+    })?;
     let fleet_interface = || fleet.lan.as_ref().and_then(|lan| lan.interface.clone());
-    let parent = host.interface.clone().or_else(|| lan.interface.clone()).or_else(fleet_interface);
+    let parent = host
+        .interface
+        .clone()
+        .or_else(|| lan.interface.clone())
+        .or_else(fleet_interface);
     Ok(Network {
         name: network_name(host),
-        driver: if host.ipvlan { NetworkDriver::Ipvlan } else { NetworkDriver::Macvlan },
-        parent: Some(parent.ok_or_else(|| CompileError::NoInterface { host: host.name.clone() })?),
+        driver: if host.ipvlan {
+            NetworkDriver::Ipvlan
+        } else {
+            NetworkDriver::Macvlan
+        },
+        parent: Some(parent.ok_or_else(|| CompileError::NoInterface {
+            host: host.name.clone(),
+        })?),
         subnet: lan.subnet,
         gateway: lan.gateway,
     })
@@ -123,7 +155,10 @@ fn document(
     let mut services = Map::new();
     services.insert(BASE.to_owned(), base(decky, network, catalogue, image)?);
     for slug in &decky.services {
-        services.insert(slug.as_str().to_owned(), service(fleet, decky, slug, catalogue, image)?);
+        services.insert(
+            slug.as_str().to_owned(),
+            service(fleet, decky, slug, catalogue, image)?,
+        );
     }
     Ok(json!({
         "networks": { LAN: { "external": true, "name": network.name } },
@@ -132,12 +167,17 @@ fn document(
 }
 
 fn base(decky: &Decky, network: &Network, catalogue: &Catalogue, image: &str) -> Result<Value, CompileError> {
-    let family = catalogue.os_family(&decky.os_family).ok_or_else(|| CompileError::OsFamily {
-        decky: decky.name.clone(),
-        family: decky.os_family.clone(),
-    })?;
-    let mut sysctls: Map<String, Value> =
-        family.sysctls.iter().map(|(key, value)| (key.clone(), literal(value))).collect();
+    let family = catalogue
+        .os_family(&decky.os_family)
+        .ok_or_else(|| CompileError::OsFamily {
+            decky: decky.name.clone(),
+            family: decky.os_family.clone(),
+        })?;
+    let mut sysctls: Map<String, Value> = family
+        .sysctls
+        .iter()
+        .map(|(key, value)| (key.clone(), literal(value)))
+        .collect();
     // Services bind ports below 1024 without any capability.
     sysctls.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), Value::from("0"));
     let mut attachment = Map::from_iter([("ipv4_address".to_owned(), json!(decky.address))]);
@@ -163,21 +203,32 @@ fn service(
     catalogue: &Catalogue,
     image: &str,
 ) -> Result<Value, CompileError> {
-    let unknown = || CompileError::Service { decky: decky.name.clone(), service: slug.clone() };
+    let unknown = || CompileError::Service {
+        decky: decky.name.clone(),
+        service: slug.clone(),
+    };
     let distro = catalogue
         .distro(&decky.distro)
-        .ok_or_else(|| CompileError::Distro { decky: decky.name.clone(), distro: decky.distro.clone() })?;
-    let family = catalogue.os_family(&decky.os_family).ok_or_else(|| CompileError::OsFamily {
-        decky: decky.name.clone(),
-        family: decky.os_family.clone(),
-    })?;
+        .ok_or_else(|| CompileError::Distro {
+            decky: decky.name.clone(),
+            distro: decky.distro.clone(),
+        })?;
+    let family = catalogue
+        .os_family(&decky.os_family)
+        .ok_or_else(|| CompileError::OsFamily {
+            decky: decky.name.clone(),
+            family: decky.os_family.clone(),
+        })?;
     let mut environment = Map::from_iter([
         ("DECNET_NODE".to_owned(), json!(decky.name)),
         ("HOSTNAME".to_owned(), json!(decky.hostname)),
         ("DECNET_OS_FAMILY".to_owned(), json!(family.like)),
         ("DECNET_DISTRO".to_owned(), json!(distro.like)),
     ]);
-    let persona = decky.service_config.get(slug).filter(|persona| !persona.0.is_empty());
+    let persona = decky
+        .service_config
+        .get(slug)
+        .filter(|persona| !persona.0.is_empty());
     if let Some(persona) = persona {
         // A map of texts to JSON values is always JSON.
         let json = serde_json::to_string(persona).unwrap_or_default();
@@ -206,7 +257,10 @@ fn service(
         ("environment".to_owned(), Value::Object(environment)),
     ]);
     if !command.is_empty() {
-        service.insert("command".to_owned(), command.iter().map(|word| literal(word)).collect());
+        service.insert(
+            "command".to_owned(),
+            command.iter().map(|word| literal(word)).collect(),
+        );
     }
     if !ports.is_empty() {
         service.insert("expose".to_owned(), json!(ports));

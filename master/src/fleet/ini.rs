@@ -18,7 +18,7 @@ use super::catalogue::Catalogue;
 use super::model::{ArchetypeSlug, CustomService, Minutes, OsFamilySlug, Persona};
 
 pub(in crate::fleet) use self::document::RESERVED;
-pub(in crate::fleet) use self::error::Faults;
+pub(in crate::fleet) use self::error::{Faults, shown};
 pub(in crate::fleet) use self::section::is_host;
 
 mod document;
@@ -110,3 +110,9 @@ pub fn parse_with(
 ) -> Result<Document, Vec<IniError>> {
     document::parse(text, catalogue, known)
 }
+
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+mod generated;

@@ -32,7 +32,9 @@ pub fn choose_services(decky: &Decky, catalogue: &Catalogue, rng: &mut impl Rng)
         }
     }
     // Chance may have failed; a single service other than the current set is certain where any change is possible.
-    pool.iter().map(|slug| vec![slug.clone()]).find(|single| differs(single))
+    pool.iter()
+        .map(|slug| vec![slug.clone()])
+        .find(|single| differs(single))
 }
 
 /// 1 to 3 services of `pool` that do not share a port, in the pool's order; none when the pool is empty.
@@ -52,7 +54,10 @@ pub(in crate::fleet) fn draw(
         if taken.len() == count {
             break;
         }
-        if taken.iter().all(|&other| catalogue.clash(&pool[index], &pool[other]).is_none()) {
+        if taken
+            .iter()
+            .all(|&other| catalogue.clash(&pool[index], &pool[other]).is_none())
+        {
             taken.push(index);
         }
     }
@@ -61,12 +66,21 @@ pub(in crate::fleet) fn draw(
 }
 
 fn pool(decky: &Decky, catalogue: &Catalogue) -> Vec<ServiceSlug> {
-    match decky.archetype.as_ref().and_then(|slug| catalogue.archetype(slug)) {
-        Some(archetype) => {
-            let deployable = |slug: &&ServiceSlug| catalogue.service(slug).is_some_and(|s| s.is_deployable());
-            archetype.services.iter().filter(deployable).cloned().collect()
-        }
-        None => catalogue.deployable().map(|service| service.slug.clone()).collect(),
+    match decky
+        .archetype
+        .as_ref()
+        .and_then(|slug| catalogue.archetype(slug))
+    {
+        Some(archetype) => archetype
+            .services
+            .iter()
+            .filter(|slug| catalogue.is_deployable(slug))
+            .cloned()
+            .collect(),
+        None => catalogue
+            .deployable()
+            .map(|service| service.slug.clone())
+            .collect(),
     }
 }
 
@@ -120,8 +134,13 @@ pub fn parse_duration(text: &str) -> Result<Minutes, DurationError> {
     if digits.starts_with('0') || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(DurationError);
     }
-    let minutes = digits.parse::<u32>().ok().and_then(|count| count.checked_mul(unit));
-    minutes.and_then(|minutes| Minutes::try_from(minutes).ok()).ok_or(DurationError)
+    let minutes = digits
+        .parse::<u32>()
+        .ok()
+        .and_then(|count| count.checked_mul(unit));
+    minutes
+        .and_then(|minutes| Minutes::try_from(minutes).ok())
+        .ok_or(DurationError)
 }
 
 #[cfg(test)]

@@ -24,12 +24,21 @@ impl DeployRequest {
             return Err(vec![structural("body", "must be a JSON object with ini_content")]);
         };
         let mut errors = Vec::new();
-        for key in body.keys().filter(|key| !matches!(key.as_str(), "ini_content" | "replace_fleet")) {
-            errors.push(structural(key, "is not a field of this request; it has ini_content and replace_fleet"));
+        for key in body
+            .keys()
+            .filter(|key| !matches!(key.as_str(), "ini_content" | "replace_fleet"))
+        {
+            errors.push(structural(
+                key,
+                "is not a field of this request; it has ini_content and replace_fleet",
+            ));
         }
         let ini_content = body.get("ini_content").and_then(Value::as_str);
         if ini_content.is_none() {
-            errors.push(structural("ini_content", "is missing or not a text; give the whole fleet INI as one text"));
+            errors.push(structural(
+                "ini_content",
+                "is missing or not a text; give the whole fleet INI as one text",
+            ));
         }
         let replace_fleet = match body.get("replace_fleet") {
             None => Some(false),
@@ -40,9 +49,10 @@ impl DeployRequest {
             errors.push(IniError::new(IniClass::RequestValidation, message).key("replace_fleet"));
         }
         match (ini_content, replace_fleet) {
-            (Some(ini), Some(replace_fleet)) if errors.is_empty() => {
-                Ok(Self { ini_content: ini.to_owned(), replace_fleet })
-            }
+            (Some(ini), Some(replace_fleet)) if errors.is_empty() => Ok(Self {
+                ini_content: ini.to_owned(),
+                replace_fleet,
+            }),
             _ => Err(errors),
         }
     }
@@ -63,5 +73,41 @@ fn truth(value: &Value) -> Option<bool> {
             _ => None,
         },
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::fleet::ini::status;
+
+    #[test]
+    fn a_request_has_a_text_and_says_whether_it_is_the_whole_fleet() {
+        let read = |body| DeployRequest::from_json(&body).unwrap();
+        assert!(!read(json!({ "ini_content": "[a]" })).replace_fleet);
+        for yes in [json!(true), json!(1), json!("Yes")] {
+            assert!(read(json!({ "ini_content": "[a]", "replace_fleet": yes })).replace_fleet);
+        }
+    }
+
+    #[test]
+    fn a_body_without_text_or_with_other_keys_is_400_and_a_wrong_flag_is_422() {
+        for (body, expected) in [
+            (json!({}), 400),
+            (json!([]), 400),
+            (json!({ "ini_content": {} }), 400),
+            (json!({ "ini_content": "[a]\nservices=ssh", "force": true }), 400),
+            (json!({ "ini_content": "[a]", "replace_fleet": "perhaps" }), 422),
+            (json!({ "ini_content": "[a]", "replace_fleet": 2 }), 422),
+            (json!({ "ini_content": "[a]", "replace_fleet": null }), 422),
+        ] {
+            assert_eq!(
+                status(&DeployRequest::from_json(&body).unwrap_err()),
+                expected,
+                "{body}"
+            );
+        }
     }
 }

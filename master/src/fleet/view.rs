@@ -34,7 +34,8 @@ impl DeckyView {
     /// What anyone may see of `decky`.
     #[must_use]
     pub fn new(decky: &Decky, catalogue: &Catalogue) -> Self {
-        let redact = |(slug, persona): (&ServiceSlug, &Persona)| (slug.clone(), redacted(slug, persona, catalogue));
+        let redact =
+            |(slug, persona): (&ServiceSlug, &Persona)| (slug.clone(), redacted(slug, persona, catalogue));
         Self {
             name: decky.name.clone(),
             address: decky.address,
@@ -57,10 +58,49 @@ impl DeckyView {
 #[must_use]
 pub fn redacted(slug: &ServiceSlug, persona: &Persona, catalogue: &Catalogue) -> BTreeMap<String, Value> {
     let service = catalogue.service(slug);
-    let open = |key: &str| service.and_then(|service| service.field(key)).is_some_and(|field| !field.secret);
+    let open = |key: &str| {
+        service
+            .and_then(|service| service.field(key))
+            .is_some_and(|field| !field.secret)
+    };
     let show = |(key, value): (&String, &Value)| {
-        let value = if open(key) { value.clone() } else { Value::from(REDACTED) };
+        let value = if open(key) {
+            value.clone()
+        } else {
+            Value::from(REDACTED)
+        };
         (key.clone(), value)
     };
     persona.0.iter().map(show).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::fixture::{CATALOGUE, master};
+
+    /// Viewers read passwords and TLS keys: the list of deckies returned every setting.
+    #[test]
+    fn a_view_says_that_a_secret_is_set_and_not_what_it_is() {
+        let mut master = master();
+        master.add("[a]\nservices=ssh,https\n[a.ssh]\npassword=hunter2\nuser=op\n[a.https]\ntls_key=hunter2\ntls_cn=x");
+        let mut decky = master.decky("a").clone();
+        let view = serde_json::to_value(DeckyView::new(&decky, &CATALOGUE)).unwrap();
+        assert_eq!(
+            view["service_config"]["ssh"],
+            serde_json::json!({ "password": REDACTED, "user": "op" })
+        );
+        assert_eq!(
+            view["service_config"]["https"],
+            serde_json::json!({ "tls_key": REDACTED, "tls_cn": "x" })
+        );
+        assert!(view.get("seed").is_none() && !view.to_string().contains("hunter2"));
+        // What the catalogue does not know any more may have been a secret.
+        let persona = decky.service_config.remove(&"ssh".parse().unwrap()).unwrap();
+        assert!(
+            redacted(&"gone".parse().unwrap(), &persona, &CATALOGUE)
+                .values()
+                .all(|value| value == REDACTED)
+        );
+    }
 }

@@ -16,11 +16,20 @@ const MAX_FILE: usize = 1024 * 1024;
 /// The built-in files, in the order in which they are read.
 const BUILT_IN: [(&str, &str); 6] = [
     ("services.toml", include_str!("../../../catalogue/services.toml")),
-    ("archetypes.toml", include_str!("../../../catalogue/archetypes.toml")),
+    (
+        "archetypes.toml",
+        include_str!("../../../catalogue/archetypes.toml"),
+    ),
     ("distros.toml", include_str!("../../../catalogue/distros.toml")),
-    ("os_families.toml", include_str!("../../../catalogue/os_families.toml")),
+    (
+        "os_families.toml",
+        include_str!("../../../catalogue/os_families.toml"),
+    ),
     ("vendors.toml", include_str!("../../../catalogue/vendors.toml")),
-    ("hostnames.toml", include_str!("../../../catalogue/hostnames.toml")),
+    (
+        "hostnames.toml",
+        include_str!("../../../catalogue/hostnames.toml"),
+    ),
 ];
 
 /// One fault of a catalogue file.
@@ -72,13 +81,19 @@ impl Loader {
 
     fn read(&mut self, file: &str, text: &str, built_in: bool) {
         if text.len() > MAX_FILE {
-            self.fault(file, "file", format!("has {} bytes; at most {MAX_FILE} are read", text.len()));
+            self.fault(
+                file,
+                "file",
+                format!("has {} bytes; at most {MAX_FILE} are read", text.len()),
+            );
             return;
         }
         let parsed: CatalogueFile = match toml::from_str(text) {
             Ok(parsed) => parsed,
             Err(error) => {
-                let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+                let line = error
+                    .span()
+                    .map_or(1, |span| 1 + text[..span.start].matches('\n').count());
                 let message = error.message().lines().next().unwrap_or("is not TOML").to_owned();
                 self.fault(file, &format!("line {line}"), message);
                 return;
@@ -121,7 +136,11 @@ impl Loader {
                 false
             }
             None if replace => {
-                self.fault(file, name, "replaces nothing: no earlier entry has this slug; remove `replace`");
+                self.fault(
+                    file,
+                    name,
+                    "replaces nothing: no earlier entry has this slug; remove `replace`",
+                );
                 false
             }
             _ => {
@@ -142,13 +161,25 @@ impl Loader {
             self.fault(file, &name, message);
         }
         if entry.slug.as_str() == crate::fleet::ini::RESERVED {
-            self.fault(file, &name, "is the name of every decky's base container; choose another slug");
+            self.fault(
+                file,
+                &name,
+                "is the name of every decky's base container; choose another slug",
+            );
         }
         if entry.decoy && entry.image.is_some() {
             self.fault(file, &name, "has both `decoy` and `image`; keep one");
         }
-        if entry.image.as_deref().is_some_and(|image| !super::is_pinned(image)) {
-            self.fault(file, &name, "`image` must be pinned as repository@sha256:<64 hexadecimal digits>");
+        if entry
+            .image
+            .as_deref()
+            .is_some_and(|image| !super::is_pinned(image))
+        {
+            self.fault(
+                file,
+                &name,
+                "`image` must be pinned as repository@sha256:<64 hexadecimal digits>",
+            );
         }
         let mut keys = BTreeSet::new();
         for field in &entry.field {
@@ -174,7 +205,12 @@ impl Loader {
             let message = "`like` must name the built-in distro that the decoys dress as, such as `debian`";
             self.fault(file, &name, message);
         } else if self.admit(file, &name, entry.replace) {
-            let distro = Distro { slug: entry.slug, name: entry.name, like, hostname_style: entry.hostname_style };
+            let distro = Distro {
+                slug: entry.slug,
+                name: entry.name,
+                like,
+                hostname_style: entry.hostname_style,
+            };
             match self.distros.iter_mut().find(|old| old.slug == distro.slug) {
                 Some(old) => *old = distro,
                 None => self.distros.push(distro),
@@ -188,7 +224,11 @@ impl Loader {
             self.built_in_families.insert(entry.slug.clone());
         }
         let like = entry.like.clone().unwrap_or_else(|| entry.slug.clone());
-        let foreign: Vec<&String> = entry.sysctls.keys().filter(|key| !key.starts_with("net.")).collect();
+        let foreign: Vec<&String> = entry
+            .sysctls
+            .keys()
+            .filter(|key| !key.starts_with("net."))
+            .collect();
         if !self.built_in_families.contains(&like) {
             let message = "`like` must name the built-in family that the decoys answer as, such as `linux`";
             self.fault(file, &name, message);
@@ -218,7 +258,14 @@ impl Loader {
             }
             Some(ouis) => {
                 if self.admit(file, &name, entry.replace) {
-                    self.vendors.insert(entry.slug.clone(), Vendor { slug: entry.slug, name: entry.name, ouis });
+                    self.vendors.insert(
+                        entry.slug.clone(),
+                        Vendor {
+                            slug: entry.slug,
+                            name: entry.name,
+                            ouis,
+                        },
+                    );
                 }
             }
         }
@@ -237,14 +284,23 @@ impl Loader {
         let mut faults = Vec::new();
         for archetype in catalogue.archetypes.values() {
             let name = format!("archetype {}", archetype.slug);
-            faults.extend(catalogue.faults_of(archetype).into_iter().map(|message| (name.clone(), message)));
+            faults.extend(
+                catalogue
+                    .faults_of(archetype)
+                    .into_iter()
+                    .map(|message| (name.clone(), message)),
+            );
         }
         for family in catalogue.os_families.values() {
             let name = format!("os_family {}", family.slug);
             if family.vendors.is_empty() {
                 faults.push((name.clone(), "needs at least one vendor".to_owned()));
             }
-            for vendor in family.vendors.iter().filter(|slug| catalogue.vendor(slug).is_none()) {
+            for vendor in family
+                .vendors
+                .iter()
+                .filter(|slug| catalogue.vendor(slug).is_none())
+            {
                 faults.push((name.clone(), format!("no vendor is called {vendor:?}")));
             }
         }
@@ -252,7 +308,11 @@ impl Loader {
             let file = self.origins.get(&entry).cloned().unwrap_or_default();
             self.errors.push(CatalogueError { file, entry, message });
         }
-        if self.errors.is_empty() { Ok(catalogue) } else { Err(self.errors) }
+        if self.errors.is_empty() {
+            Ok(catalogue)
+        } else {
+            Err(self.errors)
+        }
     }
 }
 
@@ -278,12 +338,18 @@ impl Catalogue {
                 }
             }
         }
-        let distros = archetype.distros.iter().filter(|slug| self.distro(slug).is_none());
+        let distros = archetype
+            .distros
+            .iter()
+            .filter(|slug| self.distro(slug).is_none());
         faults.extend(distros.map(|slug| format!("no distro is called {slug:?}")));
         if self.os_family(&archetype.os_family).is_none() {
             faults.push(format!("no OS family is called {:?}", archetype.os_family));
         }
-        let vendors = archetype.vendors.iter().filter(|slug| self.vendor(slug).is_none());
+        let vendors = archetype
+            .vendors
+            .iter()
+            .filter(|slug| self.vendor(slug).is_none());
         faults.extend(vendors.map(|slug| format!("no vendor is called {slug:?}")));
         faults
     }
@@ -292,7 +358,10 @@ impl Catalogue {
 impl ServiceEntry {
     fn into_service(self) -> Service {
         let runs = match self.image {
-            Some(image) => Runs::Image { image, command: self.command },
+            Some(image) => Runs::Image {
+                image,
+                command: self.command,
+            },
             None if self.decoy => Runs::Decoy,
             None => Runs::Nothing,
         };
@@ -319,7 +388,10 @@ fn fault_of(field: &Field) -> Option<String> {
         return Some("`allowed` goes with enum and multi_enum, and with nothing else".to_owned());
     }
     let default = field.default.as_ref()?;
-    field.coerce(default).err().map(|error| format!("its default {error}"))
+    field
+        .coerce(default)
+        .err()
+        .map(|error| format!("its default {error}"))
 }
 
 fn oui(text: &str) -> Option<[u8; 3]> {

@@ -99,17 +99,28 @@ impl Service {
                 }
                 continue;
             }
-            match self.field(key).ok_or_else(|| self.unknown_key(key)).and_then(|field| field.coerce(value)) {
+            match self
+                .field(key)
+                .ok_or_else(|| self.unknown_key(key))
+                .and_then(|field| field.coerce(value))
+            {
                 Ok(value) => drop(persona.0.insert(key.to_owned(), value)),
                 Err(error) => errors.push(error),
             }
         }
         let size = serde_json::to_string(&persona).map_or(usize::MAX, |json| json.len());
         if size > MAX_PERSONA {
-            let message = format!("the settings of {} take {size} bytes; at most {MAX_PERSONA} fit", self.slug);
+            let message = format!(
+                "the settings of {} take {size} bytes; at most {MAX_PERSONA} fit",
+                self.slug
+            );
             errors.push(PersonaError { key: None, message });
         }
-        if errors.is_empty() { Ok(persona) } else { Err(errors) }
+        if errors.is_empty() {
+            Ok(persona)
+        } else {
+            Err(errors)
+        }
     }
 
     fn unknown_key(&self, key: &str) -> PersonaError {
@@ -119,7 +130,10 @@ impl Service {
             let keys: Vec<&str> = self.fields.iter().map(|field| field.key.as_str()).collect();
             format!("{} has no such setting; it has: {}", self.slug, keys.join(", "))
         };
-        PersonaError { key: Some(key.to_owned()), message }
+        PersonaError {
+            key: Some(key.to_owned()),
+            message,
+        }
     }
 }
 
@@ -130,7 +144,10 @@ impl Field {
     ///
     /// When it is not one.
     pub fn coerce(&self, value: &Value) -> Result<Value, PersonaError> {
-        let error = |message: String| PersonaError { key: Some(self.key.clone()), message };
+        let error = |message: String| PersonaError {
+            key: Some(self.key.clone()),
+            message,
+        };
         match self.kind {
             FieldType::String | FieldType::Password => match value {
                 Value::String(_) => Ok(value.clone()),
@@ -161,7 +178,9 @@ impl Field {
             },
             FieldType::MultiEnum => self.coerce_list(value),
             FieldType::Textarea => match value {
-                Value::String(text) => textarea(text).map(Value::String).map_err(|message| error(message.to_owned())),
+                Value::String(text) => textarea(text)
+                    .map(Value::String)
+                    .map_err(|message| error(message.to_owned())),
                 _ => Err(error("must be a text".to_owned())),
             },
         }
@@ -188,14 +207,21 @@ impl Field {
         };
         let mut list: Vec<Value> = Vec::new();
         for item in items {
-            if !item.as_str().is_some_and(|text| self.allowed.iter().any(|allowed| allowed == text)) {
+            if !item
+                .as_str()
+                .is_some_and(|text| self.allowed.iter().any(|allowed| allowed == text))
+            {
                 return Err(error());
             }
             if !list.contains(item) {
                 list.push(item.clone());
             }
         }
-        if list.is_empty() { Err(error()) } else { Ok(Value::Array(list)) }
+        if list.is_empty() {
+            Err(error())
+        } else {
+            Ok(Value::Array(list))
+        }
     }
 }
 
@@ -203,6 +229,8 @@ fn textarea(text: &str) -> Result<String, &'static str> {
     let Some(payload) = text.strip_prefix("b64:") else {
         return Ok(text.to_owned());
     };
-    let bytes = STANDARD.decode(payload.trim()).map_err(|_| "has no valid base64 after b64:")?;
+    let bytes = STANDARD
+        .decode(payload.trim())
+        .map_err(|_| "has no valid base64 after b64:")?;
     String::from_utf8(bytes).map_err(|_| "holds base64 of something that is not UTF-8")
 }

@@ -31,7 +31,10 @@ pub(super) fn parse(
         return Err(vec![IniError::new(IniClass::NoSections, message).line(1)]);
     }
     let mut reader = Reader {
-        services: Services { catalogue, custom: known.clone() },
+        services: Services {
+            catalogue,
+            custom: known.clone(),
+        },
         document: Document::default(),
         names: HashMap::new(),
         addresses: HashMap::new(),
@@ -47,7 +50,8 @@ pub(super) fn parse(
 /// The checks that come before any line is looked at, the size first.
 fn whole_text(text: &str) -> Result<(), IniError> {
     if text.chars().nth(MAX_CHARACTERS).is_some() {
-        let message = format!("the text has more than {MAX_CHARACTERS} characters; split it into several deploys");
+        let message =
+            format!("the text has more than {MAX_CHARACTERS} characters; split it into several deploys");
         let line = 1 + text.chars().take(MAX_CHARACTERS).filter(|c| *c == '\n').count();
         return Err(IniError::new(IniClass::TooLarge, message).line(line));
     }
@@ -90,7 +94,10 @@ impl Reader<'_> {
         }
         let mut personas = Vec::new();
         for section in sections {
-            let dotted = section.name.rsplit_once('.').filter(|(_, slug)| self.services.is_known(slug));
+            let dotted = section
+                .name
+                .rsplit_once('.')
+                .filter(|(_, slug)| self.services.is_known(slug));
             match (section.name.as_str(), dotted) {
                 (DEFAULT, _) => {}
                 (GENERAL, _) => self.document.general = section::general(section, &mut self.faults),
@@ -109,7 +116,8 @@ impl Reader<'_> {
         let slug: ServiceSlug = match name.parse() {
             Ok(slug) => slug,
             Err(_) => {
-                let message = "the name after `custom-` is 1 to 32 of a-z, 0-9 and '_', starting with a letter";
+                let message =
+                    "the name after `custom-` is 1 to 32 of a-z, 0-9 and '_', starting with a letter";
                 self.faults.push(section.fault(IniClass::Custom, message));
                 return;
             }
@@ -120,8 +128,12 @@ impl Reader<'_> {
             return;
         }
         self.services.custom.insert(slug.clone(), service.clone());
-        let at =
-            At { value: service, line: section.line, section: section.name.clone(), key: "binary".to_owned() };
+        let at = At {
+            value: service,
+            line: section.line,
+            section: section.name.clone(),
+            key: "binary".to_owned(),
+        };
         self.document.custom_services.insert(slug, at);
     }
 
@@ -132,7 +144,9 @@ impl Reader<'_> {
         if amount > 1 {
             self.groups.insert(section.name.clone());
         }
-        if amount == 1 && let Some(ip) = &keys.ip {
+        if amount == 1
+            && let Some(ip) = &keys.ip
+        {
             self.claim(ip);
         }
         for index in 1..=amount {
@@ -145,7 +159,10 @@ impl Reader<'_> {
                 return;
             };
             if let Some((other, line)) = self.names.get(&name) {
-                let message = format!("decky {name} is already made by [{}] on line {line}; rename one", shown(other));
+                let message = format!(
+                    "decky {name} is already made by [{}] on line {line}; rename one",
+                    shown(other)
+                );
                 self.faults.push(section.fault(IniClass::Collision, message));
                 continue;
             }
@@ -153,7 +170,8 @@ impl Reader<'_> {
                 self.too_many(section);
                 return;
             }
-            self.names.insert(name.clone(), (section.name.clone(), section.line));
+            self.names
+                .insert(name.clone(), (section.name.clone(), section.line));
             self.document.deckies.push(spec(name, section, &keys));
         }
     }
@@ -161,8 +179,13 @@ impl Reader<'_> {
     fn claim(&mut self, ip: &At<Ipv4Addr>) {
         match self.addresses.get(&ip.value) {
             Some((other, line)) => {
-                let message = format!("{} is already the address of [{}] on line {line}; change one", ip.value, shown(other));
-                self.faults.push(IniError::new(IniClass::Collision, message).at(ip));
+                let message = format!(
+                    "{} is already the address of [{}] on line {line}; change one",
+                    ip.value,
+                    shown(other)
+                );
+                self.faults
+                    .push(IniError::new(IniClass::Collision, message).at(ip));
             }
             None => {
                 self.addresses.insert(ip.value, (ip.section.clone(), ip.line));
@@ -178,7 +201,10 @@ impl Reader<'_> {
         if text.eq_ignore_ascii_case(GENERAL) || text.eq_ignore_ascii_case(DEFAULT) {
             message.push_str(" (did you mean [general] or [DEFAULT]?)");
         } else if let Some((_, last)) = text.rsplit_once('.') {
-            message = format!("{message} (`{}` is not a service either, which would make it a sub-section)", shown(last));
+            message = format!(
+                "{message} (`{}` is not a service either, which would make it a sub-section)",
+                shown(last)
+            );
         }
         self.faults.push(section.fault(IniClass::Name, message));
     }
@@ -187,21 +213,38 @@ impl Reader<'_> {
         // Once: every further section would say the same.
         if !self.full {
             self.full = true;
-            let message = format!("the text describes more than {} deckies; no fleet has more", DeploymentLimit::MAX);
+            let message = format!(
+                "the text describes more than {} deckies; no fleet has more",
+                DeploymentLimit::MAX
+            );
             self.faults.push(section.fault(IniClass::Limit, message));
         }
     }
 
     fn persona(&mut self, section: &Section, target: &str, slug: &str) {
-        let Ok(slug) = slug.parse::<ServiceSlug>() else { return };
-        let Some(persona) = self.settings(section, &slug) else { return };
-        let exact = target.parse::<DeckyName>().is_ok_and(|name| self.names.contains_key(&name));
+        let Ok(slug) = slug.parse::<ServiceSlug>() else {
+            return;
+        };
+        let Some(persona) = self.settings(section, &slug) else {
+            return;
+        };
+        let exact = target
+            .parse::<DeckyName>()
+            .is_ok_and(|name| self.names.contains_key(&name));
         let group = !exact && self.groups.contains(target);
         if !exact && !group {
-            self.warn(section, format!("left out: no decky of this text is called {}", shown(target)));
+            self.warn(
+                section,
+                format!("left out: no decky of this text is called {}", shown(target)),
+            );
             return;
         }
-        let at = At { value: persona, line: section.line, section: section.name.clone(), key: String::new() };
+        let at = At {
+            value: persona,
+            line: section.line,
+            section: section.name.clone(),
+            key: String::new(),
+        };
         for decky in &mut self.document.deckies {
             // The section with an amount, never its name as a prefix: [web.ssh] says nothing about [web-db].
             if (exact && decky.name.as_str() == target) || (group && decky.section == target) {
@@ -215,25 +258,48 @@ impl Reader<'_> {
         let Some(service) = self.services.catalogue.service(slug) else {
             for entry in &section.entries {
                 let message = "custom services have no settings; remove the line";
-                let error = section.fault(IniClass::UnknownKey, message).line(entry.line).key(&entry.key);
+                let error = section
+                    .fault(IniClass::UnknownKey, message)
+                    .line(entry.line)
+                    .key(&entry.key);
                 self.faults.push(error);
             }
             return section.entries.is_empty().then(Persona::default);
         };
-        let values: Vec<Value> = section.entries.iter().map(|entry| Value::from(entry.value.as_str())).collect();
-        let pairs = section.entries.iter().zip(&values).map(|(entry, value)| (entry.key.as_str(), value));
+        let values: Vec<Value> = section
+            .entries
+            .iter()
+            .map(|entry| Value::from(entry.value.as_str()))
+            .collect();
+        let pairs = section
+            .entries
+            .iter()
+            .zip(&values)
+            .map(|(entry, value)| (entry.key.as_str(), value));
         let errors = match service.persona(pairs) {
             Ok(persona) => return Some(persona),
             Err(errors) => errors,
         };
-        let lines: HashMap<&str, usize> =
-            section.entries.iter().map(|entry| (entry.key.as_str(), entry.line)).collect();
+        let lines: HashMap<&str, usize> = section
+            .entries
+            .iter()
+            .map(|entry| (entry.key.as_str(), entry.line))
+            .collect();
         for error in errors {
-            let known = error.key.as_deref().is_none_or(|key| service.field(key).is_some());
-            let class = if known { IniClass::Persona } else { IniClass::UnknownKey };
+            let known = error
+                .key
+                .as_deref()
+                .is_none_or(|key| service.field(key).is_some());
+            let class = if known {
+                IniClass::Persona
+            } else {
+                IniClass::UnknownKey
+            };
             let mut fault = section.fault(class, error.message);
             if let Some(key) = error.key {
-                fault = fault.line(lines.get(key.as_str()).copied().unwrap_or(section.line)).key(&key);
+                fault = fault
+                    .line(lines.get(key.as_str()).copied().unwrap_or(section.line))
+                    .key(&key);
             }
             self.faults.push(fault);
         }
@@ -243,7 +309,11 @@ impl Reader<'_> {
     fn warn(&mut self, section: &Section, message: String) {
         if self.document.warnings.len() < MAX_ERRORS {
             let (line, section) = (section.line, shown(&section.name));
-            self.document.warnings.push(Warning { line, section, message });
+            self.document.warnings.push(Warning {
+                line,
+                section,
+                message,
+            });
         } else {
             self.dropped_warnings += 1;
         }

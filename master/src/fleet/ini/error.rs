@@ -25,7 +25,13 @@ impl IniError {
     /// A fault without a place.
     #[must_use]
     pub fn new(class: IniClass, message: impl Into<String>) -> Self {
-        Self { line: None, section: None, key: None, class, message: message.into() }
+        Self {
+            line: None,
+            section: None,
+            key: None,
+            class,
+            message: message.into(),
+        }
     }
 
     /// The same at a line.
@@ -182,7 +188,10 @@ impl Faults {
             let line = self.errors.get(MAX_ERRORS).and_then(|error| error.line);
             self.errors.truncate(MAX_ERRORS);
             let message = format!("and {more} more faults; correct the ones above first");
-            self.errors.push(IniError { line, ..IniError::new(IniClass::More, message) });
+            self.errors.push(IniError {
+                line,
+                ..IniError::new(IniClass::More, message)
+            });
         }
         self.errors
     }
@@ -191,5 +200,9 @@ impl Faults {
 /// Outside text as messages show it: short and on one line.
 pub(in crate::fleet) fn shown(text: &str) -> String {
     let cut: String = text.chars().take(64).flat_map(char::escape_debug).collect();
-    if text.chars().nth(64).is_some() { format!("{cut}…") } else { cut }
+    if text.chars().nth(64).is_some() {
+        format!("{cut}…")
+    } else {
+        cut
+    }
 }

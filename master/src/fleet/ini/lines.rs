@@ -87,7 +87,11 @@ impl Reader<'_> {
         if let State::Value { indent: key_indent } = self.state {
             // An empty line belongs to the value when more of it follows; the trim at the end takes it off otherwise.
             if trimmed.is_empty() || indent > key_indent {
-                if let Some(entry) = self.sections.last_mut().and_then(|section| section.entries.last_mut()) {
+                if let Some(entry) = self
+                    .sections
+                    .last_mut()
+                    .and_then(|section| section.entries.last_mut())
+                {
                     entry.value.push('\n');
                     entry.value.push_str(trimmed);
                 }
@@ -114,13 +118,22 @@ impl Reader<'_> {
             Some(("", _)) => self.faults.push(fault("[] has no name; write [name]".to_owned())),
             Some((name, _)) => {
                 if let Some(earlier) = self.names.get(name) {
-                    let message = format!("this section is already on line {earlier}; merge the two, or rename one");
-                    self.faults.push(IniError::new(IniClass::Duplicate, message).line(line).section(name));
+                    let message =
+                        format!("this section is already on line {earlier}; merge the two, or rename one");
+                    self.faults.push(
+                        IniError::new(IniClass::Duplicate, message)
+                            .line(line)
+                            .section(name),
+                    );
                     return;
                 }
                 self.names.insert(name.to_owned(), line);
                 self.keys.clear();
-                self.sections.push(Section { name: name.to_owned(), line, entries: Vec::new() });
+                self.sections.push(Section {
+                    name: name.to_owned(),
+                    line,
+                    entries: Vec::new(),
+                });
                 self.state = State::Section;
             }
         }
@@ -132,7 +145,8 @@ impl Reader<'_> {
             State::Start => {
                 self.state = State::Lost;
                 let message = "this line stands before any section; start with a section such as [web]";
-                self.faults.push(IniError::new(IniClass::Syntax, message).line(line));
+                self.faults
+                    .push(IniError::new(IniClass::Syntax, message).line(line));
                 return;
             }
             // Both states are entered only after a section was added.
@@ -144,14 +158,25 @@ impl Reader<'_> {
         // After a line that is no key, a deeper line continues nothing.
         self.state = State::Section;
         let Some((key, value)) = trimmed.split_once(['=', ':']) else {
-            let message = format!("`{}` has no value; write `key = value`, or indent it to continue the line above", shown(trimmed));
-            self.faults.push(IniError::new(IniClass::Syntax, message).line(line).section(&section.name));
+            let message = format!(
+                "`{}` has no value; write `key = value`, or indent it to continue the line above",
+                shown(trimmed)
+            );
+            self.faults.push(
+                IniError::new(IniClass::Syntax, message)
+                    .line(line)
+                    .section(&section.name),
+            );
             return;
         };
         let key = key.trim().to_lowercase();
         if key.is_empty() {
             let message = "there is no key before the `=` or `:`; write `key = value`";
-            self.faults.push(IniError::new(IniClass::Syntax, message).line(line).section(&section.name));
+            self.faults.push(
+                IniError::new(IniClass::Syntax, message)
+                    .line(line)
+                    .section(&section.name),
+            );
             return;
         }
         // Two spellings of one key count as one key.
@@ -160,7 +185,11 @@ impl Reader<'_> {
             let error = IniError::new(IniClass::Duplicate, message).line(line);
             self.faults.push(error.section(&section.name).key(&key));
         }
-        section.entries.push(Entry { key, value: value.to_owned(), line });
+        section.entries.push(Entry {
+            key,
+            value: value.to_owned(),
+            line,
+        });
         self.state = State::Value { indent };
     }
 }

@@ -17,7 +17,14 @@ use crate::fleet::model::{ArchetypeSlug, CustomService, Minutes, OsFamilySlug, P
 /// Most deckies of one section.
 pub(super) const MAX_AMOUNT: usize = 100;
 /// The keys of a decky section, and of `[DEFAULT]`.
-const DECKY_KEYS: [&str; 6] = ["ip", "services", "archetype", "nmap_os", "mutate_interval", "amount"];
+const DECKY_KEYS: [&str; 6] = [
+    "ip",
+    "services",
+    "archetype",
+    "nmap_os",
+    "mutate_interval",
+    "amount",
+];
 
 /// An entry and the section that it is written in, which for an inherited one is `[DEFAULT]`.
 pub(super) struct Place<'a> {
@@ -27,12 +34,20 @@ pub(super) struct Place<'a> {
 
 impl Place<'_> {
     fn fault(&self, class: IniClass, message: impl Into<String>) -> IniError {
-        IniError::new(class, message).line(self.entry.line).section(self.section).key(&self.entry.key)
+        IniError::new(class, message)
+            .line(self.entry.line)
+            .section(self.section)
+            .key(&self.entry.key)
     }
 
     fn at<T>(&self, value: T) -> At<T> {
         let (section, key) = (self.section.to_owned(), self.entry.key.clone());
-        At { value, line: self.entry.line, section, key }
+        At {
+            value,
+            line: self.entry.line,
+            section,
+            key,
+        }
     }
 }
 
@@ -52,13 +67,21 @@ impl Services<'_> {
 
     fn ports(&self, slug: &ServiceSlug) -> &[Port] {
         let custom = || self.custom.get(slug).map(|custom| custom.ports.as_slice());
-        self.catalogue.service(slug).map(|service| service.ports.as_slice()).or_else(custom).unwrap_or_default()
+        self.catalogue
+            .service(slug)
+            .map(|service| service.ports.as_slice())
+            .or_else(custom)
+            .unwrap_or_default()
     }
 
     /// For messages, so bounded whatever a text defines.
     fn available(&self) -> String {
         let known = self.catalogue.deployable().map(|service| service.slug.as_str());
-        known.chain(self.custom.keys().map(ServiceSlug::as_str)).take(40).collect::<Vec<_>>().join(", ")
+        known
+            .chain(self.custom.keys().map(ServiceSlug::as_str))
+            .take(40)
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 
@@ -77,7 +100,10 @@ pub(super) struct DeckyKeys {
 pub(super) fn general(section: &Section, faults: &mut Faults) -> General {
     let mut general = General::default();
     for entry in &section.entries {
-        let place = Place { section: &section.name, entry };
+        let place = Place {
+            section: &section.name,
+            entry,
+        };
         match entry.key.as_str() {
             "net" => match entry.value.parse::<Ipv4Net>() {
                 Ok(net) if (8..=30).contains(&net.prefix_len()) && is_unicast(net.network()) => {
@@ -98,7 +124,8 @@ pub(super) fn general(section: &Section, faults: &mut Faults) -> General {
                 Err(error) => faults.push(error),
             },
             _ => {
-                let mut message = "is not a key of [general], which has net, gw and interface; remove it".to_owned();
+                let mut message =
+                    "is not a key of [general], which has net, gw and interface; remove it".to_owned();
                 if DECKY_KEYS.contains(&spelling(&entry.key).as_str()) {
                     message.push_str(", or move it to [DEFAULT] for all deckies");
                 }
@@ -109,7 +136,10 @@ pub(super) fn general(section: &Section, faults: &mut Faults) -> General {
     if let (Some(net), Some(gw)) = (&general.net, &general.gw)
         && !is_host(&net.value, gw.value)
     {
-        let message = format!("{} is not a host address of {}; correct net or gw", gw.value, net.value);
+        let message = format!(
+            "{} is not a host address of {}; correct net or gw",
+            gw.value, net.value
+        );
         faults.push(IniError::new(IniClass::Address, message).at(gw));
     }
     general
@@ -121,7 +151,10 @@ pub(in crate::fleet) fn is_host(net: &Ipv4Net, address: Ipv4Addr) -> bool {
 }
 
 fn is_unicast(address: Ipv4Addr) -> bool {
-    !(address.is_multicast() || address.is_loopback() || address.octets()[0] == 0 || address.octets()[0] >= 240)
+    !(address.is_multicast()
+        || address.is_loopback()
+        || address.octets()[0] == 0
+        || address.octets()[0] >= 240)
 }
 
 fn malformed(place: &Place<'_>, expected: &str) -> IniError {
@@ -134,14 +167,21 @@ fn malformed(place: &Place<'_>, expected: &str) -> IniError {
 }
 
 fn parsed<T: FromStr<Err: Display>>(place: &Place<'_>, class: IniClass) -> Result<T, IniError> {
-    place.entry.value.parse().map_err(|error: T::Err| place.fault(class, error.to_string()))
+    place
+        .entry
+        .value
+        .parse()
+        .map_err(|error: T::Err| place.fault(class, error.to_string()))
 }
 
 /// Reports keys that no decky section has.
 pub(super) fn unknown_decky_keys(section: &Section, faults: &mut Faults) {
     for entry in &section.entries {
         if !DECKY_KEYS.contains(&spelling(&entry.key).as_str()) {
-            let place = Place { section: &section.name, entry };
+            let place = Place {
+                section: &section.name,
+                entry,
+            };
             let message = "is not a key of a decky, which has ip, services, archetype, nmap_os, mutate_interval and amount; \
                            remove it, or move a service's setting to [name.service]";
             faults.push(place.fault(IniClass::UnknownKey, message));
@@ -162,7 +202,10 @@ pub(super) fn decky(
     };
     // An empty value counts as absent, so that a section can take back what it inherits.
     let filled = |key: &str| find(key).filter(|place| !place.entry.value.is_empty());
-    let mut keys = DeckyKeys { amount: Some(1), ..DeckyKeys::default() };
+    let mut keys = DeckyKeys {
+        amount: Some(1),
+        ..DeckyKeys::default()
+    };
     if let Some(place) = filled("ip") {
         match place.entry.value.parse() {
             Ok(address) => keys.ip = Some(place.at(address)),
@@ -207,7 +250,10 @@ pub(super) fn decky(
 
 fn entry_of<'a>(section: &'a Section, key: &str) -> Option<Place<'a>> {
     let entry = section.entries.iter().find(|entry| spelling(&entry.key) == key)?;
-    Some(Place { section: &section.name, entry })
+    Some(Place {
+        section: &section.name,
+        entry,
+    })
 }
 
 fn archetype(place: &Place<'_>, catalogue: &Catalogue, faults: &mut Faults) -> Option<At<ArchetypeSlug>> {
@@ -215,16 +261,25 @@ fn archetype(place: &Place<'_>, catalogue: &Catalogue, faults: &mut Faults) -> O
     if let Some(slug) = slug.filter(|slug| catalogue.archetype(slug).is_some()) {
         return Some(place.at(slug));
     }
-    let known: Vec<&str> = catalogue.archetypes().map(|archetype| archetype.slug.as_str()).collect();
-    let message = format!("`{}` is not an archetype; use one of: {}", shown(&place.entry.value), known.join(", "));
+    let known: Vec<&str> = catalogue
+        .archetypes()
+        .map(|archetype| archetype.slug.as_str())
+        .collect();
+    let message = format!(
+        "`{}` is not an archetype; use one of: {}",
+        shown(&place.entry.value),
+        known.join(", ")
+    );
     faults.push(place.fault(IniClass::Archetype, message));
     None
 }
 
 fn archetype_services(at: &At<ArchetypeSlug>, services: &Services<'_>, faults: &mut Faults) {
-    let Some(archetype) = services.catalogue.archetype(&at.value) else { return };
+    let Some(archetype) = services.catalogue.archetype(&at.value) else {
+        return;
+    };
     for slug in &archetype.services {
-        if !services.catalogue.service(slug).is_some_and(|service| service.is_deployable()) {
+        if !services.catalogue.is_deployable(slug) {
             let message = format!(
                 "service `{slug}` of archetype {} has no decoy yet; set services yourself, available: {}",
                 at.value,
@@ -240,8 +295,15 @@ fn os_family(place: &Place<'_>, catalogue: &Catalogue, faults: &mut Faults) -> O
     if let Some(slug) = slug.filter(|slug| catalogue.os_family(slug).is_some()) {
         return Some(slug);
     }
-    let known: Vec<&str> = catalogue.os_families().map(|family| family.slug.as_str()).collect();
-    let message = format!("`{}` is not an OS family; use one of: {}", shown(&place.entry.value), known.join(", "));
+    let known: Vec<&str> = catalogue
+        .os_families()
+        .map(|family| family.slug.as_str())
+        .collect();
+    let message = format!(
+        "`{}` is not an OS family; use one of: {}",
+        shown(&place.entry.value),
+        known.join(", ")
+    );
     faults.push(place.fault(IniClass::OsFamily, message));
     None
 }
@@ -271,17 +333,25 @@ fn service(item: &str, before: &[ServiceSlug], services: &Services<'_>) -> Resul
     }
     let unknown = || {
         let item = shown(item);
-        format!("`{item}` is not a service (names are in lower case); available: {}", services.available())
+        format!(
+            "`{item}` is not a service (names are in lower case); available: {}",
+            services.available()
+        )
     };
     let slug: ServiceSlug = item.parse().map_err(|_| unknown())?;
     match services.catalogue.service(&slug) {
         None if services.custom.contains_key(&slug) => {}
         None => return Err(unknown()),
         Some(service) if service.singleton => {
-            return Err(format!("`{slug}` runs once for the fleet and never on a decky; remove it"));
+            return Err(format!(
+                "`{slug}` runs once for the fleet and never on a decky; remove it"
+            ));
         }
         Some(service) if !service.is_deployable() => {
-            return Err(format!("service `{slug}` has no decoy yet; available: {}", services.available()));
+            return Err(format!(
+                "service `{slug}` has no decoy yet; available: {}",
+                services.available()
+            ));
         }
         Some(_) => {}
     }
@@ -291,7 +361,9 @@ fn service(item: &str, before: &[ServiceSlug], services: &Services<'_>) -> Resul
     let ports = services.ports(&slug);
     for other in before {
         if let Some(port) = services.ports(other).iter().find(|port| ports.contains(port)) {
-            return Err(format!("`{other}` and `{slug}` both listen on {port}; put them on two deckies"));
+            return Err(format!(
+                "`{other}` and `{slug}` both listen on {port}; put them on two deckies"
+            ));
         }
     }
     Ok(slug)
@@ -304,19 +376,28 @@ fn whole(text: &str) -> Option<u64> {
 }
 
 fn is_negative(text: &str) -> bool {
-    text.strip_prefix('-').is_some_and(|digits| whole(digits).is_some())
+    text.strip_prefix('-')
+        .is_some_and(|digits| whole(digits).is_some())
 }
 
 fn interval(place: &Place<'_>) -> Result<Minutes, IniError> {
     let text = place.entry.value.as_str();
     if whole(text).is_none() && !is_negative(text) {
-        let message = format!("`{}` is not a whole number; give minutes without a unit, such as 60", shown(text));
+        let message = format!(
+            "`{}` is not a whole number; give minutes without a unit, such as 60",
+            shown(text)
+        );
         return Err(place.fault(IniClass::IntervalType, message));
     }
     let minutes = whole(text).and_then(|minutes| u32::try_from(minutes).ok());
-    minutes.and_then(|minutes| Minutes::try_from(minutes).ok()).ok_or_else(|| {
-        place.fault(IniClass::IntervalRange, format!("must be 1 to {} minutes", Minutes::MAX))
-    })
+    minutes
+        .and_then(|minutes| Minutes::try_from(minutes).ok())
+        .ok_or_else(|| {
+            place.fault(
+                IniClass::IntervalRange,
+                format!("must be 1 to {} minutes", Minutes::MAX),
+            )
+        })
 }
 
 fn amount(place: &Place<'_>) -> Result<usize, IniError> {
@@ -325,18 +406,28 @@ fn amount(place: &Place<'_>) -> Result<usize, IniError> {
             let message = format!("must be a whole number, 1 to {MAX_AMOUNT}; remove the line for one decky");
             Err(place.fault(IniClass::Amount, message))
         }
-        Some(amount) => usize::try_from(amount).ok().filter(|amount| *amount <= MAX_AMOUNT).ok_or_else(|| {
-            let message = format!("must be at most {MAX_AMOUNT}; use several sections for more");
-            place.fault(IniClass::AmountLimit, message)
-        }),
+        Some(amount) => usize::try_from(amount)
+            .ok()
+            .filter(|amount| *amount <= MAX_AMOUNT)
+            .ok_or_else(|| {
+                let message = format!("must be at most {MAX_AMOUNT}; use several sections for more");
+                place.fault(IniClass::AmountLimit, message)
+            }),
     }
 }
 
 /// Reads `[custom-NAME]`. The slug was taken from the name before.
 pub(super) fn custom(section: &Section, faults: &mut Faults) -> CustomService {
-    let mut service = CustomService { image: String::new(), command: Vec::new(), ports: Vec::new() };
+    let mut service = CustomService {
+        image: String::new(),
+        command: Vec::new(),
+        ports: Vec::new(),
+    };
     for entry in &section.entries {
-        let place = Place { section: &section.name, entry };
+        let place = Place {
+            section: &section.name,
+            entry,
+        };
         match entry.key.as_str() {
             "binary" => {
                 let part = |b: u8| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b);
@@ -352,7 +443,9 @@ pub(super) fn custom(section: &Section, faults: &mut Faults) -> CustomService {
                 for item in entry.value.split(',').map(str::trim) {
                     match item.parse::<Port>() {
                         Ok(port) if service.ports.contains(&port) => {
-                            faults.push(place.fault(IniClass::Custom, format!("{port} is listed twice; remove one")));
+                            faults.push(
+                                place.fault(IniClass::Custom, format!("{port} is listed twice; remove one")),
+                            );
                         }
                         Ok(port) => service.ports.push(port),
                         Err(error) => {
@@ -368,7 +461,10 @@ pub(super) fn custom(section: &Section, faults: &mut Faults) -> CustomService {
         }
     }
     if service.image.is_empty() {
-        faults.push(section.fault(IniClass::Custom, "has no image; add `binary = repository@sha256:…`"));
+        faults.push(section.fault(
+            IniClass::Custom,
+            "has no image; add `binary = repository@sha256:…`",
+        ));
     }
     service
 }

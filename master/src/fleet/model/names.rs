@@ -101,8 +101,19 @@ name!(
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
 );
 
+impl OsFamilySlug {
+    /// The family of a decky for which nothing else is said. Always in the catalogue: built-in entries can be
+    /// replaced, never removed.
+    #[must_use]
+    pub fn linux() -> Self {
+        Self("linux".to_owned())
+    }
+}
+
 fn is_slug(text: &str) -> bool {
     (1..=32).contains(&text.len())
-        && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+        && text
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
         && text.starts_with(|c: char| c.is_ascii_lowercase())
 }

@@ -42,7 +42,10 @@ impl TryFrom<u32> for Minutes {
         if (1..=Self::MAX).contains(&minutes) {
             return Ok(Self(minutes));
         }
-        Err(RangeError { what: "an interval in minutes", rule: "1 to 5256000" })
+        Err(RangeError {
+            what: "an interval in minutes",
+            rule: "1 to 5256000",
+        })
     }
 }
 
@@ -92,7 +95,10 @@ impl TryFrom<u16> for DeploymentLimit {
         if (1..=Self::MAX).contains(&limit) {
             return Ok(Self(limit));
         }
-        Err(RangeError { what: "the deployment limit", rule: "1 to 500" })
+        Err(RangeError {
+            what: "the deployment limit",
+            rule: "1 to 500",
+        })
     }
 }
 
@@ -126,8 +132,10 @@ impl TryFrom<String> for Seed {
     type Error = RangeError;
     fn try_from(text: String) -> Result<Self, RangeError> {
         let mut bytes = [0; 32];
-        hex::decode_to_slice(text, &mut bytes)
-            .map_err(|_| RangeError { what: "a seed", rule: "64 hexadecimal digits" })?;
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| RangeError {
+            what: "a seed",
+            rule: "64 hexadecimal digits",
+        })?;
         Ok(Self(bytes))
     }
 }
@@ -181,7 +189,10 @@ impl fmt::Debug for Port {
 impl FromStr for Port {
     type Err = RangeError;
     fn from_str(text: &str) -> Result<Self, RangeError> {
-        let error = || RangeError { what: "a port", rule: "1 to 65535 with /tcp or /udp, as in 161/udp" };
+        let error = || RangeError {
+            what: "a port",
+            rule: "1 to 65535 with /tcp or /udp, as in 161/udp",
+        };
         let (number, protocol) = match text.split_once('/').unwrap_or((text, "tcp")) {
             (number, "tcp") => (number, Protocol::Tcp),
             (number, "udp") => (number, Protocol::Udp),
