@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use decnet_plan::policy::Policy;
 use decnet_wire::bundle::Bundle;
-use decnet_wire::ids::{Digest, HostId, Timestamp};
+use decnet_wire::ids::{Digest, Timestamp};
 use tokio::sync::watch;
 
 use crate::clock::{SharedClock, later};
@@ -165,3 +165,6 @@ impl Admission {
 pub(crate) fn policy() -> Policy {
     Policy::built_in()
 }
+
+#[cfg(test)]
+mod tests;

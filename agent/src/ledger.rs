@@ -233,3 +233,6 @@ impl From<StorageError> for LedgerError {
     }
 }
 
+
+#[cfg(test)]
+mod tests;

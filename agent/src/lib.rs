@@ -56,3 +56,6 @@ pub use error::error_chain;
 
 /// The version that is reported to the master.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[cfg(test)]
+mod testing;

@@ -476,3 +476,6 @@ fn fingerprint(aim: &effective::Aim) -> u64 {
     (aim.source as u8).hash(&mut hash);
     hash.finish()
 }
+
+#[cfg(test)]
+mod tests;

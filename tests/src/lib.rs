@@ -1,1 +1,27 @@
-//! Filled below.
+//! The harness of the suites and the demo: real programs, a real Docker Engine, real LANs, ordinary clients.
+//!
+//! | module | what it gives |
+//! | --- | --- |
+//! | [`lan`] | a parent interface for macvlan whose other end is a network namespace with the gateway's address |
+//! | [`engine`] | what the Docker Engine says of containers, networks and images |
+//! | [`engine_proxy`] | a socket between an agent and the engine that can hang, cut and pass on |
+//! | [`processes`] | master and agents as processes: start, wait until ready, stop, kill, restart |
+//! | [`fleet`] | the CLI with `--json`, and waiting for rows and hosts |
+//! | [`clients`] | one visit by its ordinary client for each service |
+//! | [`scene`] | a master, its worker and a LAN, made together and removed together |
+//! | [`seed`] | what a suite draws at random, from a seed that it prints |
+//! | [`command`], [`wait`] | running a program with a limit; waiting for conditions |
+//!
+//! Everything made carries names of this process, and everything is removed when its owner is dropped.
+
+pub mod clients;
+pub mod command;
+pub mod dialogue;
+pub mod engine;
+pub mod engine_proxy;
+pub mod fleet;
+pub mod lan;
+pub mod processes;
+pub mod scene;
+pub mod seed;
+pub mod wait;

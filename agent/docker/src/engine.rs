@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::{API_DEFAULT_VERSION, Docker};
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::EngineError;
 
 /// Calls that are in flight at once. Measured: an engine on two cores gains nothing beyond.
-const CALLS: usize = 8;
+pub(crate) const CALLS: usize = 8;
 /// For a call that only looks.
 pub(crate) const LOOK: Duration = Duration::from_secs(30);
 /// For a call that changes an object. A start on a busy engine takes seconds; minutes mean that it hangs.
@@ -119,5 +122,26 @@ impl Engine {
     pub(crate) fn api_at_least(&self, major: usize, minor: usize) -> bool {
         let version = self.docker.client_version();
         (version.major_version, version.minor_version) >= (major, minor)
+    }
+
+    /// The connection for one call with a body that has fields which bollard's types, made for newer engines, lack.
+    pub(crate) fn with_fields(
+        &self,
+        body: impl Serialize,
+        fields: &[(&'static str, Value)],
+    ) -> Result<Docker, EngineError> {
+        let encode = |source: serde_json::Error| EngineError::Call {
+            what: "write a request to the engine".to_owned(),
+            source: source.into(),
+        };
+        let mut body = serde_json::to_value(body).map_err(encode)?;
+        for (name, value) in fields {
+            body[*name] = value.clone();
+        }
+        let bytes = Bytes::from(serde_json::to_vec(&body).map_err(encode)?);
+        Ok(self.docker.clone().with_request_modifier(move |mut request| {
+            *request.body_mut() = bollard::body_full(bytes.clone());
+            request
+        }))
     }
 }

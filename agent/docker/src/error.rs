@@ -23,12 +23,13 @@ pub enum EngineError {
     /// The engine did not finish a call in time.
     #[error("cannot {what}: the engine did not answer within {seconds} s")]
     Timeout { what: String, seconds: u64 },
-    /// An object of that name exists and is not ours, or not the one that is wanted.
-    #[error("cannot {what}: {object} exists already and is not this host's ({id}); remove or rename it")]
+    /// An object of that name exists and is not the one that is wanted.
+    #[error("cannot {what}: {object} ({id}) exists already and {why}; remove or rename it")]
     Foreign {
         what: String,
         object: String,
         id: String,
+        why: &'static str,
     },
     /// A container ended, or was restarted, before it had settled.
     #[error("container {name} does not stay up: {how}{logs}")]
@@ -60,10 +61,7 @@ pub enum EngineError {
     Unsupported { what: String, why: &'static str },
     /// The host's network interfaces cannot be listed.
     #[error("cannot list the host's network interfaces")]
-    ListInterfaces(#[source] io::Error),
-    /// An object that carries this host's label is not what we make.
-    #[error("{object} carries this host's label, but {why}; remove it")]
-    Observe { object: String, why: String },
+    ListInterfaces(#[source] nix::Error),
 }
 
 impl EngineError {
@@ -80,8 +78,7 @@ impl EngineError {
             | Self::Unhealthy { .. }
             | Self::WrongImage { .. }
             | Self::NoImage { .. }
-            | Self::Unsupported { .. }
-            | Self::Observe { .. } => false,
+            | Self::Unsupported { .. } => false,
         }
     }
 }
@@ -98,5 +95,21 @@ fn is_transient(error: &bollard::errors::Error) -> bool {
         | Error::HyperLegacyError { .. }
         | Error::SocketNotFoundError(_) => true,
         _ => false,
+    }
+}
+
+/// Whether the engine says that there is no such object.
+pub(crate) fn is_absent(error: &EngineError) -> bool {
+    status(error) == Some(404)
+}
+
+/// The status code that the engine answered with.
+pub(crate) fn status(error: &EngineError) -> Option<u16> {
+    match error {
+        EngineError::Call {
+            source: bollard::errors::Error::DockerResponseServerError { status_code, .. },
+            ..
+        } => Some(*status_code),
+        _ => None,
     }
 }

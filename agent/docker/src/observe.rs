@@ -1,16 +1,253 @@
 //! What the engine has.
 
-use decnet_wire::ids::HostId;
-use decnet_wire::observed::Observed;
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
 
+use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, EndpointSettings};
+use bollard::query_parameters::{ListContainersOptions, ListImagesOptions, ListNetworksOptions};
+use decnet_plan::labels;
+use decnet_wire::ids::HostId;
+use decnet_wire::observed::{
+    Attachment, ContainerState, Observed, ObservedContainer, ObservedImage, ObservedNetwork,
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use crate::engine::{CALLS, LOOK};
+use crate::error::is_absent;
 use crate::{Engine, EngineError};
 
+mod interfaces;
+mod namespace;
+
 impl Engine {
-    /// Every object that carries this host's label, all images, and the host's interfaces; sorted by name.
+    /// Every object that carries this host's label, all images, and the host's interfaces; sorted by name. An object
+    /// that carries the label but not the others that we set is left out and logged: it is not of our making.
     ///
     /// # Errors
-    /// The engine does not answer, or one of our objects cannot be read.
-    pub async fn observe(&self, _host: HostId) -> Result<Observed, EngineError> {
-        Ok(Observed::default())
+    /// The engine does not answer, or the interfaces cannot be listed.
+    pub async fn observe(&self, host: HostId) -> Result<Observed, EngineError> {
+        let (images, networks, containers) =
+            tokio::try_join!(self.images(), self.networks(host), self.containers(host))?;
+        Ok(Observed {
+            images,
+            networks,
+            containers,
+            interfaces: interfaces::list()?,
+        })
+    }
+
+    async fn images(&self) -> Result<Vec<ObservedImage>, EngineError> {
+        let options = ListImagesOptions::default();
+        let list = self
+            .call(
+                LOOK,
+                || "list images".to_owned(),
+                self.docker.list_images(Some(options)),
+            )
+            .await?;
+        let mut images: Vec<_> = list
+            .into_iter()
+            .map(|image| {
+                let mut references = image.repo_tags;
+                references.extend(image.repo_digests);
+                // The engine's word for an image without a name.
+                references.retain(|reference| !reference.contains("<none>"));
+                references.sort();
+                ObservedImage {
+                    id: image.id,
+                    references,
+                }
+            })
+            .collect();
+        images.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(images)
+    }
+
+    async fn networks(&self, host: HostId) -> Result<Vec<ObservedNetwork>, EngineError> {
+        let options = ListNetworksOptions {
+            filters: Some(of_host(host)),
+        };
+        let list = self
+            .call(
+                LOOK,
+                || "list networks".to_owned(),
+                self.docker.list_networks(Some(options)),
+            )
+            .await?;
+        let mut networks: Vec<_> = list
+            .into_iter()
+            .filter_map(|network| {
+                let hash = network
+                    .labels
+                    .unwrap_or_default()
+                    .remove(labels::HASH)
+                    .unwrap_or_default();
+                Some(ObservedNetwork {
+                    id: network.id?,
+                    name: network.name?,
+                    hash,
+                })
+            })
+            .collect();
+        networks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        Ok(networks)
+    }
+
+    async fn containers(&self, host: HostId) -> Result<Vec<ObservedContainer>, EngineError> {
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some(of_host(host)),
+            ..Default::default()
+        };
+        let list = self
+            .call(
+                LOOK,
+                || "list containers".to_owned(),
+                self.docker.list_containers(Some(options)),
+            )
+            .await?;
+        let ids = list.into_iter().filter_map(|container| container.id);
+        let inspected: Vec<_> = stream::iter(ids)
+            .map(|id| async move {
+                match self.inspect(&id).await {
+                    // Removed since it was listed.
+                    Err(error) if is_absent(&error) => Ok(None),
+                    other => other.map(Some),
+                }
+            })
+            .buffer_unordered(CALLS)
+            .try_filter_map(|found| async move { Ok(found) })
+            .try_collect()
+            .await?;
+        let by_id: HashMap<_, _> = inspected
+            .iter()
+            .filter_map(|container| Some((container.id.as_deref()?, container)))
+            .collect();
+        let mut containers: Vec<_> = inspected
+            .iter()
+            .filter_map(|container| to_observed(container, &by_id))
+            .collect();
+        containers.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(containers)
+    }
+
+    pub(crate) async fn inspect(&self, container: &str) -> Result<ContainerInspectResponse, EngineError> {
+        let what = || format!("inspect container {container}");
+        self.call(LOOK, what, self.docker.inspect_container(container, None))
+            .await
+    }
+}
+
+fn of_host(host: HostId) -> HashMap<String, Vec<String>> {
+    HashMap::from([("label".to_owned(), vec![format!("{}={host}", labels::HOST)])])
+}
+
+/// The container's name without the engine's leading slash.
+pub(crate) fn name_of(container: &ContainerInspectResponse) -> &str {
+    container
+        .name
+        .as_deref()
+        .unwrap_or_default()
+        .trim_start_matches('/')
+}
+
+pub(crate) fn label<'a>(container: &'a ContainerInspectResponse, name: &str) -> Option<&'a str> {
+    container
+        .config
+        .as_ref()?
+        .labels
+        .as_ref()?
+        .get(name)
+        .map(String::as_str)
+}
+
+fn to_observed(
+    container: &ContainerInspectResponse,
+    all: &HashMap<&str, &ContainerInspectResponse>,
+) -> Option<ObservedContainer> {
+    let name = name_of(container).to_owned();
+    let Some(stack) = label(container, labels::STACK).and_then(|stack| stack.parse().ok()) else {
+        tracing::warn!(
+            container = name,
+            "carries this host's label and no valid stack label: left alone"
+        );
+        return None;
+    };
+    let mode = container
+        .host_config
+        .as_ref()
+        .and_then(|config| config.network_mode.as_deref());
+    let owner = mode.and_then(|mode| mode.strip_prefix("container:"));
+    let joined = owner.filter(|owner| match all.get(owner) {
+        Some(owner) => namespace::is_current(container, owner),
+        None => true,
+    });
+    let settings = container.network_settings.as_ref();
+    let mut attachments: Vec<_> = settings
+        .and_then(|settings| settings.networks.as_ref())
+        .into_iter()
+        .flatten()
+        .filter(|(network, _)| *network != "none")
+        .map(|(network, endpoint)| to_attachment(network, endpoint))
+        .collect();
+    attachments.sort_by(|a, b| a.network.cmp(&b.network));
+    let expose = label(container, labels::EXPOSE).unwrap_or_default();
+    Some(ObservedContainer {
+        id: container.id.clone()?,
+        name,
+        stack,
+        service: label(container, labels::SERVICE).unwrap_or_default().to_owned(),
+        hash: label(container, labels::HASH).unwrap_or_default().to_owned(),
+        image: container.image.clone().unwrap_or_default(),
+        state: to_state(container),
+        restarts: restarts(container),
+        joined: joined.map(str::to_owned),
+        expose: expose
+            .split(',')
+            .filter(|port| !port.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        attachments,
+    })
+}
+
+pub(crate) fn restarts(container: &ContainerInspectResponse) -> u32 {
+    container
+        .restart_count
+        .and_then(|count| u32::try_from(count).ok())
+        .unwrap_or_default()
+}
+
+pub(crate) fn to_state(container: &ContainerInspectResponse) -> ContainerState {
+    use ContainerStateStatusEnum as Status;
+    let state = container.state.as_ref();
+    let code = state.and_then(|state| state.exit_code).unwrap_or_default();
+    match state.and_then(|state| state.status) {
+        Some(Status::CREATED | Status::EMPTY) | None => ContainerState::Created,
+        // One that is being stopped still runs; the next look sees it exited.
+        Some(Status::RUNNING | Status::STOPPING) => ContainerState::Running,
+        Some(Status::PAUSED) => ContainerState::Paused,
+        Some(Status::RESTARTING) => ContainerState::Restarting { code },
+        Some(Status::REMOVING) => ContainerState::Removing,
+        Some(Status::EXITED) => ContainerState::Exited { code },
+        Some(Status::DEAD) => ContainerState::Dead,
+    }
+}
+
+/// The engine tells the address in use while the container runs, and the one asked for always.
+fn to_attachment(network: &str, endpoint: &EndpointSettings) -> Attachment {
+    let asked = endpoint
+        .ipam_config
+        .as_ref()
+        .and_then(|config| config.ipv4_address.as_ref());
+    let address = [endpoint.ip_address.as_ref(), asked]
+        .into_iter()
+        .flatten()
+        .find_map(|address| address.parse::<Ipv4Addr>().ok());
+    let mac = endpoint.mac_address.as_deref().and_then(|mac| mac.parse().ok());
+    Attachment {
+        network: network.to_owned(),
+        address,
+        mac,
     }
 }

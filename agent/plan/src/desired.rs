@@ -218,3 +218,6 @@ pub(crate) fn endpoints(spec: &ContainerSpec) -> &[crate::step::Endpoint] {
         NetworkMode::None | NetworkMode::Container { .. } => &[],
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,10 +14,12 @@ pub(super) fn check(desired: &Desired, errors: &mut Vec<DocumentError>) {
             let network = &endpoint.network;
             if let Some(address) = endpoint.address {
                 if let Some(spec) = desired.networks().get(network) {
+                    // Without a gateway the engine gives the first address to one of its own.
+                    let gateway = spec.gateway.or_else(|| spec.subnet.hosts().next());
                     let reserved = [
                         Some(spec.subnet.network()),
                         Some(spec.subnet.broadcast()),
-                        spec.gateway,
+                        gateway,
                     ];
                     if !spec.subnet.contains(&address) {
                         fail(format!(

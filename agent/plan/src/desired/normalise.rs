@@ -211,6 +211,8 @@ impl Context<'_> {
                         Err(problem) => problems.push(("networks", format!("{key}: {problem}"))),
                     }
                 }
+                // The network of the decky's own MAC comes first: an older engine sets no other.
+                endpoints.sort_by_key(|endpoint: &Endpoint| endpoint.mac.is_none());
                 (Some(NetworkMode::Networks { endpoints }), None)
             }
             Some(compose::NetworkMode::Service(owner)) => {

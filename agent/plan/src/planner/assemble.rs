@@ -321,7 +321,7 @@ fn fetch(image: &Image) -> Step {
 /// Whether a service cannot run beside a container: they would share a port (within a stack, where services share a
 /// namespace), an address or a MAC.
 fn clashes(stack: &StackName, service: &DesiredService, container: &ObservedContainer) -> bool {
-    fn same<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
+    fn same<T: PartialEq + Copy>(a: Option<T>, b: Option<T>) -> bool {
         a.is_some() && a == b
     }
     let ports = container.stack == *stack

@@ -7,7 +7,7 @@ use decnet_wire::ids::StackName;
 use decnet_wire::observed::{ContainerState, Observed, ObservedContainer};
 
 use super::survey::{Cause, Fate, Survey};
-use crate::desired::Desired;
+use crate::desired::{Desired, DesiredStack};
 
 /// How far a stack is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ fn state(survey: &Survey<'_>, stack: &StackName) -> StackState {
         .desired
         .stack(stack)
         .into_iter()
-        .flat_map(|stack| stack.containers())
+        .flat_map(DesiredStack::containers)
     {
         if let Some(fate) = survey.fates.get(&(stack, service)) {
             reasons.extend(reason(&spec.name, *fate));

@@ -328,7 +328,7 @@ fn uses(stack: &DesiredStack, network: &str) -> bool {
 
 /// An address or a MAC that the engine does not tell, as of a container that does not run, is no difference.
 fn has_endpoints(service: &DesiredService, container: &ObservedContainer) -> bool {
-    fn fits<T: PartialEq>(wanted: Option<T>, seen: Option<T>) -> bool {
+    fn fits<T: PartialEq + Copy>(wanted: Option<T>, seen: Option<T>) -> bool {
         wanted.is_none() || seen.is_none() || wanted == seen
     }
     endpoints(&service.spec).iter().all(|endpoint| {

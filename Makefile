@@ -1,0 +1,74 @@
+# The targets that people and CI call. `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+CARGO ?= cargo
+TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
+# The decoy is a static binary in an otherwise empty image; a glibc target does, so nothing has to be added to Rust.
+DECOY_TARGET ?= $(shell uname -m)-unknown-linux-gnu
+DECOY_BINARY := $(TARGET_DIR)/decoy/$(DECOY_TARGET)/decoy/decnet-decoy
+DECOY_IMAGE := $(TARGET_DIR)/decoy-image.tar
+DECOY_ARCH := $(if $(filter aarch64%,$(DECOY_TARGET)),arm64,amd64)
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+.PHONY: toolchain
+toolchain:
+	@command -v $(CARGO) >/dev/null || { echo 'no cargo: install Rust from https://rustup.rs' >&2; exit 1; }
+	@$(CARGO) fmt --version >/dev/null 2>&1 || \
+		{ echo 'no cargo fmt: rustup component add rustfmt' >&2; exit 1; }
+	@$(CARGO) clippy --version >/dev/null 2>&1 || \
+		{ echo 'no cargo clippy: rustup component add clippy' >&2; exit 1; }
+
+.PHONY: set-up
+set-up: ## install what suites and demo need on Debian, start Docker (root)
+	tests/setup.sh
+
+.PHONY: build
+build: ## all programs
+	$(CARGO) build --workspace --bins --locked
+
+.PHONY: image
+image: ## the decoy image, as target/decoy-image.tar
+	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --locked --profile decoy -p decnet-decoy \
+		--target $(DECOY_TARGET) --target-dir $(TARGET_DIR)/decoy
+	$(CARGO) run --locked --quiet -p decnet-packaging --bin decnet-pack -- \
+		image --binary $(DECOY_BINARY) --arch $(DECOY_ARCH) --out $(DECOY_IMAGE) >/dev/null
+	@echo 'the decoy image is $(DECOY_IMAGE)'
+
+.PHONY: fmt-check
+fmt-check: toolchain
+	$(CARGO) fmt --all --check
+
+.PHONY: lint
+lint: fmt-check ## format and lints; warnings are errors
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+.PHONY: test
+test: fmt-check set-up build image lint ## everything: set-up, lints, every test, on a real engine (root)
+	$(CARGO) test --workspace --locked --no-fail-fast
+
+.PHONY: deny
+deny: ## licences, advisories and sources of dependencies
+	@$(CARGO) deny --version >/dev/null 2>&1 || \
+		{ echo 'no cargo-deny here: cargo install --locked cargo-deny' >&2; exit 1; }
+	$(CARGO) deny --locked check
+
+.PHONY: demo
+demo: set-up build image ## a whole fleet on this machine: deployed, visited, changed, removed (root; KEEP=1 leaves it)
+	@KEEP='$(KEEP)' $(TARGET_DIR)/debug/demo
+
+.PHONY: demo-down
+demo-down: ## end the demo that KEEP=1 left
+	@test -x $(TARGET_DIR)/debug/demo || $(CARGO) build --locked -p decnet-tests --bin demo
+	@$(TARGET_DIR)/debug/demo --down
+
+.PHONY: clean
+clean: ## remove everything that was built
+	$(CARGO) clean

@@ -1,0 +1,96 @@
+//! Networks.
+
+use std::collections::HashMap;
+
+use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
+use decnet_plan::step::NetworkSpec;
+use decnet_wire::bundle::NetworkDriver;
+use serde_json::json;
+
+use super::why_not_ours;
+use crate::engine::{CHANGE, LOOK};
+use crate::error::{is_absent, status};
+use crate::{Engine, EngineError};
+
+impl Engine {
+    pub(super) async fn create_network(&self, spec: &NetworkSpec) -> Result<(), EngineError> {
+        // Engines before API 1.44 let two networks have one name, so it is looked up first.
+        if self.network_is_there(spec).await? {
+            return Ok(());
+        }
+        let docker = if self.api_at_least(1, 44) {
+            self.docker.clone()
+        } else {
+            self.with_fields(to_request(spec), &[("CheckDuplicate", json!(true))])?
+        };
+        let what = || format!("create network {}", spec.name);
+        match self
+            .call(CHANGE, what, docker.create_network(to_request(spec)))
+            .await
+        {
+            Err(error) if status(&error) == Some(409) && self.network_is_there(spec).await? => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Whether exactly this network is there; a network of that name that is another one is an error.
+    async fn network_is_there(&self, spec: &NetworkSpec) -> Result<bool, EngineError> {
+        let name = spec.name.as_str();
+        let what = || format!("inspect network {name}");
+        let network = match self
+            .call(LOOK, what, self.docker.inspect_network(name, None))
+            .await
+        {
+            Ok(network) => network,
+            Err(error) if is_absent(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        // The engine looks for ids that start with the name as well.
+        if network.name.as_deref() != Some(name) {
+            return Ok(false);
+        }
+        let found = network.labels.unwrap_or_default();
+        match why_not_ours(&spec.labels, |label| found.get(label).map(String::as_str)) {
+            None => Ok(true),
+            Some(why) => Err(EngineError::Foreign {
+                what: format!("create network {name}"),
+                object: format!("network {name}"),
+                id: network.id.unwrap_or_default(),
+                why,
+            }),
+        }
+    }
+}
+
+fn to_request(spec: &NetworkSpec) -> NetworkCreateRequest {
+    let mut options = HashMap::new();
+    if let Some(parent) = &spec.parent {
+        options.insert("parent".to_owned(), parent.as_str().to_owned());
+    }
+    match spec.driver {
+        NetworkDriver::Macvlan => {
+            options.insert("macvlan_mode".to_owned(), "bridge".to_owned());
+        }
+        NetworkDriver::Ipvlan => {
+            options.insert("ipvlan_mode".to_owned(), "l2".to_owned());
+        }
+        NetworkDriver::Bridge => {}
+    }
+    let pool = IpamConfig {
+        subnet: Some(spec.subnet.to_string()),
+        gateway: spec.gateway.map(|gateway| gateway.to_string()),
+        ..IpamConfig::default()
+    };
+    NetworkCreateRequest {
+        name: spec.name.as_str().to_owned(),
+        driver: Some(spec.driver.as_str().to_owned()),
+        ipam: Some(Ipam {
+            driver: Some("default".to_owned()),
+            config: Some(vec![pool]),
+            options: None,
+        }),
+        options: Some(options),
+        labels: Some(spec.labels.clone().into_iter().collect()),
+        ..NetworkCreateRequest::default()
+    }
+}

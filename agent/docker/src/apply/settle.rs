@@ -1,0 +1,140 @@
+//! A start, and the proof that the container stays up.
+
+use std::time::Duration;
+
+use bollard::models::{ContainerInspectResponse, HealthStatusEnum};
+use bollard::query_parameters::LogsOptions;
+use decnet_wire::observed::ContainerState;
+use futures_util::StreamExt;
+use tokio::time::Instant;
+
+use crate::engine::{CHANGE, LOOK};
+use crate::observe::{restarts, to_state};
+use crate::{Engine, EngineError};
+
+/// How often a container is looked at while it settles. An end is seen at the next look in any case, so a longer
+/// interval costs no failure, only the time until it is told.
+const POLL: Duration = Duration::from_millis(500);
+/// How long a health check may take to say healthy.
+const HEALTH: Duration = Duration::from_secs(180);
+/// Log lines and characters that an error carries.
+const LOG_LINES: usize = 5;
+const LOG_CHARACTERS: usize = 800;
+
+impl Engine {
+    pub(super) async fn start_container(&self, name: &str, settle: Duration) -> Result<(), EngineError> {
+        // A start sets the count of restarts to zero, but not that of a container that runs already.
+        let before = self.inspect(name).await?;
+        let before = if is_up(&before) { restarts(&before) } else { 0 };
+        let what = || format!("start container {name}");
+        self.call(CHANGE, what, self.docker.start_container(name, None))
+            .await?;
+        let started = Instant::now();
+        loop {
+            tokio::time::sleep(settle.saturating_sub(started.elapsed()).min(POLL)).await;
+            let container = self.inspect(name).await?;
+            if let Some(how) = ended(&container, restarts(&container) > before) {
+                let logs = self.last_lines(name).await;
+                return Err(EngineError::Unsettled {
+                    name: name.to_owned(),
+                    how,
+                    logs,
+                });
+            }
+            match health(&container) {
+                None if started.elapsed() >= settle => return Ok(()),
+                Some(HealthStatusEnum::HEALTHY) => return Ok(()),
+                Some(HealthStatusEnum::UNHEALTHY) => {
+                    let how = "its health check fails".to_owned();
+                    return Err(EngineError::Unhealthy {
+                        name: name.to_owned(),
+                        how,
+                    });
+                }
+                Some(_) if started.elapsed() >= HEALTH => {
+                    let how = format!("its health check says nothing for {} s", HEALTH.as_secs());
+                    return Err(EngineError::Unhealthy {
+                        name: name.to_owned(),
+                        how,
+                    });
+                }
+                Some(_) if started.elapsed() >= settle => tokio::time::sleep(POLL).await,
+                _ => {}
+            }
+        }
+    }
+
+    /// The last lines of the log on one line, for an error; nothing when there are none or they cannot be read.
+    async fn last_lines(&self, name: &str) -> String {
+        let options = LogsOptions {
+            stdout: true,
+            stderr: true,
+            tail: LOG_LINES.to_string(),
+            ..LogsOptions::default()
+        };
+        // Lines can be long, and a log never ends on its own where a driver misbehaves.
+        let lines = self.docker.logs(name, Some(options)).take(LOG_LINES * 4);
+        let read = async {
+            Ok(lines
+                .filter_map(|line| async { line.ok() })
+                .collect::<Vec<_>>()
+                .await)
+        };
+        let lines = self
+            .call(LOOK, || format!("read the log of {name}"), read)
+            .await
+            .unwrap_or_default();
+        let text: Vec<_> = lines.iter().map(ToString::to_string).collect();
+        let text = text
+            .concat()
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect::<Vec<_>>()
+            .join(" | ");
+        let skip = text.chars().count().saturating_sub(LOG_CHARACTERS);
+        let text: String = text.chars().skip(skip).collect();
+        if text.is_empty() {
+            text
+        } else {
+            format!("; it wrote: {text}")
+        }
+    }
+}
+
+/// Whether a start leaves the container as it is.
+fn is_up(container: &ContainerInspectResponse) -> bool {
+    matches!(
+        to_state(container),
+        ContainerState::Running | ContainerState::Paused | ContainerState::Restarting { .. }
+    )
+}
+
+/// How the container has ended, or None while it is up.
+fn ended(container: &ContainerInspectResponse, restarted: bool) -> Option<String> {
+    let state = container.state.as_ref();
+    let code = state.and_then(|state| state.exit_code).unwrap_or_default();
+    let how = match to_state(container) {
+        ContainerState::Running | ContainerState::Paused if !restarted => return None,
+        ContainerState::Running | ContainerState::Paused => {
+            format!("it has been restarted {} times", restarts(container))
+        }
+        ContainerState::Restarting { .. } => format!("it keeps ending, last with exit code {code}"),
+        _ if state.and_then(|state| state.oom_killed) == Some(true) => {
+            format!("it was killed for using too much memory (exit code {code})")
+        }
+        _ => format!("it ended with exit code {code}"),
+    };
+    let error = state
+        .and_then(|state| state.error.as_deref())
+        .filter(|error| !error.is_empty());
+    Some(match error {
+        Some(error) => format!("{how} ({error})"),
+        None => how,
+    })
+}
+
+fn health(container: &ContainerInspectResponse) -> Option<HealthStatusEnum> {
+    let status = container.state.as_ref()?.health.as_ref()?.status?;
+    (!matches!(status, HealthStatusEnum::NONE | HealthStatusEnum::EMPTY)).then_some(status)
+}

@@ -1,0 +1,75 @@
+//! The host's network interfaces.
+
+use std::collections::BTreeMap;
+
+use decnet_wire::ids::InterfaceName;
+use decnet_wire::observed::Interface;
+use ipnet::Ipv4Net;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+
+use crate::EngineError;
+
+/// Every interface, sorted by name, but the engine's own ends of bridged containers: they come and go with every
+/// container on the machine, and nothing is ever built on them.
+pub(super) fn list() -> Result<Vec<Interface>, EngineError> {
+    let mut found: BTreeMap<InterfaceName, Interface> = BTreeMap::new();
+    for entry in getifaddrs().map_err(EngineError::ListInterfaces)? {
+        // Labels of secondary addresses (`eth0:1`) name no link.
+        let Ok(name) = entry.interface_name.parse::<InterfaceName>() else {
+            continue;
+        };
+        if is_engine_veth(name.as_str()) || name.as_str().contains(':') {
+            continue;
+        }
+        let interface = found.entry(name.clone()).or_insert_with(|| Interface {
+            name,
+            up: entry.flags.contains(InterfaceFlags::IFF_UP),
+            addresses: Vec::new(),
+        });
+        let ipv4 = |address: Option<nix::sys::socket::SockaddrStorage>| {
+            address.and_then(|address| address.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::ip))
+        };
+        if let (Some(address), Some(mask)) = (ipv4(entry.address), ipv4(entry.netmask))
+            && let Ok(net) = Ipv4Net::with_netmask(address, mask)
+        {
+            interface.addresses.push(net);
+        }
+    }
+    let mut interfaces: Vec<_> = found.into_values().collect();
+    for interface in &mut interfaces {
+        interface.addresses.sort();
+        interface.addresses.dedup();
+    }
+    Ok(interfaces)
+}
+
+/// libnetwork names them `veth` and seven hexadecimal digits.
+fn is_engine_veth(name: &str) -> bool {
+    name.strip_prefix("veth")
+        .is_some_and(|rest| rest.len() == 7 && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_interface_is_listed_with_its_address() {
+        let list = list().unwrap();
+        let lo = list
+            .iter()
+            .find(|interface| interface.name.as_str() == "lo")
+            .unwrap();
+        assert!(lo.up);
+        assert!(lo.addresses.contains(&"127.0.0.1/8".parse().unwrap()));
+    }
+
+    #[test]
+    fn only_the_engines_own_veths_are_left_out() {
+        assert!(is_engine_veth("veth1a2b3c4"));
+        for other in ["veth0", "vethlan", "eth0", "veth1a2b3c4d", "vethABCDEF0"] {
+            assert!(!is_engine_veth(other), "{other}");
+        }
+    }
+}

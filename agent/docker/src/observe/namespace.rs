@@ -1,0 +1,85 @@
+//! Whether a container that joined another's network namespace is in the one that the other has now.
+//!
+//! A namespace belongs to one run of its owner. When the owner's process ends and is started again, by hand or by its
+//! restart policy, it gets a new namespace; a container that keeps running in the old one is cut off from the network,
+//! although the engine shows nothing unusual about it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use bollard::models::{ContainerInspectResponse, ContainerState};
+
+/// True while the container does not run: a start joins the owner's current namespace.
+pub(super) fn is_current(container: &ContainerInspectResponse, owner: &ContainerInspectResponse) -> bool {
+    let (Some(container), Some(owner)) = (&container.state, &owner.state) else {
+        return true;
+    };
+    if container.running != Some(true) {
+        return true;
+    }
+    if owner.running != Some(true) {
+        return false;
+    }
+    match (namespace(container), namespace(owner)) {
+        (Some(mine), Some(owners)) => mine == owners,
+        // Without a view of the processes, the times of the last starts have to do.
+        _ => started(container) >= started(owner),
+    }
+}
+
+/// The kernel's name of the namespace, such as `net:[4026532281]` (namespaces(7)).
+fn namespace(state: &ContainerState) -> Option<PathBuf> {
+    let pid = state.pid.filter(|pid| *pid > 0)?;
+    fs::read_link(format!("/proc/{pid}/ns/net")).ok()
+}
+
+/// The engine writes UTC and leaves zeros at the end of the fraction out; with them back, texts compare as times.
+fn started(state: &ContainerState) -> String {
+    let text = state
+        .started_at
+        .as_deref()
+        .unwrap_or_default()
+        .trim_end_matches('Z');
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    format!("{whole}.{part:0<9}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inspected(pid: i64, running: bool, started_at: &str) -> ContainerInspectResponse {
+        let state = ContainerState {
+            running: Some(running),
+            pid: Some(pid),
+            started_at: Some(started_at.to_owned()),
+            ..ContainerState::default()
+        };
+        ContainerInspectResponse {
+            state: Some(state),
+            ..ContainerInspectResponse::default()
+        }
+    }
+
+    #[test]
+    fn without_processes_the_later_start_of_the_owner_tells_a_lost_namespace() {
+        let owner = inspected(0, true, "2026-01-02T03:04:05.5Z");
+        assert!(is_current(&inspected(0, true, "2026-01-02T03:04:05.51Z"), &owner));
+        assert!(!is_current(
+            &inspected(0, true, "2026-01-02T03:04:05.499999999Z"),
+            &owner
+        ));
+        assert!(!is_current(&inspected(0, true, "2026-01-02T03:04:05Z"), &owner));
+    }
+
+    #[test]
+    fn who_does_not_run_is_in_no_outdated_namespace_and_who_runs_without_its_owner_is() {
+        let (up, down) = (
+            inspected(0, true, "2026-01-02T03:04:05Z"),
+            inspected(0, false, "2026-01-02T03:04:05Z"),
+        );
+        assert!(is_current(&down, &up));
+        assert!(is_current(&down, &down));
+        assert!(!is_current(&up, &down));
+    }
+}

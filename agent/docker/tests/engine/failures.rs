@@ -1,0 +1,134 @@
+//! What goes wrong, and what the errors say.
+
+use std::path::Path;
+
+use decnet_docker::{Engine, EngineError};
+use decnet_plan::step::Step;
+use decnet_wire::observed::ContainerState;
+use serde_json::json;
+
+use crate::image::image;
+use crate::lab::{Lab, lines};
+
+#[tokio::test]
+async fn an_engine_that_is_away_is_worth_a_retry_and_is_named() {
+    let error = Engine::connect(Path::new("/nonexistent/docker.sock"))
+        .await
+        .unwrap_err();
+    assert!(error.retryable());
+    assert!(error.to_string().contains("/nonexistent/docker.sock"), "{error}");
+}
+
+#[tokio::test]
+async fn a_service_that_ends_is_told_with_its_code_and_words_and_the_old_one_runs_on() {
+    for restart in ["no", "unless-stopped"] {
+        let lab = Lab::new().await;
+        let lan = lab.bridge();
+        lab.converge(&lab.desire(&[&lan], &[("web", lab.decky(&lan, 5, &[("ssh", json!({}))]))]))
+            .await;
+        let bad = json!({"command": ["exit", "3", "100"], "restart": restart});
+        let next = lab.desire(&[&lan], &[("web", lab.decky(&lan, 5, &[("http", bad)]))]);
+        let plan = lab.plan(&next).await;
+        let failures = lab.run(&plan).await;
+        let [error @ EngineError::Unsettled { name, .. }] = failures.as_slice() else {
+            panic!("{failures:?}")
+        };
+        assert_eq!(*name, lab.name("web", "http"));
+        assert!(
+            error
+                .to_string()
+                .contains("it wrote: cannot open the flux capacitor"),
+            "{error}"
+        );
+        if restart == "no" {
+            assert!(error.to_string().contains("ended with exit code 3"), "{error}");
+        }
+        assert!(!error.retryable());
+        assert_eq!(lab.container("web", "ssh").await.state, ContainerState::Running);
+        let next = lab.desire(&[&lan], &[("web", lab.decky(&lan, 5, &[("ssh", json!({}))]))]);
+        lab.converge(&next).await;
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_object_of_our_name_is_named_and_left_alone() {
+    let (lab, mut other) = (Lab::new().await, Lab::new().await);
+    let lan = lab.bridge();
+    lab.converge(&lab.desire(&[&lan], &[("web", lab.decky(&lan, 5, &[]))]))
+        .await;
+    let before = lab.observe().await;
+    other.tag.clone_from(&lab.tag);
+    other.images.clone_from(&lab.images);
+    let plan = other
+        .plan(&other.desire(&[&lan], &[("web", other.decky(&lan, 5, &[]))]))
+        .await;
+    let mut refused = 0;
+    for planned in &plan.steps {
+        match &planned.step {
+            Step::CreateNetwork { .. } | Step::CreateContainer { .. } => {
+                let error = other.engine.apply(&planned.step, &other).await.unwrap_err();
+                assert!(matches!(error, EngineError::Foreign { .. }), "{error:?}");
+                assert!(error.to_string().contains("is not this host's"), "{error}");
+                assert!(!error.retryable());
+                refused += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(refused, 2, "{}", lines(&plan));
+    let after = lab.observe().await;
+    assert_eq!(
+        (before.containers, before.networks),
+        (after.containers, after.networks)
+    );
+}
+
+#[tokio::test]
+async fn an_archive_with_another_image_is_refused() {
+    let mut lab = Lab::new().await;
+    let wanted = lab.add_image("wanted", &json!({}));
+    let other = image(&format!("decnet-test/{}:other", lab.tag), &json!({}));
+    let place = lab.images.len() - 1;
+    lab.images[place].bytes.clone_from(&other.bytes);
+    let lan = lab.bridge();
+    let mut document = lab.decky(&lan, 5, &[]);
+    document["services"]["base"]["image"] = json!(wanted);
+    let plan = lab.plan(&lab.desire(&[&lan], &[("web", document)])).await;
+    // What was loaded instead is this test's to remove.
+    lab.images.push(other);
+    let failures = lab.run(&plan).await;
+    assert!(
+        matches!(failures.as_slice(), [EngineError::WrongImage { .. }]),
+        "{failures:?}"
+    );
+    assert!(lab.observe().await.containers.is_empty());
+}
+
+#[tokio::test]
+async fn a_missing_parent_blocks_its_stack_before_any_container_is_touched() {
+    let mut lab = Lab::new().await;
+    let lan = lab.macvlan();
+    let mut gone = lan.clone();
+    gone.parent = Some("nosuchlink0".parse().unwrap());
+    let desired = lab.desire(&[&gone], &[("web", lab.decky(&gone, 5, &[]))]);
+    let plan = lab.plan(&desired).await;
+    assert!(plan.steps.is_empty(), "{}", lines(&plan));
+    assert!(plan.blocked[0].reason.contains("nosuchlink0"), "{}", lines(&plan));
+}
+
+#[tokio::test]
+async fn the_engines_own_words_reach_the_error_chain() {
+    let lab = Lab::new().await;
+    let (one, mut two) = (lab.bridge(), lab.bridge());
+    two.subnet = one.subnet;
+    lab.converge(&lab.desire(&[&one], &[])).await;
+    let plan = lab.plan(&lab.desire(&[&one, &two], &[])).await;
+    let failures = lab.run(&plan).await;
+    let [error] = failures.as_slice() else {
+        panic!("{failures:?}")
+    };
+    assert!(!error.retryable());
+    let source = std::error::Error::source(error).unwrap().to_string();
+    assert!(error.to_string().contains(two.name.as_str()), "{error}");
+    assert!(source.contains("overlaps"), "{source}");
+}

@@ -1,0 +1,385 @@
+//! What goes well.
+
+use std::time::{Duration, Instant};
+
+use bollard::query_parameters::{KillContainerOptions, RemoveContainerOptions};
+use decnet_plan::planner::{StackState, describe, stack_state};
+use decnet_plan::step::Step;
+use decnet_wire::ids::HostId;
+use decnet_wire::observed::ContainerState;
+use futures_util::StreamExt;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::lab::{Lab, address, lines, mac};
+
+#[tokio::test]
+async fn a_mutate_on_macvlan_keeps_the_base_its_address_and_its_mac() {
+    let mut lab = Lab::new().await;
+    let lan = lab.macvlan();
+    let ssh = lab.decky(&lan, 5, &[("ssh", json!({"expose": [22]}))]);
+    lab.converge(&lab.desire(&[&lan], &[("web", ssh)])).await;
+    let before = lab.container("web", "base").await;
+    assert_eq!(before.attachments[0].address, Some(address(&lan, 5)));
+    assert_eq!(before.attachments[0].mac.map(|mac| mac.to_string()), Some(mac(5)));
+    let service = lab.container("web", "ssh").await;
+    assert_eq!(service.joined.as_ref(), Some(&before.id));
+    assert_eq!(service.expose, ["22/tcp"]);
+
+    let http = lab.decky(&lan, 5, &[("http", json!({"expose": [80]}))]);
+    lab.converge(&lab.desire(&[&lan], &[("web", http)])).await;
+    assert_eq!(lab.container("web", "base").await, before);
+    assert_eq!(lab.observe().await.containers.len(), 2);
+
+    lab.converge(&lab.desire(&[], &[])).await;
+    let after = lab.observe().await;
+    assert!(
+        after.containers.is_empty() && after.networks.is_empty(),
+        "{after:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_specification_reaches_the_engine_as_it_is_written() {
+    let lab = Lab::new().await;
+    let (lan, back) = (lab.bridge(), lab.bridge());
+    let mut document = lab.decky(&lan, 5, &[]);
+    document["networks"]["back"] = json!({"external": true, "name": back.name.as_str()});
+    let base = &mut document["services"]["base"];
+    base["networks"]["back"] = json!({"ipv4_address": address(&back, 9).to_string(), "aliases": ["db"]});
+    for (key, value) in [
+        ("environment", json!({"A": "1", "B": "x y", "PATH": null})),
+        ("user", json!("1000:1000")),
+        ("working_dir", json!("/")),
+        ("read_only", json!(true)),
+        ("init", json!(false)),
+        ("tmpfs", json!(["/run:size=1m"])),
+        ("mem_limit", json!("32m")),
+        ("pids_limit", json!(16)),
+        ("cpus", json!(0.5)),
+        ("sysctls", json!({"net.ipv4.ip_default_ttl": 128})),
+        (
+            "logging",
+            json!({"driver": "json-file", "options": {"max-size": "1m"}}),
+        ),
+        ("stop_signal", json!("SIGTERM")),
+        ("stop_grace_period", json!("3s")),
+        ("command", json!("idle now")),
+        ("labels", json!({"note": "a=b"})),
+        ("expose", json!(["25", "53/udp"])),
+    ] {
+        base[key] = value;
+    }
+    lab.converge(&lab.desire(&[&lan, &back], &[("m", document)]))
+        .await;
+    let seen = lab
+        .docker
+        .inspect_container(&lab.name("m", "base"), None)
+        .await
+        .unwrap();
+    let (config, host) = (seen.config.unwrap(), seen.host_config.unwrap());
+    let mut env = config.env.unwrap();
+    env.sort();
+    assert_eq!(env, ["A=1", "B=x y", "PATH"]);
+    assert_eq!(config.user.as_deref(), Some("1000:1000"));
+    assert_eq!(config.hostname.as_deref(), Some("decoy"));
+    assert_eq!(config.cmd.unwrap(), ["idle", "now"]);
+    assert_eq!(config.stop_signal.as_deref(), Some("SIGTERM"));
+    assert_eq!(config.stop_timeout, Some(3));
+    assert_eq!(config.labels.unwrap()["note"], "a=b");
+    assert_eq!(host.readonly_rootfs, Some(true));
+    assert_eq!(host.memory, Some(32 << 20));
+    assert_eq!(host.pids_limit, Some(16));
+    assert_eq!(host.nano_cpus, Some(500_000_000));
+    assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
+    assert_eq!(host.security_opt.unwrap(), ["no-new-privileges:true"]);
+    assert_eq!(host.sysctls.unwrap()["net.ipv4.ip_default_ttl"], "128");
+    assert_eq!(host.tmpfs.unwrap()["/run"], "size=1m");
+    assert_eq!(host.log_config.unwrap().config.unwrap()["max-size"], "1m");
+    let addresses: Vec<_> = lab
+        .container("m", "base")
+        .await
+        .attachments
+        .into_iter()
+        .map(|attached| attached.address)
+        .collect();
+    assert_eq!(addresses.len(), 2);
+    assert!(addresses.contains(&Some(address(&back, 9))), "{addresses:?}");
+}
+
+#[tokio::test]
+async fn what_is_killed_removed_or_paused_comes_back() {
+    let lab = Lab::new().await;
+    let lan = lab.bridge();
+    let desired = lab.desire(
+        &[&lan],
+        &[(
+            "web",
+            lab.decky(&lan, 5, &[("ssh", json!({})), ("http", json!({}))]),
+        )],
+    );
+    lab.converge(&desired).await;
+    let base = lab.container("web", "base").await.id;
+
+    lab.docker
+        .kill_container(&lab.name("web", "ssh"), None::<KillContainerOptions>)
+        .await
+        .unwrap();
+    let options = RemoveContainerOptions {
+        force: true,
+        ..Default::default()
+    };
+    lab.docker
+        .remove_container(&lab.name("web", "http"), Some(options))
+        .await
+        .unwrap();
+    lab.docker.pause_container(&base).await.unwrap();
+    let state = stack_state(&desired, &lab.observe().await, &lab.stack("web"));
+    let StackState::Pending { reason } = state else {
+        panic!("{state:?}")
+    };
+    assert!(
+        reason.contains(&format!("{} has ended: exit code 137", lab.name("web", "ssh"))),
+        "{reason}"
+    );
+    lab.converge(&desired).await;
+    assert_eq!(lab.container("web", "base").await.id, base);
+
+    lab.docker
+        .kill_container(&base, None::<KillContainerOptions>)
+        .await
+        .unwrap();
+    lab.converge(&desired).await;
+    assert_eq!(lab.container("web", "base").await.id, base);
+}
+
+/// The engine restarts a base whose process died, and gives it a new network namespace. Its services keep running in
+/// the old one, and nothing but the namespace itself tells.
+#[tokio::test]
+async fn services_follow_a_base_that_the_engine_restarted() {
+    let lab = Lab::new().await;
+    let lan = lab.bridge();
+    let desired = lab.desire(&[&lan], &[("web", lab.decky(&lan, 5, &[("ssh", json!({}))]))]);
+    lab.converge(&desired).await;
+    let ssh = lab.container("web", "ssh").await.id;
+    let base = lab.name("web", "base");
+    let seen = lab
+        .docker
+        .inspect_container(&base, None)
+        .await
+        .unwrap()
+        .state
+        .unwrap();
+    let pid = i32::try_from(seen.pid.unwrap()).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    until("the engine has restarted the base", || async {
+        let container = lab.container("web", "base").await;
+        container.restarts == 1 && container.state == ContainerState::Running
+    })
+    .await;
+    assert_eq!(lab.container("web", "ssh").await.joined, None);
+    let plan = lab.converge(&desired).await;
+    assert!(
+        lines(&plan).contains(&format!("create container {}", lab.name("web", "ssh"))),
+        "{}",
+        lines(&plan)
+    );
+    assert!(!lines(&plan).contains(&base), "{}", lines(&plan));
+    assert_ne!(lab.container("web", "ssh").await.id, ssh);
+}
+
+#[tokio::test]
+async fn a_paused_or_running_orphan_goes() {
+    let lab = Lab::new().await;
+    let lan = lab.bridge();
+    lab.converge(&lab.desire(&[&lan], &[("web", lab.decky(&lan, 5, &[("ssh", json!({}))]))]))
+        .await;
+    lab.docker.pause_container(&lab.name("web", "ssh")).await.unwrap();
+    lab.converge(&lab.desire(&[&lan], &[("web", json!({"services": {}}))]))
+        .await;
+    assert!(lab.observe().await.containers.is_empty());
+}
+
+#[tokio::test]
+async fn every_step_can_be_repeated() {
+    let mut lab = Lab::new().await;
+    let (lan, back) = (lab.macvlan(), lab.bridge());
+    let mut document = lab.decky(&lan, 5, &[("ssh", json!({}))]);
+    document["networks"]["back"] = json!({"external": true, "name": back.name.as_str()});
+    document["services"]["base"]["networks"]["back"] = json!({});
+    let up = lab.desire(&[&lan, &back], &[("web", document)]);
+    let down = lab.desire(&[], &[]);
+    for desired in [&up, &down] {
+        let plan = lab.plan(desired).await;
+        for planned in &plan.steps {
+            for attempt in 1..=2 {
+                let result = lab.engine.apply(&planned.step, &lab).await;
+                assert!(
+                    result.is_ok(),
+                    "{} ({attempt}): {result:?}",
+                    describe(&planned.step)
+                );
+            }
+        }
+        let next = lab.plan(desired).await;
+        assert!(next.is_settled(), "{}", lines(&next));
+    }
+}
+
+#[tokio::test]
+async fn a_network_that_changes_is_made_anew_with_its_deckies() {
+    let lab = Lab::new().await;
+    let lan = lab.bridge();
+    lab.converge(&lab.desire(&[&lan], &[("web", lab.decky(&lan, 5, &[("ssh", json!({}))]))]))
+        .await;
+    let mut moved = lab.bridge();
+    moved.name = lan.name.clone();
+    let document = lab.decky(&moved, 5, &[("ssh", json!({}))]);
+    lab.converge(&lab.desire(&[&moved], &[("web", document)])).await;
+    assert_eq!(
+        lab.container("web", "base").await.attachments[0].address,
+        Some(address(&moved, 5))
+    );
+}
+
+#[tokio::test]
+async fn a_healthy_container_counts_as_started_when_its_check_says_so() {
+    let mut lab = Lab::new().await;
+    let check = json!({"Test": ["CMD", "/decoy", "true"], "Interval": 1_000_000_000_u64});
+    let reference = lab.add_image("healthy", &json!({"Healthcheck": check}));
+    let lan = lab.bridge();
+    let mut document = lab.decky(&lan, 5, &[]);
+    document["services"]["base"]["image"] = json!(reference);
+    lab.converge(&lab.desire(&[&lan], &[("web", document)])).await;
+    let state = lab
+        .docker
+        .inspect_container(&lab.name("web", "base"), None)
+        .await
+        .unwrap()
+        .state
+        .unwrap();
+    assert_eq!(
+        state.health.unwrap().status,
+        Some(bollard::models::HealthStatusEnum::HEALTHY)
+    );
+}
+
+#[tokio::test]
+async fn two_hosts_on_one_engine_never_touch_each_other() {
+    let (lab, mut other) = (Lab::new().await, Lab::new().await);
+    let lan = lab.bridge();
+    lab.converge(&lab.desire(&[&lan], &[("web", lab.decky(&lan, 5, &[("ssh", json!({}))]))]))
+        .await;
+    let before = lab.observe().await;
+    let theirs = other.bridge();
+    other
+        .converge(&other.desire(&[&theirs], &[("web", other.decky(&theirs, 5, &[]))]))
+        .await;
+    other.converge(&other.desire(&[], &[])).await;
+    // A third host that has nothing here and wants nothing plans nothing.
+    other.host = HostId::new(Uuid::new_v4());
+    assert!(other.plan(&other.desire(&[], &[])).await.is_settled());
+    let after = lab.observe().await;
+    assert_eq!(
+        (before.containers, before.networks),
+        (after.containers, after.networks)
+    );
+}
+
+#[tokio::test]
+async fn an_event_on_one_of_our_containers_wakes() {
+    let lab = Lab::new().await;
+    let lan = lab.bridge();
+    lab.converge(&lab.desire(&[&lan], &[("web", lab.decky(&lan, 5, &[]))]))
+        .await;
+    let mut events = Box::pin(lab.engine.events(lab.host));
+    // The stream opens at some time after its first poll, so events are made until one arrives.
+    let disturb = async {
+        loop {
+            lab.docker
+                .pause_container(&lab.name("web", "base"))
+                .await
+                .unwrap();
+            lab.docker
+                .unpause_container(&lab.name("web", "base"))
+                .await
+                .unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let woken = async {
+        tokio::select! {
+            event = events.next() => event,
+            () = disturb => None,
+        }
+    };
+    let event = tokio::time::timeout(Duration::from_secs(20), woken)
+        .await
+        .expect("an event within 20 s");
+    assert!(matches!(event, Some(Ok(()))), "{event:?}");
+}
+
+#[tokio::test]
+async fn an_image_that_is_loaded_is_observed_under_its_id_and_reference() {
+    let lab = Lab::new().await;
+    let lan = lab.bridge();
+    let desired = lab.desire(&[&lan], &[("web", lab.decky(&lan, 5, &[]))]);
+    let plan = lab.converge(&desired).await;
+    assert!(
+        matches!(plan.steps[0].step, Step::LoadImage { .. }),
+        "{}",
+        lines(&plan)
+    );
+    let image = &lab.images[0];
+    let seen = lab
+        .observe()
+        .await
+        .images
+        .into_iter()
+        .find(|seen| seen.id == image.id)
+        .unwrap();
+    assert_eq!(seen.references, [lab.reference()]);
+    assert_eq!(lab.container("web", "base").await.image, image.id);
+}
+
+/// Twenty deckies of one base and three services: run with `--ignored --nocapture` for the figures.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn twenty_deckies() {
+    let mut lab = Lab::new().await;
+    let lan = lab.macvlan();
+    let services = [
+        ("ssh", json!({"expose": [22]})),
+        ("http", json!({"expose": [80]})),
+        ("ftp", json!({})),
+    ];
+    let names: Vec<_> = (0..20).map(|n| format!("d{n}")).collect();
+    let fleet: Vec<_> = names
+        .iter()
+        .zip(5..)
+        .map(|(name, n)| (name.as_str(), lab.decky(&lan, n, &services)))
+        .collect();
+    let desired = lab.desire(&[&lan], &fleet);
+    let begin = Instant::now();
+    let plan = lab.plan(&desired).await;
+    assert!(lab.run(&plan).await.is_empty());
+    println!("up: {:?}", begin.elapsed());
+    let begin = Instant::now();
+    assert!(lab.plan(&desired).await.is_settled());
+    println!("nothing to do: {:?}", begin.elapsed());
+    let begin = Instant::now();
+    let plan = lab.plan(&lab.desire(&[], &[])).await;
+    assert!(lab.run(&plan).await.is_empty());
+    println!("down: {:?}", begin.elapsed());
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let begin = Instant::now();
+    while !holds().await {
+        assert!(
+            begin.elapsed() < Duration::from_secs(30),
+            "not within 30 s: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,240 @@
+use decnet_wire::bundle::{OperationKind, Stack};
+use decnet_wire::ids::Digest;
+use decnet_wire::report::Outcome;
+
+use super::*;
+use crate::testing::{document, hours, now, operation, stack};
+
+fn record(generation: u64) -> AcceptedRecord {
+    AcceptedRecord {
+        epoch: 1,
+        generation,
+        digest: Digest::from_sha256([u8::try_from(generation).unwrap(); 32]),
+        signed_at: now(),
+        expires_at: hours(now(), 24),
+        accepted_at: now(),
+    }
+}
+
+fn acceptance(generation: u64, stacks: Vec<Stack>) -> Acceptance {
+    Acceptance { envelope: vec![1, 2, 3], record: record(generation), stacks }
+}
+
+async fn accept(ledger: &Ledger, generation: u64, stacks: Vec<Stack>) {
+    let acceptance = acceptance(generation, stacks);
+    ledger.write(move |tx| tx.accept(&acceptance)).await.unwrap();
+}
+
+struct File(tempfile::TempDir);
+
+impl File {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("ledger.redb")
+    }
+
+    fn open(&self) -> Ledger {
+        let opened = Ledger::open(&self.path(), now()).unwrap();
+        assert_eq!(opened.set_aside, None);
+        opened.ledger
+    }
+}
+
+fn outcomes(ledger: &Ledger) -> Vec<String> {
+    ledger
+        .waiting_events()
+        .unwrap()
+        .into_iter()
+        .map(|event| match event.body {
+            EventBody::Operation { outcome: Outcome::Running, .. } => "running".to_owned(),
+            EventBody::Operation { outcome: Outcome::Succeeded, .. } => "succeeded".to_owned(),
+            EventBody::Operation { outcome: Outcome::Failed { error }, .. } => format!("failed: {error}"),
+            EventBody::Drift { decky, .. } => format!("drift {decky}"),
+            EventBody::Refused { code, .. } => format!("refused {code}"),
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn an_operation_runs_through_its_states_across_a_restart_after_every_commit() {
+    let file = File::new();
+    let deploy = operation(1, OperationKind::Deploy);
+    let web = stack("web", document(5, &["ssh"]), Some(deploy));
+    let state = |ledger: &Ledger| ledger.operations().unwrap()[&deploy.id].state;
+
+    accept(&file.open(), 1, vec![web.clone()]).await;
+    assert_eq!(state(&file.open()), OperationState::Open);
+    file.open().write(move |tx| tx.begin(now(), &[deploy.id])).await.unwrap();
+    // The same again, as after a kill in between: nothing is told twice.
+    file.open().write(move |tx| tx.begin(now(), &[deploy.id])).await.unwrap();
+    assert_eq!(state(&file.open()), OperationState::Running);
+    assert_eq!(outcomes(&file.open()), ["running"]);
+
+    for attempt in 1..=operations::ATTEMPTS {
+        let ledger = file.open();
+        let failed =
+            ledger.write(move |tx| tx.attempt_failed(now(), deploy.id, "no image", false)).await.unwrap();
+        assert_eq!(failed, attempt == operations::ATTEMPTS);
+    }
+    let ledger = file.open();
+    assert_eq!(state(&ledger), OperationState::Failed);
+    let more = ledger.write(move |tx| tx.attempt_failed(now(), deploy.id, "again", true)).await.unwrap();
+    assert!(!more, "a terminal operation never changes");
+    let settled = Settled { stack: web.name, operation: Some(deploy.id), good: None, close_incident: false };
+    ledger.write(move |tx| tx.settle(now(), std::slice::from_ref(&settled))).await.unwrap();
+    assert_eq!(outcomes(&ledger), ["running", "failed: no image"]);
+}
+
+#[tokio::test]
+async fn an_operation_that_is_replaced_ends_without_an_event() {
+    let file = File::new();
+    let ledger = file.open();
+    let (first, second) = (operation(1, OperationKind::Deploy), operation(2, OperationKind::Mutate));
+    accept(&ledger, 1, vec![stack("web", document(5, &[]), Some(first))]).await;
+    ledger.write(move |tx| tx.begin(now(), &[first.id])).await.unwrap();
+    accept(&ledger, 2, vec![stack("web", document(5, &["ssh"]), Some(second))]).await;
+    let operations = ledger.operations().unwrap();
+    assert_eq!(operations[&first.id].state, OperationState::Superseded);
+    assert_eq!(operations[&second.id].state, OperationState::Open);
+    assert_eq!(outcomes(&ledger), ["running"]);
+    // Forgotten once it is terminal and no bundle names it any more.
+    accept(&ledger, 3, vec![stack("web", document(5, &["ssh"]), Some(second))]).await;
+    assert!(!ledger.operations().unwrap().contains_key(&first.id));
+}
+
+#[tokio::test]
+async fn a_sequence_number_is_given_out_once_whatever_was_acknowledged() {
+    let file = File::new();
+    let drift = |ledger: Ledger, number: usize| async move {
+        let name = format!("d{number}");
+        ledger
+            .write(move |tx| tx.drift(now(), &name.parse().unwrap(), &name.parse().unwrap(), "gone"))
+            .await
+            .unwrap();
+        let batch = ledger.outbox(10, usize::MAX).unwrap();
+        (ledger, batch)
+    };
+    let (ledger, batch) = drift(file.open(), 1).await;
+    let first = batch.events[0].seq;
+    ledger.write(move |tx| tx.acknowledge(first, first)).await.unwrap();
+    assert_eq!(ledger.outbox(10, usize::MAX).unwrap().waiting, 0);
+    drop(ledger);
+    let (ledger, batch) = drift(file.open(), 2).await;
+    assert_eq!(batch.events.len(), 1);
+    assert_eq!(batch.events[0].seq, first + 1);
+    assert_eq!(batch.acked, first);
+    // An acknowledgement of what was never sent forgets nothing; one of the past brings nothing back.
+    ledger.write(move |tx| tx.acknowledge(u64::MAX, first)).await.unwrap();
+    ledger.write(move |tx| tx.acknowledge(0, first + 1)).await.unwrap();
+    assert_eq!(ledger.outbox(10, usize::MAX).unwrap().waiting, 1);
+}
+
+#[tokio::test]
+async fn a_batch_holds_at_least_one_event_and_otherwise_keeps_its_bounds() {
+    let file = File::new();
+    let ledger = file.open();
+    ledger
+        .write(|tx| {
+            (0..5).try_for_each(|_| {
+                let detail = "x".repeat(1000);
+                let body = EventBody::Drift { decky: "web".parse().unwrap(), detail };
+                tx.push_event(now(), body)
+            })
+        })
+        .await
+        .unwrap();
+    assert_eq!(ledger.outbox(100, 1).unwrap().events.len(), 1);
+    assert_eq!(ledger.outbox(2, usize::MAX).unwrap().events.len(), 2);
+    let batch = ledger.outbox(100, 3500).unwrap();
+    assert_eq!((batch.events.len(), batch.waiting), (3, 5));
+}
+
+#[tokio::test]
+async fn drift_is_told_once_an_incident() {
+    let file = File::new();
+    let ledger = file.open();
+    let name: StackName = "web".parse().unwrap();
+    let again = |name: StackName| {
+        ledger.write(move |tx| tx.drift(now(), &name, &"web".parse().unwrap(), "a container is gone"))
+    };
+    again(name.clone()).await.unwrap();
+    again(name.clone()).await.unwrap();
+    assert_eq!(outcomes(&ledger), ["drift web"]);
+    let over = Settled { stack: name.clone(), operation: None, good: None, close_incident: true };
+    ledger.write(move |tx| tx.settle(now(), std::slice::from_ref(&over))).await.unwrap();
+    again(name).await.unwrap();
+    assert_eq!(outcomes(&ledger), ["drift web", "drift web"]);
+}
+
+#[tokio::test]
+async fn the_journal_keeps_an_unfinished_step_and_only_the_newest() {
+    let file = File::new();
+    let entry = |index: usize| JournalEntry {
+        number: 0,
+        round: 1,
+        index,
+        stack: None,
+        text: format!("step {index}"),
+        step: serde_json::Value::Null,
+        begun_at: now(),
+        outcome: None,
+    };
+    let ledger = file.open();
+    let first = ledger.write(move |tx| tx.journal_intent(&entry(0))).await.unwrap();
+    let second = ledger.write(move |tx| tx.journal_intent(&entry(1))).await.unwrap();
+    ledger.write(move |tx| tx.journal_outcome(second, now(), Some("refused".to_owned()))).await.unwrap();
+    drop(ledger);
+    let ledger = file.open();
+    let newest = ledger.journal(10).unwrap();
+    assert_eq!(newest.iter().map(|entry| entry.number).collect::<Vec<_>>(), [second, first]);
+    assert_eq!(newest[0].outcome.as_ref().unwrap().error.as_deref(), Some("refused"));
+    assert_eq!(newest[1].outcome, None);
+
+    ledger
+        .write(move |tx| (0..10_050).try_for_each(|index| tx.journal_intent(&entry(index)).map(drop)))
+        .await
+        .unwrap();
+    let all = ledger.journal(usize::MAX).unwrap();
+    assert_eq!((all.len(), all[0].index), (10_000, 10_049));
+}
+
+#[tokio::test]
+async fn a_second_agent_does_not_get_the_ledger() {
+    let file = File::new();
+    let held = file.open();
+    assert!(matches!(Ledger::open(&file.path(), now()), Err(LedgerError::Held { .. })));
+    drop(held);
+    file.open();
+}
+
+#[tokio::test]
+async fn a_damaged_ledger_is_set_aside_and_its_sequence_numbers_are_not_reused() {
+    let file = File::new();
+    let ledger = file.open();
+    ledger.write(|tx| tx.drift(now(), &"a".parse().unwrap(), &"a".parse().unwrap(), "x")).await.unwrap();
+    let last = ledger.waiting_events().unwrap()[0].seq;
+    drop(ledger);
+    std::fs::write(file.path(), b"this was a ledger before the disk had its say").unwrap();
+    let later = hours(now(), 1);
+    let opened = Ledger::open(&file.path(), later).unwrap();
+    let aside = opened.set_aside.expect("the damaged file is kept");
+    assert!(aside.exists() && aside != file.path());
+    let events = opened.ledger.waiting_events().unwrap();
+    assert_eq!(outcomes(&opened.ledger), ["refused ledger-damaged"]);
+    assert!(events[0].seq > last, "{} was given out before", events[0].seq);
+}
+
+#[tokio::test]
+async fn a_bad_write_does_not_take_its_neighbours_with_it() {
+    let file = File::new();
+    let ledger = file.open();
+    let good = ledger.write(|tx| tx.drift(now(), &"a".parse().unwrap(), &"a".parse().unwrap(), "x"));
+    let bad = ledger.write(|_| Err::<(), _>(LedgerError::Closed));
+    let also_good = ledger.write(|tx| tx.drift(now(), &"b".parse().unwrap(), &"b".parse().unwrap(), "x"));
+    let (good, bad, also_good) = tokio::join!(good, bad, also_good);
+    assert!(good.is_ok() && bad.is_err() && also_good.is_ok());
+    assert_eq!(outcomes(&ledger), ["drift a", "drift b"]);
+}

@@ -1,0 +1,454 @@
+use std::sync::atomic::Ordering;
+
+use decnet_docker::EngineError;
+use decnet_plan::step::Step;
+use decnet_wire::bundle::{Bundle, OperationKind, Stack};
+use decnet_wire::observed::ContainerState;
+use decnet_wire::report::{EventBody, Outcome as Reported};
+use rand::SeedableRng as _;
+use rand::rngs::SmallRng;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::admit::{Admission, Verdict};
+use crate::testing::{FixedClock, Signer, SimMachine, document, now, operation, stack};
+
+/// A host: a ledger on disk, an engine, and a loop that can be killed and started again.
+struct Lab {
+    dir: tempfile::TempDir,
+    signer: Signer,
+    machine: Arc<SimMachine>,
+}
+
+struct Loop {
+    ledger: Arc<Ledger>,
+    admission: Admission,
+    condition: watch::Receiver<Condition>,
+    wake: Arc<Notify>,
+    task: JoinHandle<Result<(), LedgerError>>,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let signer = Signer::new();
+        let machine = SimMachine::new(signer.host);
+        Self { dir: tempfile::tempdir().unwrap(), signer, machine }
+    }
+
+    fn start(&self) -> Loop {
+        let ledger = Arc::new(Ledger::open(&self.dir.path().join("l"), now()).unwrap().ledger);
+        let (bundles, receiver) = watch::channel(None);
+        let (condition, watching) = watch::channel(Condition::default());
+        let wake = Arc::new(Notify::new());
+        let clock = FixedClock::at(now());
+        let admission = Admission::new(self.signer.audience(), Arc::clone(&ledger), clock.clone(), bundles);
+        admission.restore().unwrap();
+        let reconciler = Reconciler {
+            host: self.signer.host,
+            machine: Arc::clone(&self.machine),
+            ledger: Arc::clone(&ledger),
+            clock,
+            bundles: receiver,
+            wake: Arc::clone(&wake),
+            condition,
+            engine_backoff: Backoff::for_the_engine(SmallRng::seed_from_u64(1)),
+        };
+        let task = tokio::spawn(reconciler.run());
+        Loop { ledger, admission, condition: watching, wake, task }
+    }
+
+    fn bundle(&self, generation: u64, stacks: Vec<Stack>) -> Bundle {
+        self.signer.bundle(generation, stacks)
+    }
+
+    fn container(&self, service: &str) -> String {
+        let engine = self.machine.engine.lock().unwrap();
+        let found = engine.containers.keys().find(|name| name.contains(service));
+        found.unwrap_or_else(|| panic!("no container of {service}")).clone()
+    }
+}
+
+impl Loop {
+    async fn admit(&self, lab: &Lab, bundle: &Bundle) {
+        let verdict = self.admission.admit(lab.signer.sign(bundle)).await.unwrap();
+        assert!(matches!(verdict, Verdict::Accepted), "{verdict:?}");
+    }
+
+    /// Waits until nothing is left to do for what was accepted last.
+    async fn converged(&mut self) {
+        let digest = self.ledger.accepted().unwrap().map(|accepted| accepted.digest);
+        self.condition
+            .wait_for(|condition| condition.converged && condition.digest == digest)
+            .await
+            .unwrap();
+    }
+
+    /// What happened to operations, in order.
+    fn told(&self) -> Vec<String> {
+        let events = self.ledger.waiting_events().unwrap();
+        events
+            .into_iter()
+            .map(|event| match event.body {
+                EventBody::Operation { decky, kind, outcome, .. } => {
+                    let outcome = match outcome {
+                        Reported::Running => "running",
+                        Reported::Succeeded => "succeeded",
+                        Reported::Failed { .. } => "failed",
+                    };
+                    format!("{decky} {} {outcome}", kind.as_str())
+                }
+                EventBody::Drift { decky, .. } => format!("{decky} drift"),
+                EventBody::Refused { code, .. } => format!("refused {code}"),
+            })
+            .collect()
+    }
+
+    async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+}
+
+fn web(services: &[&str], number: u128, kind: OperationKind) -> Stack {
+    stack("web", document(5, services), Some(operation(number, kind)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deploy_runs_and_its_operation_succeeds_once() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    let mail = stack("mail", document(6, &["smtp"]), Some(operation(2, OperationKind::Deploy)));
+    running.admit(&lab, &lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy), mail])).await;
+    running.converged().await;
+    let mut told = running.told();
+    told.sort();
+    assert_eq!(
+        told,
+        ["mail deploy running", "mail deploy succeeded", "web deploy running", "web deploy succeeded"]
+    );
+    assert_eq!(lab.machine.running().len(), 4);
+    assert!(running.ledger.journal(100).unwrap().iter().all(|entry| entry.outcome.is_some()));
+    running.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mutate_whose_service_ends_at_once_fails_and_the_old_service_runs_again() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    running.admit(&lab, &lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy)])).await;
+    running.converged().await;
+    let ssh = lab.container("ssh");
+    let broken = ssh.replace("ssh", "http");
+    let base_name = lab.container("base");
+    let base = lab.machine.engine.lock().unwrap().containers[&base_name].id.clone();
+    lab.machine.engine.lock().unwrap().broken.insert(broken, 3);
+
+    running.admit(&lab, &lab.bundle(2, vec![web(&["http"], 2, OperationKind::Mutate)])).await;
+    running.converged().await;
+    assert_eq!(
+        running.told(),
+        ["web deploy running", "web deploy succeeded", "web mutate running", "web mutate failed"]
+    );
+    assert!(lab.machine.running().contains(&ssh), "{:?}", lab.machine.running());
+    assert_eq!(lab.machine.running().len(), 2);
+    let base_now = lab.machine.engine.lock().unwrap().containers[&base_name].id.clone();
+    assert_eq!(base_now, base, "the base container stays, and with it address and MAC");
+    let record = &running.ledger.operations().unwrap()[&operation(2, OperationKind::Mutate).id];
+    assert!(record.error.as_deref().unwrap().contains("http"), "{record:?}");
+
+    // The next mutate works: nothing of the failure stays behind.
+    running.admit(&lab, &lab.bundle(3, vec![web(&["dns"], 3, OperationKind::Mutate)])).await;
+    running.converged().await;
+    assert_eq!(running.told().last().unwrap(), "web mutate succeeded");
+    assert!(lab.machine.running().contains(&lab.container("dns")));
+    running.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_deploy_that_fails_leaves_nothing_behind() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    *lab.machine.hook.lock().unwrap() = Some(Box::new(|step| match step {
+        Step::CreateContainer { container } if container.name.contains("ssh") => Some(EngineError::Foreign {
+            what: "create container".to_owned(),
+            object: container.name.clone(),
+            id: "x".to_owned(),
+        }),
+        _ => None,
+    }));
+    running.admit(&lab, &lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy)])).await;
+    running.converged().await;
+    assert_eq!(running.told(), ["web deploy running", "web deploy failed"]);
+    let record = &running.ledger.operations().unwrap()[&operation(1, OperationKind::Deploy).id];
+    assert_eq!(record.attempts, 3);
+    assert_eq!(lab.machine.engine.lock().unwrap().containers.len(), 0);
+    running.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_done_at_all_fails_its_operation_with_the_reason() {
+    let lab = Lab::new();
+    lab.machine.engine.lock().unwrap().interfaces.clear();
+    let mut running = lab.start();
+    running.admit(&lab, &lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy)])).await;
+    let id = operation(1, OperationKind::Deploy).id;
+    let ledger = Arc::clone(&running.ledger);
+    while !ledger.operations().unwrap()[&id].state.is_terminal() {
+        running.condition.changed().await.unwrap();
+    }
+    let record = &ledger.operations().unwrap()[&id];
+    assert_eq!(record.state, OperationState::Failed);
+    assert!(record.error.as_deref().unwrap().contains("eth0"), "{record:?}");
+    running.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_teardown_succeeds_when_nothing_is_left() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    running.admit(&lab, &lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy)])).await;
+    running.converged().await;
+    let gone = stack("web", serde_json::json!({}), Some(operation(2, OperationKind::Teardown)));
+    running.admit(&lab, &lab.bundle(2, vec![gone])).await;
+    running.converged().await;
+    assert_eq!(running.told().last().unwrap(), "web teardown succeeded");
+    assert!(lab.machine.engine.lock().unwrap().containers.is_empty());
+    assert!(running.ledger.last_good().unwrap().is_empty());
+    running.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_is_away_fails_nothing_and_the_row_ends_when_it_is_back() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    lab.machine.away.store(true, Ordering::SeqCst);
+    running.admit(&lab, &lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy)])).await;
+    running.condition.wait_for(|condition| condition.reason.is_some() && condition.digest.is_some()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(running.told(), ["web deploy running"]);
+    lab.machine.away.store(false, Ordering::SeqCst);
+    running.converged().await;
+    assert_eq!(running.told(), ["web deploy running", "web deploy succeeded"]);
+    running.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_goes_away_in_the_middle_is_waited_for() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    let machine = Arc::clone(&lab.machine);
+    *lab.machine.hook.lock().unwrap() = Some(Box::new(move |step| {
+        if matches!(step, Step::StartContainer { .. }) {
+            machine.away.store(true, Ordering::SeqCst);
+        }
+        let source = bollard::errors::Error::RequestTimeoutError;
+        machine
+            .away
+            .load(Ordering::SeqCst)
+            .then(|| EngineError::Connect { socket: "/sim".to_owned(), source })
+    }));
+    running.admit(&lab, &lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy)])).await;
+    running.condition.wait_for(|condition| condition.digest.is_some() && condition.engine.is_none()).await.unwrap();
+    *lab.machine.hook.lock().unwrap() = None;
+    lab.machine.away.store(false, Ordering::SeqCst);
+    running.converged().await;
+    assert_eq!(running.told(), ["web deploy running", "web deploy succeeded"]);
+    running.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_dies_is_brought_back_and_told_once() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    running.admit(&lab, &lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy)])).await;
+    running.converged().await;
+    let ssh = lab.container("ssh");
+    for _ in 0..3 {
+        lab.machine.engine.lock().unwrap().containers.get_mut(&ssh).unwrap().state =
+            ContainerState::Exited { code: 1 };
+        running.wake.notify_one();
+        // The look that the wake brings finds it gone; the next ones bring it back.
+        running.condition.wait_for(|condition| !condition.converged).await.unwrap();
+        running.converged().await;
+    }
+    assert!(lab.machine.running().contains(&ssh));
+    assert_eq!(running.told(), ["web deploy running", "web deploy succeeded", "web drift"]);
+    // An hour of peace closes the incident; the next one is told again.
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(running.ledger.incidents().unwrap().is_empty());
+    lab.machine.engine.lock().unwrap().containers.remove(&ssh);
+    running.wake.notify_one();
+    running.condition.wait_for(|condition| !condition.converged).await.unwrap();
+    running.converged().await;
+    assert_eq!(running.told().iter().filter(|told| *told == "web drift").count(), 2);
+    running.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_decky_that_does_not_stay_up_is_repaired_ever_more_slowly() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    running.admit(&lab, &lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy)])).await;
+    running.converged().await;
+    let ssh = lab.container("ssh");
+    {
+        let mut engine = lab.machine.engine.lock().unwrap();
+        engine.broken.insert(ssh.clone(), 1);
+        engine.containers.get_mut(&ssh).unwrap().state = ContainerState::Exited { code: 1 };
+    }
+    let before = lab.machine.applied.load(Ordering::SeqCst);
+    running.wake.notify_one();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let steps = lab.machine.applied.load(Ordering::SeqCst) - before;
+    // 1 + 2 + 4 + … s, then every five minutes: about twenty tries an hour.
+    assert!((10..60).contains(&steps), "{steps} steps in an hour");
+    assert_eq!(running.told().last().unwrap(), "web drift");
+    assert_eq!(running.told().len(), 3, "no operation is open, so none fails");
+    running.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_after_any_step_ends_in_the_same_state_and_tells_nothing_twice() {
+    // Deploy of two deckies, then a mutate of one whose new service is broken: with a kill after every step.
+    for kill_at in 0..40 {
+        let lab = Lab::new();
+        let mail = stack("mail", document(6, &["smtp"]), Some(operation(9, OperationKind::Deploy)));
+        let first = lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy), mail.clone()]);
+        let second = lab.bundle(2, vec![web(&["http"], 2, OperationKind::Mutate), mail]);
+        lab.machine.hang_at.store(kill_at, Ordering::SeqCst);
+        let mut killed = false;
+        let mut running = lab.start();
+        for bundle in [&first, &second] {
+            if bundle.generation == 2 {
+                let broken = lab.container("ssh").replace("ssh", "http");
+                lab.machine.engine.lock().unwrap().broken.insert(broken, 3);
+            }
+            running.admit(&lab, bundle).await;
+            let hung = tokio::select! {
+                biased;
+                () = lab.machine.hung.notified() => true,
+                () = running.converged() => false,
+            };
+            if hung {
+                killed = true;
+                lab.machine.hang_at.store(usize::MAX, Ordering::SeqCst);
+                running.kill().await;
+                running = lab.start();
+                running.converged().await;
+            }
+        }
+        let mut told = running.told();
+        told.sort();
+        assert_eq!(
+            told,
+            [
+                "mail deploy running",
+                "mail deploy succeeded",
+                "web deploy running",
+                "web deploy succeeded",
+                "web mutate failed",
+                "web mutate running",
+            ],
+            "kill after step {kill_at}"
+        );
+        let mut up = lab.machine.running();
+        up.sort();
+        assert_eq!(up.len(), 4, "kill after step {kill_at}: {up:?}");
+        assert!(up.iter().any(|name| name.contains("ssh")), "kill after step {kill_at}: {up:?}");
+        assert_eq!(lab.machine.engine.lock().unwrap().containers.len(), 4, "kill after step {kill_at}");
+        running.kill().await;
+        if !killed {
+            assert!(kill_at > 10, "the scenario has only {kill_at} steps: it tests too little");
+            return;
+        }
+    }
+    panic!("the scenario never ran to its end without a kill");
+}
+
+mod effective_state {
+    use std::collections::BTreeMap;
+
+    use decnet_wire::bundle::OperationKind::{Deploy, Mutate, Teardown};
+
+    use super::*;
+    use crate::ledger::{LastGood, OperationRecord};
+
+    fn failed(of: &Stack) -> BTreeMap<OperationId, OperationRecord> {
+        let operation = of.operation.unwrap();
+        let record = OperationRecord {
+            stack: of.name.clone(),
+            decky: of.decky.clone(),
+            kind: operation.kind,
+            state: OperationState::Failed,
+            attempts: 3,
+            error: Some("it broke".to_owned()),
+            opened_at: now(),
+            changed_at: now(),
+        };
+        BTreeMap::from([(operation.id, record)])
+    }
+
+    fn good(services: &[&str]) -> BTreeMap<StackName, LastGood> {
+        let good = LastGood {
+            decky: "web".parse().unwrap(),
+            compose: document(5, services),
+            networks: vec![crate::testing::network()],
+            blobs: vec![crate::testing::blob(1), crate::testing::blob(2)],
+        };
+        BTreeMap::from([("web".parse().unwrap(), good)])
+    }
+
+    fn source(bundle: &Bundle, operations: &BTreeMap<OperationId, OperationRecord>, last: &BTreeMap<StackName, LastGood>) -> (Source, usize) {
+        let effective = effective(bundle.host, bundle, operations, last).unwrap();
+        let name: StackName = "web".parse().unwrap();
+        (effective.aims[&name].source, effective.desired.stack(&name).unwrap().containers().count())
+    }
+
+    #[test]
+    fn only_a_failed_newest_operation_puts_a_stack_back() {
+        let signer = Signer::new();
+        let (old, new) = (web(&["ssh"], 1, Mutate), web(&["http", "dns"], 2, Mutate));
+        let bundle = signer.bundle(1, vec![new.clone()]);
+        assert_eq!(source(&bundle, &BTreeMap::new(), &good(&["ssh"])), (Source::Bundle, 3));
+        assert_eq!(source(&bundle, &failed(&old), &good(&["ssh"])), (Source::Bundle, 3));
+        assert_eq!(source(&bundle, &failed(&new), &good(&["ssh"])), (Source::LastGood, 2));
+    }
+
+    #[test]
+    fn a_deploy_that_failed_without_a_document_before_it_comes_to_nothing() {
+        let signer = Signer::new();
+        let deploy = web(&["ssh"], 1, Deploy);
+        let bundle = signer.bundle(1, vec![deploy.clone()]);
+        assert_eq!(source(&bundle, &failed(&deploy), &BTreeMap::new()), (Source::Nothing, 0));
+    }
+
+    #[test]
+    fn a_teardown_that_failed_brings_nothing_back() {
+        let signer = Signer::new();
+        let teardown = stack("web", serde_json::json!({}), Some(operation(1, Teardown)));
+        let bundle = signer.bundle(1, vec![teardown.clone()]);
+        assert_eq!(source(&bundle, &failed(&teardown), &good(&["ssh"])), (Source::Bundle, 0));
+    }
+
+    #[test]
+    fn a_last_good_document_brings_its_network_and_images_along() {
+        let signer = Signer::new();
+        let new = stack("web", serde_json::json!({"services": {}}), Some(operation(1, Mutate)));
+        let mut bundle = signer.bundle(1, vec![new.clone()]);
+        bundle.networks.clear();
+        bundle.blobs.clear();
+        assert_eq!(source(&bundle, &failed(&new), &good(&["ssh"])), (Source::LastGood, 2));
+    }
+
+    #[test]
+    fn a_last_good_document_that_clashes_with_the_new_fleet_gives_way() {
+        let signer = Signer::new();
+        let new = web(&["http"], 1, Mutate);
+        // Another decky has the address by now.
+        let mut moved = new.clone();
+        moved.compose = document(7, &["http"]);
+        let other = stack("other", document(5, &["smtp"]), None);
+        let bundle = signer.bundle(1, vec![moved, other]);
+        assert_eq!(source(&bundle, &failed(&new), &good(&["ssh"])), (Source::Nothing, 0));
+    }
+}

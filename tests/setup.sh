@@ -1,0 +1,159 @@
+#!/usr/bin/env bash
+# Brings a Debian machine to where the suites and the demo can run: Docker Engine, network tools and the ordinary
+# clients that decoys are tried with. Does nothing where all of it is there. Needs root; starts no init system.
+#
+#   tests/setup.sh           install what is missing, start the engine if none answers
+#   tests/setup.sh --down    end the engine that this script started
+set -euo pipefail
+
+readonly run_dir=/run/decnet-tests
+readonly engine_log=$run_dir/dockerd.log
+readonly engine_pid=$run_dir/dockerd.pid
+readonly engine_wait_s=60
+
+fail() {
+    printf 'set-up: %s\n' "$*" >&2
+    exit 1
+}
+
+# What is needed, and the packages that have it, the preferred name first.
+# command:package[|package]...
+readonly needed=(
+    'cc:gcc'
+    'docker:docker-cli|docker.io'
+    'dockerd:docker.io'
+    'iptables:iptables'
+    'ip:iproute2'
+    'ps:procps'
+    'sysctl:procps'
+    'nsenter:util-linux'
+    'ssh:openssh-client'
+    'sshpass:sshpass'
+    'telnet:inetutils-telnet|telnet'
+    'curl:curl'
+    'ftp:tnftp|ftp'
+    'redis-cli:redis-tools|valkey-tools'
+    'psql:postgresql-client'
+    'mysql:default-mysql-client|mariadb-client'
+    'mosquitto_pub:mosquitto-clients'
+    'snmpget:snmp'
+    'vncsnapshot:vncsnapshot'
+    'python3:python3'
+)
+
+# Root's tools are not on every shell's path.
+export PATH="$PATH:/usr/sbin:/sbin"
+
+missing() {
+    local entry
+    for entry in "${needed[@]}"; do
+        command -v "${entry%%:*}" >/dev/null 2>&1 || printf '%s\n' "$entry"
+    done
+}
+
+knows() {
+    # A package that is only a name has no candidate.
+    local policy
+    policy=$(apt-cache policy "$1" 2>/dev/null) || return 1
+    grep -q '^  Candidate: [^(]' <<<"$policy"
+}
+
+refresh() {
+    [ -z "${refreshed:-}" ] || return 0
+    refreshed=yes
+    apt-get update -qq >"$run_dir/apt.log" 2>&1 ||
+        fail "apt-get update fails, so missing packages cannot be had; see $run_dir/apt.log"
+}
+
+install_missing() {
+    local entries entry packages=() names name found
+    mapfile -t entries < <(missing)
+    [ "${#entries[@]}" -gt 0 ] || return 0
+    command -v apt-get >/dev/null 2>&1 ||
+        fail "missing here: ${entries[*]%%:*}; this script installs with apt-get only, which this system has not"
+    refresh
+    for entry in "${entries[@]}"; do
+        IFS='|' read -r -a names <<<"${entry#*:}"
+        found=
+        for name in "${names[@]}"; do
+            if knows "$name"; then
+                found=$name
+                break
+            fi
+        done
+        [ -n "$found" ] || fail "no package of this Debian has ${entry%%:*} (looked for: ${names[*]})"
+        packages+=("$found")
+    done
+    printf 'set-up: installing %s\n' "${packages[*]}"
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" \
+        </dev/null >>"$run_dir/apt.log" 2>&1 ||
+        fail "apt-get install ${packages[*]} fails; see $run_dir/apt.log"
+    hash -r
+    mapfile -t entries < <(missing)
+    [ "${#entries[@]}" -eq 0 ] ||
+        fail "still missing after the installation: ${entries[*]%%:*}; see $run_dir/apt.log"
+}
+
+engine_answers() {
+    docker version --format '{{.Server.Version}}' >/dev/null 2>&1
+}
+
+start_engine() {
+    local deadline
+    if engine_answers; then
+        return 0
+    fi
+    printf 'set-up: starting dockerd, log in %s\n' "$engine_log"
+    setsid dockerd --pidfile "$engine_pid" </dev/null >"$engine_log" 2>&1 &
+    deadline=$((SECONDS + engine_wait_s))
+    until engine_answers; do
+        if ! kill -0 $! 2>/dev/null; then
+            fail "no Docker Engine: dockerd ended: $(tail -n 1 "$engine_log")"
+        fi
+        [ "$SECONDS" -lt "$deadline" ] ||
+            fail "no Docker Engine: dockerd does not answer after $engine_wait_s s; see $engine_log"
+        sleep 0.2
+    done
+}
+
+check_namespaces() {
+    local probe="decnet-probe-$$"
+    ip netns add "$probe" 2>"$run_dir/probe.log" ||
+        fail "network namespaces cannot be made: $(head -n 1 "$run_dir/probe.log")"
+    ip netns del "$probe"
+    ip link add "dnp$$" type veth peer name "dnq$$" 2>"$run_dir/probe.log" ||
+        fail "veth pairs cannot be made: $(head -n 1 "$run_dir/probe.log")"
+    # The kernel's own words when it has no macvlan are of no help to anybody.
+    if ! ip link add "dnm$$" link "dnp$$" type macvlan mode bridge 2>"$run_dir/probe.log"; then
+        ip link del "dnp$$"
+        fail "macvlan links cannot be made: $(head -n 1 "$run_dir/probe.log")"
+    fi
+    ip link del "dnm$$"
+    ip link del "dnp$$"
+}
+
+stop_engine() {
+    local pid
+    [ -f "$engine_pid" ] || return 0
+    pid=$(<"$engine_pid")
+    kill "$pid" 2>/dev/null || return 0
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
+}
+
+[ "$(id -u)" -eq 0 ] || fail 'root is needed: it installs packages, starts the Docker Engine and makes network namespaces'
+mkdir -p "$run_dir"
+case "${1:-}" in
+'') ;;
+--down)
+    stop_engine
+    exit 0
+    ;;
+*) fail "unknown argument $1; known: --down" ;;
+esac
+# Several may want the set-up at the same moment.
+exec 9>"$run_dir/set-up.lock"
+flock 9
+install_missing
+start_engine 9>&-
+check_namespaces
+printf 'set-up: Docker Engine %s, clients and namespaces are ready\n' "$(docker version --format '{{.Server.Version}}')"

@@ -1,0 +1,252 @@
+//! What the Docker Engine says, asked through its own command line: nothing here shares code with what is tested.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::Value;
+
+use crate::command::{program, run};
+
+/// The label that names an object's host.
+pub const HOST_LABEL: &str = "io.decnet.host";
+/// The label that names a container's stack.
+pub const STACK_LABEL: &str = "io.decnet.stack";
+/// The label that names a container's Compose service.
+pub const SERVICE_LABEL: &str = "io.decnet.service";
+
+const LIMIT: Duration = Duration::from_secs(60);
+const LOCK: &str = "/run/lock/decnet-tests";
+
+/// The engine to oneself, among tests: two fleets at once would only make each other slow.
+#[derive(Debug)]
+pub struct Turn {
+    _lock: Flock<File>,
+}
+
+/// Waits for the engine's other tests to end.
+///
+/// # Errors
+///
+/// When the lock file cannot be made, or the engine does not answer.
+pub fn turn() -> Result<Turn> {
+    let file = File::create(LOCK).with_context(|| format!("cannot make {LOCK}: root is needed"))?;
+    let lock = Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .with_context(|| format!("cannot lock {LOCK}"))?;
+    docker(&["version", "--format", "{{.Server.Version}}"])
+        .context("no Docker Engine answers: run tests/setup.sh as root")?;
+    Ok(Turn { _lock: lock })
+}
+
+/// A container, as inspected.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Container {
+    pub id: String,
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub running: bool,
+    /// The process's id on the machine; 0 when it does not run.
+    pub pid: u64,
+    /// When its process was started last.
+    pub started_at: String,
+    /// Everything that `docker inspect` says.
+    pub raw: Value,
+}
+
+impl Container {
+    fn from_inspect(raw: &Value) -> Self {
+        let text = |pointer: &str| {
+            raw.pointer(pointer)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let labels = raw.pointer("/Config/Labels").and_then(Value::as_object);
+        Self {
+            id: text("/Id"),
+            name: text("/Name").trim_start_matches('/').to_owned(),
+            labels: labels
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned()))
+                .collect(),
+            running: raw
+                .pointer("/State/Running")
+                .and_then(Value::as_bool)
+                .unwrap_or(false),
+            pid: raw.pointer("/State/Pid").and_then(Value::as_u64).unwrap_or(0),
+            started_at: text("/State/StartedAt"),
+            raw: raw.clone(),
+        }
+    }
+
+    /// The decky, as the stack's label has it.
+    #[must_use]
+    pub fn stack(&self) -> &str {
+        self.labels.get(STACK_LABEL).map_or("", String::as_str)
+    }
+
+    /// The Compose service: `base`, or a service's slug.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        self.labels.get(SERVICE_LABEL).map_or("", String::as_str)
+    }
+
+    /// Address and MAC on the first network that gives it any.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<(String, String)> {
+        let networks = self.raw.pointer("/NetworkSettings/Networks")?.as_object()?;
+        networks.values().find_map(|network| {
+            let address = network
+                .get("IPAddress")?
+                .as_str()
+                .filter(|text| !text.is_empty())?;
+            Some((
+                address.to_owned(),
+                network.get("MacAddress")?.as_str()?.to_owned(),
+            ))
+        })
+    }
+}
+
+/// All containers of a host, running or not, by name.
+///
+/// # Errors
+///
+/// When the engine does not answer.
+pub fn containers(host: &str) -> Result<BTreeMap<String, Container>> {
+    let listed = docker(&[
+        "ps",
+        "-aq",
+        "--no-trunc",
+        "--filter",
+        &format!("label={HOST_LABEL}={host}"),
+    ])?;
+    let ids: Vec<&str> = listed.split_whitespace().collect();
+    let mut containers = BTreeMap::new();
+    if ids.is_empty() {
+        return Ok(containers);
+    }
+    let mut arguments = vec!["inspect", "--type", "container"];
+    arguments.extend(ids);
+    // One that went away between the two calls is reported on standard error and left out.
+    let said = run(&mut program("docker", &arguments), LIMIT)?;
+    let inspected: Vec<Value> = serde_json::from_str(&said.stdout)
+        .with_context(|| format!("docker inspect said {:?} {:?}", said.stdout, said.stderr))?;
+    for container in inspected.iter().map(Container::from_inspect) {
+        containers.insert(container.name.clone(), container);
+    }
+    Ok(containers)
+}
+
+/// A container by name or id, if there is one.
+///
+/// # Errors
+///
+/// When the engine does not answer.
+pub fn container(name: &str) -> Result<Option<Container>> {
+    let said = run(
+        &mut program("docker", &["inspect", "--type", "container", name]),
+        LIMIT,
+    )?;
+    let inspected: Vec<Value> = serde_json::from_str(&said.stdout)
+        .with_context(|| format!("docker inspect {name} said {:?}", said.stderr))?;
+    Ok(inspected.first().map(Container::from_inspect))
+}
+
+/// The names of a host's networks.
+///
+/// # Errors
+///
+/// When the engine does not answer.
+pub fn networks(host: &str) -> Result<Vec<String>> {
+    let filter = format!("label={HOST_LABEL}={host}");
+    let said = docker(&["network", "ls", "--filter", &filter, "--format", "{{.Name}}"])?;
+    Ok(said.lines().map(str::to_owned).collect())
+}
+
+/// The subnets that the engine's networks have.
+///
+/// # Errors
+///
+/// When the engine does not answer.
+pub fn subnets() -> Result<Vec<String>> {
+    let ids = docker(&["network", "ls", "-q"])?;
+    let mut arguments = vec![
+        "network",
+        "inspect",
+        "--format",
+        "{{range .IPAM.Config}}{{.Subnet}} {{end}}",
+    ];
+    arguments.extend(ids.split_whitespace());
+    // A network that goes away meanwhile makes the call fail; the others are in the output all the same.
+    let said = run(&mut program("docker", &arguments), LIMIT)?;
+    Ok(said.stdout.split_whitespace().map(str::to_owned).collect())
+}
+
+/// What a container wrote, standard output and error.
+///
+/// # Errors
+///
+/// When the engine does not answer.
+pub fn logs(container: &str) -> Result<String> {
+    let said = run(&mut program("docker", &["logs", container]), LIMIT)?;
+    Ok(said.said())
+}
+
+/// The names of all images.
+///
+/// # Errors
+///
+/// When the engine does not answer.
+pub fn images() -> Result<Vec<String>> {
+    let said = docker(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"])?;
+    Ok(said.lines().map(str::to_owned).collect())
+}
+
+/// A sysctl as the container's network namespace has it.
+///
+/// # Errors
+///
+/// When the container does not run or the kernel has no such key.
+pub fn sysctl(container: &Container, key: &str) -> Result<String> {
+    let pid = container.pid.to_string();
+    let said = run(
+        &mut program("nsenter", &["-t", &pid, "-n", "sysctl", "-n", key]),
+        LIMIT,
+    )?
+    .ok()?;
+    Ok(said.trim().to_owned())
+}
+
+/// Force-removes everything of a host: containers, then networks. For cleaning up after a failure.
+///
+/// # Errors
+///
+/// When something of it stays.
+pub fn purge(host: &str) -> Result<()> {
+    for name in containers(host)?.keys() {
+        run(&mut program("docker", &["rm", "-f", "-v", name]), LIMIT)?;
+    }
+    for name in networks(host)? {
+        run(&mut program("docker", &["network", "rm", &name]), LIMIT)?;
+    }
+    let left = (containers(host)?.into_keys().collect::<Vec<_>>(), networks(host)?);
+    anyhow::ensure!(
+        left.0.is_empty() && left.1.is_empty(),
+        "still on the engine: {left:?}"
+    );
+    Ok(())
+}
+
+/// Runs `docker` and gives its output.
+///
+/// # Errors
+///
+/// When it fails.
+pub fn docker(arguments: &[&str]) -> Result<String> {
+    run(&mut program("docker", arguments), LIMIT)?.ok()
+}

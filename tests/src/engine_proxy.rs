@@ -1,0 +1,178 @@
+//! A Unix socket between an agent and the engine, for an engine that is slow, stopped, or ends in mid-sentence.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use anyhow::{Context as _, Result};
+
+/// What happens to connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mode {
+    /// Everything is passed on.
+    Pass = 0,
+    /// Connections are taken and never answered.
+    Hang = 1,
+    /// Connections are closed at once.
+    Refuse = 2,
+}
+
+#[derive(Debug)]
+struct Shared {
+    mode: AtomicU8,
+    /// Requests that were passed on, counted by method; how far an apply got.
+    changes: AtomicU64,
+    /// After so many changing requests the mode turns to `Refuse`; 0 for never.
+    cut_after: AtomicU64,
+    open: Mutex<Vec<UnixStream>>,
+    engine: PathBuf,
+}
+
+/// The proxy. It ends with the process; its socket file goes when it is dropped.
+#[derive(Debug)]
+pub struct EngineProxy {
+    shared: Arc<Shared>,
+    socket: PathBuf,
+}
+
+impl EngineProxy {
+    /// Listens on `socket`, passing on to the engine's own.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be made.
+    pub fn listen(socket: &Path, mode: Mode) -> Result<Self> {
+        let listener =
+            UnixListener::bind(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+        let shared = Arc::new(Shared {
+            mode: AtomicU8::new(mode as u8),
+            changes: AtomicU64::new(0),
+            cut_after: AtomicU64::new(0),
+            open: Mutex::default(),
+            engine: PathBuf::from("/var/run/docker.sock"),
+        });
+        let serving = Arc::clone(&shared);
+        thread::spawn(move || {
+            for agent in listener.incoming().flatten() {
+                serving.take(agent);
+            }
+        });
+        Ok(Self {
+            shared,
+            socket: socket.to_owned(),
+        })
+    }
+
+    /// Where agents connect to.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Treats connections so from now on. Open ones are cut unless everything is passed on.
+    pub fn set(&self, mode: Mode) {
+        self.shared.set(mode);
+    }
+
+    /// Passes on so many more requests that change something, then cuts every connection and refuses new ones.
+    pub fn cut_after(&self, changes: u64) {
+        let so_far = self.shared.changes.load(Ordering::SeqCst);
+        self.shared.cut_after.store(so_far + changes, Ordering::SeqCst);
+    }
+
+    /// Whether it refuses connections, as after a cut.
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        self.shared.mode.load(Ordering::SeqCst) == Mode::Refuse as u8
+    }
+
+    /// How many requests that change something were passed on.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.shared.changes.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for EngineProxy {
+    fn drop(&mut self) {
+        self.shared.set(Mode::Refuse);
+        drop(std::fs::remove_file(&self.socket));
+    }
+}
+
+impl Shared {
+    fn set(&self, mode: Mode) {
+        self.mode.store(mode as u8, Ordering::SeqCst);
+        if mode != Mode::Pass {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            for stream in open.drain(..) {
+                drop(stream.shutdown(Shutdown::Both));
+            }
+        }
+    }
+
+    fn take(self: &Arc<Self>, agent: UnixStream) {
+        let mode = self.mode.load(Ordering::SeqCst);
+        if mode == Mode::Refuse as u8 {
+            return;
+        }
+        if let Ok(copy) = agent.try_clone() {
+            self.open
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(copy);
+        }
+        if mode == Mode::Hang as u8 {
+            // Kept open by its copy.
+            return;
+        }
+        let shared = Arc::clone(self);
+        // An engine that is not there looks to the agent as it would without the proxy: a closed connection.
+        thread::spawn(move || drop(shared.pass(&agent)));
+    }
+
+    fn pass(self: &Arc<Self>, agent: &UnixStream) -> io::Result<()> {
+        let engine = UnixStream::connect(&self.engine)?;
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(engine.try_clone()?);
+        let (mut from_engine, mut to_agent) = (engine.try_clone()?, agent.try_clone()?);
+        let answers = thread::spawn(move || {
+            drop(io::copy(&mut from_engine, &mut to_agent));
+            drop(to_agent.shutdown(Shutdown::Both));
+        });
+        let mut buffer = vec![0; 64 << 10];
+        let (mut reader, mut writer) = (agent.try_clone()?, engine);
+        loop {
+            let count = reader.read(&mut buffer)?;
+            if count == 0 {
+                break;
+            }
+            // A request's head comes in one piece from every client there is; bodies do not start so.
+            let changes = [b"POST ".as_slice(), b"DELETE "]
+                .iter()
+                .any(|start| buffer[..count].starts_with(start));
+            if changes {
+                let so_far = self.changes.fetch_add(1, Ordering::SeqCst) + 1;
+                let cut_after = self.cut_after.load(Ordering::SeqCst);
+                if cut_after != 0 && so_far >= cut_after {
+                    // The request reaches the engine; the answer reaches nobody.
+                    writer.write_all(&buffer[..count])?;
+                    self.cut_after.store(0, Ordering::SeqCst);
+                    self.set(Mode::Refuse);
+                    break;
+                }
+            }
+            writer.write_all(&buffer[..count])?;
+        }
+        drop(writer.shutdown(Shutdown::Write));
+        drop(answers.join());
+        Ok(())
+    }
+}

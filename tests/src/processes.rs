@@ -1,0 +1,449 @@
+//! Master and agents as the processes that they are in the field.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::command::{Finished, SHORT, run};
+use crate::wait::{Seen, until};
+
+/// How long a program may take until it answers, and until it ends when asked to.
+const READY: Duration = Duration::from_secs(30);
+/// How much of a log is shown when something fails, in lines.
+const TAIL: usize = 15;
+
+/// The folder that holds what was built, from `DECNET_BIN_DIR` or beside this program.
+///
+/// # Errors
+///
+/// When this program's own path cannot be read.
+pub fn bin_dir() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("DECNET_BIN_DIR") {
+        return Ok(folder.into());
+    }
+    let mut folder = std::env::current_exe().context("where is this program?")?;
+    folder.pop();
+    // Tests lie one deeper than programs.
+    if folder.ends_with("deps") {
+        folder.pop();
+    }
+    Ok(folder)
+}
+
+/// A program of the project.
+///
+/// # Errors
+///
+/// When it was not built.
+pub fn bin(name: &str) -> Result<PathBuf> {
+    let path = bin_dir()?.join(name);
+    ensure!(path.exists(), "{} is not there: run `make build`", path.display());
+    Ok(path)
+}
+
+/// The decoy image's archive, from `DECNET_DECOY_IMAGE` or the target folder.
+///
+/// # Errors
+///
+/// When it was not built.
+pub fn decoy_image() -> Result<PathBuf> {
+    let path = match std::env::var_os("DECNET_DECOY_IMAGE") {
+        Some(path) => path.into(),
+        None => bin_dir()?
+            .parent()
+            .context("no target folder")?
+            .join("decoy-image.tar"),
+    };
+    ensure!(path.exists(), "{} is not there: run `make image`", path.display());
+    Ok(path)
+}
+
+/// A port of the loopback address that was free a moment ago.
+///
+/// # Errors
+///
+/// When there is none.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// A process in the background, its output in a file. Killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+    kept: bool,
+}
+
+impl Process {
+    /// Starts a command; its output is added to `log`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(log)?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start {:?}", command.get_program()))?;
+        Ok(Self {
+            child,
+            log: log.to_owned(),
+            kept: false,
+        })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The exit code, once it ended; -1 when a signal ended it.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not say.
+    pub fn ended(&mut self) -> Result<Option<i32>> {
+        Ok(self.child.try_wait()?.map(|status| status.code().unwrap_or(-1)))
+    }
+
+    /// Fails when it has ended, with the end of its log.
+    ///
+    /// # Errors
+    ///
+    /// As said.
+    pub fn check(&mut self) -> Result<()> {
+        if let Some(code) = self.ended()? {
+            bail!("it ended with {code}; its log ends with:\n{}", tail(&self.log));
+        }
+        Ok(())
+    }
+
+    /// Asks it to end, as a service manager would, and waits.
+    ///
+    /// # Errors
+    ///
+    /// When it does not end, or not with success.
+    pub fn stop(mut self) -> Result<()> {
+        self.signal(Signal::SIGTERM)?;
+        let code = until("the process ends when asked to", READY, || {
+            Ok(match self.ended()? {
+                Some(code) => Seen::Done(code),
+                None => Seen::not_yet(format!("still running; its log ends with:\n{}", tail(&self.log))),
+            })
+        })?;
+        ensure!(
+            code == 0,
+            "it ended with {code}; its log ends with:\n{}",
+            tail(&self.log)
+        );
+        Ok(())
+    }
+
+    /// Ends it like a power cut.
+    ///
+    /// # Errors
+    ///
+    /// When it had ended by itself.
+    pub fn kill(mut self) -> Result<()> {
+        self.check()?;
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such process any more.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.id())?);
+        kill(pid, signal).with_context(|| format!("cannot send {signal} to {pid}"))
+    }
+
+    /// Leaves it running.
+    pub fn keep(&mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.kept {
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+    }
+}
+
+/// The last lines of a log.
+#[must_use]
+pub fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL)..].join("\n")
+}
+
+/// A master: its folder, its ports, and its process while it runs.
+#[derive(Debug)]
+pub struct Master {
+    pub state_dir: PathBuf,
+    pub socket: PathBuf,
+    pub log: PathBuf,
+    /// The first operator token.
+    pub token: String,
+    pub agent_port: u16,
+    pub enrol_port: u16,
+    pub api_port: u16,
+    /// Where TOML files that add to the catalogue lie.
+    pub catalogue_dir: PathBuf,
+    arguments: Vec<String>,
+    process: Option<Process>,
+}
+
+impl Master {
+    /// Makes a master under `folder`, not yet running.
+    ///
+    /// # Errors
+    ///
+    /// When `decnet init` fails.
+    pub fn init(folder: &Path) -> Result<Self> {
+        let state_dir = folder.join("master");
+        let mut command = Command::new(bin("decnet")?);
+        command
+            .arg("init")
+            .arg("--state-dir")
+            .arg(&state_dir)
+            .args(["--advertise", "127.0.0.1"]);
+        let said = run(&mut command, SHORT)?;
+        ensure!(said.status.success(), "`decnet init` fails: {}", said.said());
+        let token = operator_token(&said.stdout)
+            .with_context(|| format!("no operator token in what `decnet init` said: {}", said.stdout))?;
+        let catalogue_dir = folder.join("catalogue.d");
+        std::fs::create_dir_all(&catalogue_dir)?;
+        Ok(Self {
+            socket: folder.join("master.sock"),
+            log: folder.join("master.log"),
+            token,
+            agent_port: free_port()?,
+            enrol_port: free_port()?,
+            api_port: free_port()?,
+            catalogue_dir,
+            arguments: Vec::new(),
+            process: None,
+            state_dir,
+        })
+    }
+
+    /// Runs no deckies by itself.
+    #[must_use]
+    pub fn without_worker(mut self) -> Self {
+        self.arguments.push("--no-local-worker".to_owned());
+        self
+    }
+
+    /// Its own worker uses the engine behind `socket`.
+    #[must_use]
+    pub fn with_engine(mut self, socket: &Path) -> Self {
+        self.arguments
+            .extend(["--docker-socket".to_owned(), socket.display().to_string()]);
+        self
+    }
+
+    /// Starts it and waits until the operator's socket answers.
+    ///
+    /// # Errors
+    ///
+    /// When it ends, or does not answer.
+    pub fn start(&mut self) -> Result<()> {
+        let mut command = Command::new(bin("decnet")?);
+        command.arg("serve").arg("--state-dir").arg(&self.state_dir);
+        for (flag, port) in [
+            ("--agent-listen", self.agent_port),
+            ("--enrol-listen", self.enrol_port),
+            ("--api-listen", self.api_port),
+        ] {
+            command.arg(flag).arg(format!("127.0.0.1:{port}"));
+        }
+        command.arg("--socket").arg(&self.socket);
+        command.arg("--decoy-image").arg(decoy_image()?);
+        command.arg("--catalogue-dir").arg(&self.catalogue_dir);
+        command.args(&self.arguments);
+        let mut process = Process::start(&mut command, &self.log)?;
+        until("the master answers on its socket", READY, || {
+            process.check().context("the master does not run")?;
+            Ok(match UnixStream::connect(&self.socket) {
+                Ok(_) => Seen::Done(()),
+                Err(error) => Seen::not_yet(error),
+            })
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Asks it to end, and waits.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run, or does not end well.
+    pub fn stop(&mut self) -> Result<()> {
+        self.running()?.stop().context("the master does not stop")
+    }
+
+    /// Ends it like a power cut.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.running()?
+            .kill()
+            .context("the master was not there to be killed")
+    }
+
+    /// Its process, while it runs.
+    pub fn process(&mut self) -> Option<&mut Process> {
+        self.process.as_mut()
+    }
+
+    /// The state folder of the worker inside it.
+    #[must_use]
+    pub fn worker_dir(&self) -> PathBuf {
+        self.state_dir.join("worker")
+    }
+
+    fn running(&mut self) -> Result<Process> {
+        self.process.take().context("the master does not run")
+    }
+}
+
+/// The token among what `decnet init` prints.
+fn operator_token(text: &str) -> Option<String> {
+    text.split_whitespace()
+        .find(|word| word.starts_with("decnet_"))
+        .map(str::to_owned)
+}
+
+/// An agent of its own: its folder, and its process while it runs.
+#[derive(Debug)]
+pub struct Agent {
+    pub state_dir: PathBuf,
+    pub log: PathBuf,
+    engine: Option<PathBuf>,
+    process: Option<Process>,
+}
+
+impl Agent {
+    /// An agent that keeps its state under `folder`, in a folder called `name`.
+    #[must_use]
+    pub fn new(folder: &Path, name: &str) -> Self {
+        Self {
+            state_dir: folder.join(name),
+            log: folder.join(format!("{name}.log")),
+            engine: None,
+            process: None,
+        }
+    }
+
+    /// One that runs already, for its commands: its state folder.
+    #[must_use]
+    pub fn at(state_dir: &Path) -> Self {
+        Self {
+            state_dir: state_dir.to_owned(),
+            log: PathBuf::new(),
+            engine: None,
+            process: None,
+        }
+    }
+
+    /// It uses the engine behind `socket`.
+    #[must_use]
+    pub fn with_engine(mut self, socket: &Path) -> Self {
+        self.engine = Some(socket.to_owned());
+        self
+    }
+
+    /// Runs one of its commands to the end.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be run, or does not end.
+    pub fn command(&self, arguments: &[&str]) -> Result<Finished> {
+        run(self.base()?.args(arguments), Duration::from_secs(60))
+    }
+
+    /// Uses an enrolment token.
+    ///
+    /// # Errors
+    ///
+    /// When the master refuses.
+    pub fn enrol(&self, token: &str) -> Result<()> {
+        self.command(&["enroll", token])?.ok().map(drop)
+    }
+
+    /// Starts it and waits until its own socket answers.
+    ///
+    /// # Errors
+    ///
+    /// When it ends, or does not answer.
+    pub fn start(&mut self) -> Result<()> {
+        let mut process = Process::start(self.base()?.arg("run"), &self.log)?;
+        let socket = self.state_dir.join("agent.sock");
+        until("the agent answers on its socket", READY, || {
+            process.check().context("the agent does not run")?;
+            Ok(match UnixStream::connect(&socket) {
+                Ok(_) => Seen::Done(()),
+                Err(error) => Seen::not_yet(error),
+            })
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Asks it to end, and waits.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run, or does not end well.
+    pub fn stop(&mut self) -> Result<()> {
+        self.running()?.stop().context("the agent does not stop")
+    }
+
+    /// Ends it like a power cut.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.running()?
+            .kill()
+            .context("the agent was not there to be killed")
+    }
+
+    fn running(&mut self) -> Result<Process> {
+        self.process.take().context("the agent does not run")
+    }
+
+    fn base(&self) -> Result<Command> {
+        let mut command = Command::new(bin("decnet-agent")?);
+        command.arg("--state-dir").arg(&self.state_dir);
+        if let Some(engine) = &self.engine {
+            command.arg("--docker-socket").arg(engine);
+        }
+        Ok(command)
+    }
+}
