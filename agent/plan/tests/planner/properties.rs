@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::fleet::{decky_with_base, engine, host, lan, lines, network, other_host, plan_now, run, stack};
+use crate::fleet::{
+    decky_with_base, engine, host, lan, lines, network, other_host, plan_now, run, run_in_any_order, stack,
+};
 use decnet_plan::desired::Desired;
 use decnet_plan::planner::{StackState, stack_states};
 use decnet_plan::sim::Engine;
@@ -280,6 +282,21 @@ proptest! {
         for (name, state) in stack_states(&desired, &engine.observe(host())) {
             prop_assert_eq!(state, StackState::Settled, "{}", name);
         }
+    }
+
+    /// Independent steps run at once, so what a step waits for has to say all that matters.
+    #[test]
+    fn any_order_that_keeps_the_waits_settles(
+        mut engine in anywhere(),
+        fleet in fleet(),
+        choices in vec(any::<usize>(), 1..20),
+    ) {
+        let desired = fleet.desired();
+        let plan = plan_now(&desired, &engine);
+        let failures = run_in_any_order(&mut engine, &plan, &choices);
+        prop_assert!(failures.is_empty(), "{failures:?}\n{}", lines(&plan));
+        let next = plan_now(&desired, &engine);
+        prop_assert!(next.is_settled(), "left:\n{}\nafter:\n{}", lines(&next), lines(&plan));
     }
 
     #[test]
