@@ -156,7 +156,8 @@ fn http_2_by_prior_knowledge_is_spoken_only_where_the_persona_asks_for_it() {
     visitor.send(preface);
     // The type of the first frame back is SETTINGS as well.
     assert_eq!(visitor.expect("\x04").len(), 4);
-    let mut visitor = Decoy::start("http").connect();
+    let only_1 = Decoy::start("http");
+    let mut visitor = only_1.connect();
     visitor.send(preface);
     assert!(!visitor.rest().starts_with(b"\0\0"));
 }
