@@ -48,10 +48,14 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make a master: keys, CA, trust root, store, the first token
-    #[command(after_help = "Examples:\n  decnet init\n  decnet init --advertise master.example --advertise 192.0.2.10")]
+    #[command(
+        after_help = "Examples:\n  decnet init\n  decnet init --advertise master.example --advertise 192.0.2.10"
+    )]
     Init(InitArgs),
     /// Run the master
-    #[command(after_help = "Examples:\n  decnet serve\n  decnet serve --api-listen 127.0.0.1:8772 --no-local-worker")]
+    #[command(
+        after_help = "Examples:\n  decnet serve\n  decnet serve --api-listen 127.0.0.1:8772 --no-local-worker"
+    )]
     Serve(ServeArgs),
     #[command(flatten)]
     Admin(AdminCommand),
@@ -128,14 +132,19 @@ pub struct Console<'a> {
 
 impl std::fmt::Debug for Console<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Console").field("terminal", &self.terminal).finish_non_exhaustive()
+        f.debug_struct("Console")
+            .field("terminal", &self.terminal)
+            .finish_non_exhaustive()
     }
 }
 
 impl Console<'_> {
     /// Prints text as it is.
     fn print(&mut self, text: &str) -> Result<(), Failure> {
-        self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(|error| not_written(&error))
+        self.out
+            .write_all(text.as_bytes())
+            .and_then(|()| self.out.flush())
+            .map_err(|error| not_written(&error))
     }
 
     /// Prints a line.
@@ -158,6 +167,9 @@ impl Console<'_> {
 }
 
 fn not_written(error: &std::io::Error) -> Failure {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        return Failure::ReaderLeft;
+    }
     Failure::Failed(format!("cannot write to the standard output: {error}"))
 }
 

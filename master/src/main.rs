@@ -20,9 +20,9 @@ fn main() -> ExitCode {
         Command::Admin(command) => return ask_master(&command),
         Command::Completions { shell } => cli::completions(shell, &mut std::io::stdout()).map_err(Into::into),
         Command::Man { dir: None } => cli::manual_page(&mut std::io::stdout()).map_err(Into::into),
-        Command::Man { dir: Some(dir) } => {
-            cli::write_manual(&dir).map(|_| ()).with_context(|| format!("cannot write to {}", dir.display()))
-        }
+        Command::Man { dir: Some(dir) } => cli::write_manual(&dir)
+            .map(|_| ())
+            .with_context(|| format!("cannot write to {}", dir.display())),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -60,14 +60,24 @@ fn initialise(args: &InitArgs) -> anyhow::Result<()> {
     writeln!(out, "keys        {}", made.keys.display())?;
     writeln!(out, "token       {}", made.token)?;
     writeln!(out, "\nThe token has the role admin and is shown this once.")?;
-    writeln!(out, "{0}/operator.pem signs the trust root: move it offline. Next: decnet serve", made.keys.display())?;
+    writeln!(
+        out,
+        "{0}/operator.pem signs the trust root: move it offline. Next: decnet serve",
+        made.keys.display()
+    )?;
     Ok(())
 }
 
 fn run_master(args: ServeArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env("DECNET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")?;
     runtime.block_on(async {
         let end = CancellationToken::new();
         let (mut terminate, mut interrupt) =

@@ -15,7 +15,12 @@ pub(super) async fn services(client: &Client, console: &mut Console<'_>) -> Resu
         ["SERVICE", "PORTS", "SETTINGS", "DESCRIPTION"],
         view.services.into_iter().map(|service| {
             let settings: Vec<String> = service.settings.into_iter().map(|setting| setting.key).collect();
-            [service.name, service.ports.join(","), settings.join(","), service.description]
+            [
+                service.name,
+                service.ports.join(","),
+                settings.join(","),
+                service.description,
+            ]
         }),
     ))
 }
@@ -44,6 +49,9 @@ pub(super) async fn distros(client: &Client, console: &mut Console<'_>) -> Resul
     if console.json {
         return console.document(&view);
     }
-    let rows = view.distros.into_iter().map(|distro| [distro.name, distro.like, distro.title]);
+    let rows = view
+        .distros
+        .into_iter()
+        .map(|distro| [distro.name, distro.like, distro.title]);
     console.print(&table(["DISTRO", "LIKE", "TITLE"], rows))
 }

@@ -55,10 +55,16 @@ pub struct Connection {
     #[arg(long, value_name = "FILE", global = true)]
     pub token_file: Option<PathBuf>,
     /// The token itself. Only through the variable: a command line is for everybody to read.
-    #[arg(long, env = "DECNET_TOKEN", hide = true, hide_env_values = true, global = true)]
+    #[arg(
+        long,
+        env = "DECNET_TOKEN",
+        hide = true,
+        hide_env_values = true,
+        global = true
+    )]
     pub token: Option<String>,
     /// Print JSON, for programs
-    #[arg(long, global = true, help_heading = "Options")]
+    #[arg(long, global = true, help_heading = None::<clap::builder::Str>)]
     pub json: bool,
 }
 
@@ -70,7 +76,12 @@ pub(super) struct Client {
 
 enum Target {
     Socket(PathBuf),
-    Tls { host: String, port: u16, name: ServerName<'static>, config: Arc<rustls::ClientConfig> },
+    Tls {
+        host: String,
+        port: u16,
+        name: ServerName<'static>,
+        config: Arc<rustls::ClientConfig>,
+    },
 }
 
 impl std::fmt::Display for Target {
@@ -89,7 +100,12 @@ impl Client {
             (Some(path), _) => Some(read_small(path, "the token file")?),
             (None, token) => token.clone(),
         };
-        let token = token.as_deref().map(str::trim).filter(|token| !token.is_empty()).map(header).transpose()?;
+        let token = token
+            .as_deref()
+            .map(str::trim)
+            .filter(|token| !token.is_empty())
+            .map(header)
+            .transpose()?;
         let target = match &connection.server {
             None => Target::Socket(connection.socket.clone().unwrap_or_else(|| SOCKET.into())),
             Some(url) => tls_target(url, connection.ca.as_deref())?,
@@ -118,7 +134,10 @@ impl Client {
     /// Sends a request whose answer may have any status, and reads it.
     pub(super) async fn any<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let response = self.send(Method::GET, path, None).await?;
-        if matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        if matches!(
+            response.status(),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+        ) {
             self.accept(response).await?;
             return Err(Failure::Denied("the master refused".to_owned()));
         }
@@ -127,10 +146,19 @@ impl Client {
     }
 
     /// Sends a request, and gives out a header of the answer to a success.
-    pub(super) async fn header(&self, method: Method, path: &str, name: &str) -> Result<Option<String>, Failure> {
+    pub(super) async fn header(
+        &self,
+        method: Method,
+        path: &str,
+        name: &str,
+    ) -> Result<Option<String>, Failure> {
         let response = self.send(method, path, None).await?;
         let response = self.accept(response).await?;
-        let value = response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let value = response
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
         Ok(value)
     }
 
@@ -138,7 +166,10 @@ impl Client {
     pub(super) async fn events(&self) -> Result<EventStream, Failure> {
         let response = self.send(Method::GET, "/api/v1/events", None).await?;
         let response = self.accept(response).await?;
-        Ok(EventStream { body: response.into_body(), buffer: BytesMut::new() })
+        Ok(EventStream {
+            body: response.into_body(),
+            buffer: BytesMut::new(),
+        })
     }
 
     /// Sends a request.
@@ -152,7 +183,11 @@ impl Client {
             Target::Socket(_) => "localhost".to_owned(),
             Target::Tls { host, port, .. } => format!("{host}:{port}"),
         };
-        let mut request = Request::builder().method(method).uri(path).header(HOST, host).header(ACCEPT, "*/*");
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, host)
+            .header(ACCEPT, "*/*");
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, token.clone());
         }
@@ -178,7 +213,12 @@ impl Client {
                 let stream = self.in_time(UnixStream::connect(path)).await?;
                 self.speak(stream, request).await
             }
-            Target::Tls { host, port, name, config } => {
+            Target::Tls {
+                host,
+                port,
+                name,
+                config,
+            } => {
                 let bare = host.trim_start_matches('[').trim_end_matches(']');
                 let stream = self.in_time(TcpStream::connect((bare, *port))).await?;
                 let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
@@ -201,11 +241,15 @@ impl Client {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, Failure> {
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(&chain(&error)))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.unreachable(&chain(&error)))?;
         // Ends with the answer's body, or with the connection.
         tokio::spawn(connection);
-        sender.send_request(request).await.map_err(|error| self.unreachable(&chain(&error)))
+        sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.unreachable(&chain(&error)))
     }
 
     /// Passes on a success; everything else is a failure of its kind.
@@ -216,7 +260,11 @@ impl Client {
         }
         let bytes = self.whole(response).await?;
         let error: ErrorView = serde_json::from_slice(&bytes).unwrap_or_default();
-        let detail = if error.detail.is_empty() { status.to_string() } else { error.detail };
+        let detail = if error.detail.is_empty() {
+            status.to_string()
+        } else {
+            error.detail
+        };
         Err(match status {
             StatusCode::UNAUTHORIZED if self.token.is_none() => Failure::Denied(format!(
                 "the master at {} wants a token: give --token-file FILE, or run this as root on the master",
@@ -286,19 +334,34 @@ impl Client {
 }
 
 fn tls_target(url: &str, ca: Option<&Path>) -> Result<Target, Failure> {
-    let wrong = || Failure::Usage(format!("--server {url}: not an address such as https://master.example:{PORT}"));
+    let wrong = || {
+        Failure::Usage(format!(
+            "--server {url}: not an address such as https://master.example:{PORT}"
+        ))
+    };
     let uri: Uri = url.parse().map_err(|_| wrong())?;
-    let (Some("https"), Some(host), "/") = (uri.scheme_str(), uri.host(), uri.path()) else { return Err(wrong()) };
+    let (Some("https"), Some(host), "/") = (uri.scheme_str(), uri.host(), uri.path()) else {
+        return Err(wrong());
+    };
     let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let name = ServerName::try_from(bare).map_err(|_| wrong())?;
     let ca = ca.ok_or_else(|| {
-        Failure::Usage("--server needs --ca FILE: a copy of keys/ca.crt in the master's state folder".to_owned())
+        Failure::Usage(
+            "--server needs --ca FILE: a copy of keys/ca.crt in the master's state folder".to_owned(),
+        )
     })?;
     let text = read_small(ca, "the CA certificate")?;
-    let unread = || Failure::Usage(format!("--ca {}: there is no certificate in PEM in it", ca.display()));
+    let unread = || {
+        Failure::Usage(format!(
+            "--ca {}: there is no certificate in PEM in it",
+            ca.display()
+        ))
+    };
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(text.as_bytes()) {
-        roots.add(certificate.map_err(|_| unread())?).map_err(|_| unread())?;
+        roots
+            .add(certificate.map_err(|_| unread())?)
+            .map_err(|_| unread())?;
     }
     if roots.is_empty() {
         return Err(unread());
@@ -309,7 +372,12 @@ fn tls_target(url: &str, ca: Option<&Path>) -> Result<Target, Failure> {
         .map_err(|error| Failure::Failed(format!("TLS 1.3 is not to be had: {error}")))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    Ok(Target::Tls { host: host.to_owned(), port: uri.port_u16().unwrap_or(PORT), name, config: Arc::new(config) })
+    Ok(Target::Tls {
+        host: host.to_owned(),
+        port: uri.port_u16().unwrap_or(PORT),
+        name,
+        config: Arc::new(config),
+    })
 }
 
 fn header(token: &str) -> Result<HeaderValue, Failure> {
@@ -320,10 +388,13 @@ fn header(token: &str) -> Result<HeaderValue, Failure> {
 }
 
 fn read_small(path: &Path, what: &str) -> Result<String, Failure> {
-    let failed = |why: &dyn std::fmt::Display| Failure::Usage(format!("cannot read {what} {}: {why}", path.display()));
+    let failed =
+        |why: &dyn std::fmt::Display| Failure::Usage(format!("cannot read {what} {}: {why}", path.display()));
     let file = std::fs::File::open(path).map_err(|error| failed(&error))?;
     let mut text = String::new();
-    file.take(FILE_CAP + 1).read_to_string(&mut text).map_err(|error| failed(&error))?;
+    file.take(FILE_CAP + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| failed(&error))?;
     if text.len() as u64 > FILE_CAP {
         return Err(failed(&format!("it is larger than {FILE_CAP} bytes")));
     }
@@ -366,7 +437,10 @@ impl EventStream {
 
 /// A block of the stream as an event; none for a comment.
 fn event(block: &str) -> Option<ServerEvent> {
-    let mut event = ServerEvent { name: "message".to_owned(), data: String::new() };
+    let mut event = ServerEvent {
+        name: "message".to_owned(),
+        data: String::new(),
+    };
     let mut lines = Vec::new();
     for line in block.lines() {
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
@@ -392,12 +466,21 @@ mod tests {
     fn a_comment_is_no_event() {
         assert_eq!(event(": keep-alive\n\n"), None);
         let lagged = event("event: lagged\ndata: {\"missed\":3}\n\n").unwrap();
-        assert_eq!((lagged.name.as_str(), lagged.data.as_str()), ("lagged", "{\"missed\":3}"));
+        assert_eq!(
+            (lagged.name.as_str(), lagged.data.as_str()),
+            ("lagged", "{\"missed\":3}")
+        );
     }
 
     #[test]
     fn a_server_address_that_is_none_is_a_usage_error() {
-        for bad in ["http://m:8772", "m:8772", "https://", "https://m/api", "https://m m"] {
+        for bad in [
+            "http://m:8772",
+            "m:8772",
+            "https://",
+            "https://m/api",
+            "https://m m",
+        ] {
             let failure = tls_target(bad, None).err().unwrap();
             assert_eq!(failure.code(), 2, "{bad}");
         }

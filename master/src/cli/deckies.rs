@@ -80,7 +80,11 @@ pub(super) async fn run(args: &DeckyArgs, client: &Client, console: &mut Console
             let path = format!("/api/v1/deckies/{name}/mutate-interval");
             let body = json!({ "mutate_interval": value });
             let set: MessageView = client.call(Method::PUT, &path, Some(&body)).await?;
-            if console.json { console.document(&set) } else { console.say(&printable(&set.message)) }
+            if console.json {
+                console.document(&set)
+            } else {
+                console.say(&printable(&set.message))
+            }
         }
         DeckyCommand::Rm { name, wait, .. } => {
             let ids = remove(name.as_ref(), client).await?;
@@ -115,22 +119,37 @@ async fn show(name: &DeckyName, client: &Client, console: &mut Console<'_>) -> R
     // Taken from the list: a decky may have the name of a path of its own, such as `lifecycle`.
     let deckies: Vec<DeckyView> = client.get("/api/v1/deckies").await?;
     let found = deckies.into_iter().find(|decky| decky.name == *name);
-    let decky =
-        found.ok_or_else(|| Failure::refused(format!("there is no decky {name}: `decnet decky ls` lists them")))?;
+    let decky = found
+        .ok_or_else(|| Failure::refused(format!("there is no decky {name}: `decnet decky ls` lists them")))?;
     if console.json {
         return console.document(&decky);
     }
-    let settings: Vec<String> = decky.service_config.iter().map(|(slug, value)| format!("{slug} {value}")).collect();
+    let settings: Vec<String> = decky
+        .service_config
+        .iter()
+        .map(|(slug, value)| format!("{slug} {value}"))
+        .collect();
     let operation = decky.lifecycle.as_ref().map(|row| {
-        let error = row.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
-        format!("{} {} {}{error}", row.operation.as_str(), row.status.as_str(), row.id)
+        let error = row
+            .error
+            .as_ref()
+            .map_or_else(String::new, |error| format!(": {error}"));
+        format!(
+            "{} {} {}{error}",
+            row.operation.as_str(),
+            row.status.as_str(),
+            row.id
+        )
     });
     console.print(&facts([
         ("name", decky.name.to_string()),
         ("state", decky.state.as_str().to_owned()),
         ("ip", decky.ip.to_string()),
         ("mac", decky.mac.to_string()),
-        ("host", format!("{} {}", or_none(decky.host_name), decky.host_uuid)),
+        (
+            "host",
+            format!("{} {}", or_none(decky.host_name), decky.host_uuid),
+        ),
         ("host name", decky.hostname),
         ("archetype", or_none(decky.archetype)),
         ("distro", decky.distro),
@@ -156,9 +175,13 @@ async fn remove(name: Option<&DeckyName>, client: &Client) -> Result<Vec<Operati
     let mut ids = Vec::with_capacity(names.len());
     for name in names {
         let path = format!("/api/v1/deckies/{name}");
-        let id = client.header(Method::DELETE, &path, "decnet-lifecycle-id").await?;
+        let id = client
+            .header(Method::DELETE, &path, "decnet-lifecycle-id")
+            .await?;
         let id = id.and_then(|id| id.parse().ok());
-        ids.push(id.ok_or_else(|| Failure::Failed(format!("the removal of {name} was begun, but not named")))?);
+        ids.push(
+            id.ok_or_else(|| Failure::Failed(format!("the removal of {name} was begun, but not named")))?,
+        );
     }
     Ok(ids)
 }

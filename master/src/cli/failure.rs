@@ -20,6 +20,9 @@ pub enum Failure {
     /// The caller may not.
     #[error("{0}")]
     Denied(String),
+    /// Whoever reads the output has seen enough, as `head` does. No failure of ours.
+    #[error("nobody reads the output any more")]
+    ReaderLeft,
 }
 
 impl Failure {
@@ -32,6 +35,7 @@ impl Failure {
     #[must_use]
     pub fn code(&self) -> u8 {
         match self {
+            Self::ReaderLeft => 0,
             Self::Failed(_) => 1,
             Self::Usage(_) => 2,
             Self::Unreachable(_) => 3,
@@ -45,6 +49,7 @@ impl Failure {
     pub fn lines(&self) -> Vec<String> {
         match self {
             Self::Refused(reasons) => reasons.iter().map(|reason| printable(reason)).collect(),
+            Self::ReaderLeft => Vec::new(),
             other => vec![printable(&other.to_string())],
         }
     }
@@ -77,7 +82,10 @@ mod tests {
         let codes: Vec<u8> = failures.iter().map(Failure::code).collect();
         assert_eq!(codes, [1, 2, 3, 4, 5]);
         for code in codes {
-            assert!(EXIT_CODES.contains(&format!("\n  {code}  ")), "{code} is not documented");
+            assert!(
+                EXIT_CODES.contains(&format!("\n  {code}  ")),
+                "{code} is not documented"
+            );
         }
     }
 

@@ -51,9 +51,15 @@ pub struct PlanArgs {
     pub replace: bool,
 }
 
-pub(super) async fn deploy(args: &DeployArgs, client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
+pub(super) async fn deploy(
+    args: &DeployArgs,
+    client: &Client,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
     let body = body(&args.file, args.replace, console)?;
-    let deployed: DeployedView = client.call(Method::POST, "/api/v1/deckies/deploy", Some(&body)).await?;
+    let deployed: DeployedView = client
+        .call(Method::POST, "/api/v1/deckies/deploy", Some(&body))
+        .await?;
     if !console.json {
         for warning in &deployed.warnings {
             console.remark(&format!("decnet: warning: {warning}"));
@@ -71,7 +77,11 @@ pub(super) async fn deploy(args: &DeployArgs, client: &Client, console: &mut Con
     if console.json {
         return console.document(&deployed);
     }
-    console.say(&format!("{} ({})", printable(&deployed.message), printable(&deployed.mode)))?;
+    console.say(&format!(
+        "{} ({})",
+        printable(&deployed.message),
+        printable(&deployed.mode)
+    ))?;
     if !deployed.lifecycle_ids.is_empty() {
         console.say("follow with: decnet lifecycle watch, or decnet lifecycle ls --open")?;
     }
@@ -80,7 +90,9 @@ pub(super) async fn deploy(args: &DeployArgs, client: &Client, console: &mut Con
 
 pub(super) async fn plan(args: &PlanArgs, client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
     let body = body(&args.file, args.replace, console)?;
-    let plan: PlanView = client.call(Method::POST, "/api/v1/deckies/plan", Some(&body)).await?;
+    let plan: PlanView = client
+        .call(Method::POST, "/api/v1/deckies/plan", Some(&body))
+        .await?;
     if console.json {
         return console.document(&plan);
     }
@@ -107,7 +119,10 @@ fn render(plan: &PlanView) -> String {
             text.push_str(&format!("  {}\n", printable(&step.describe)));
         }
         for blocked in &host.blocked {
-            let on = blocked.stack.as_ref().map_or_else(String::new, |stack| format!("{stack}: "));
+            let on = blocked
+                .stack
+                .as_ref()
+                .map_or_else(String::new, |stack| format!("{stack}: "));
             text.push_str(&format!("  blocked: {on}{}\n", printable(&blocked.reason)));
         }
     }
@@ -119,16 +134,25 @@ fn body(file: &PathBuf, replace: bool, console: &mut Console<'_>) -> Result<serd
     let failed = |why: &dyn std::fmt::Display| Failure::Usage(format!("cannot read {name}: {why}"));
     let mut bytes = Vec::new();
     if file.as_os_str() == "-" {
-        (&mut *console.input).take(FILE_CAP + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
+        (&mut *console.input)
+            .take(FILE_CAP + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| failed(&error))?;
     } else {
         let opened = std::fs::File::open(file).map_err(|error| failed(&error))?;
-        opened.take(FILE_CAP + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
+        opened
+            .take(FILE_CAP + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| failed(&error))?;
     }
     if bytes.len() as u64 > FILE_CAP {
         return Err(failed(&"a fleet description holds at most 524288 characters"));
     }
     let ini_content = String::from_utf8(bytes).map_err(|_| failed(&"it is not UTF-8 text"))?;
-    Ok(json!(DeployBody { ini_content, replace_fleet: replace }))
+    Ok(json!(DeployBody {
+        ini_content,
+        replace_fleet: replace
+    }))
 }
 
 #[cfg(test)]

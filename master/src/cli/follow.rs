@@ -74,7 +74,9 @@ pub(super) async fn rows(client: &Client, ids: &[OperationId]) -> Result<Vec<Row
     let mut rows = Vec::with_capacity(ids.len());
     for ids in ids.chunks(IDS) {
         let query: Vec<String> = ids.iter().map(|id| format!("ids={id}")).collect();
-        let view: RowsView = client.get(&format!("/api/v1/deckies/lifecycle?{}", query.join("&"))).await?;
+        let view: RowsView = client
+            .get(&format!("/api/v1/deckies/lifecycle?{}", query.join("&")))
+            .await?;
         rows.extend(view.rows);
     }
     let known: HashMap<OperationId, ()> = rows.iter().map(|row| (row.id, ())).collect();
@@ -83,7 +85,11 @@ pub(super) async fn rows(client: &Client, ids: &[OperationId]) -> Result<Vec<Row
         .filter(|id| !known.contains_key(id))
         .map(|id| format!("there is no operation {id}: `decnet lifecycle ls` lists them"))
         .collect();
-    if unknown.is_empty() { Ok(rows) } else { Err(Failure::Refused(unknown)) }
+    if unknown.is_empty() {
+        Ok(rows)
+    } else {
+        Err(Failure::Refused(unknown))
+    }
 }
 
 /// What the end of these operations means for the command.
@@ -91,7 +97,10 @@ pub(super) async fn rows(client: &Client, ids: &[OperationId]) -> Result<Vec<Row
 /// # Errors
 /// Some did not succeed.
 pub(super) fn judge(rows: &[RowView]) -> Result<(), Failure> {
-    let bad: Vec<&RowView> = rows.iter().filter(|row| row.status != RowStatus::Succeeded).collect();
+    let bad: Vec<&RowView> = rows
+        .iter()
+        .filter(|row| row.status != RowStatus::Succeeded)
+        .collect();
     match bad.as_slice() {
         [] => Ok(()),
         [row] => Err(Failure::Failed(format!(
@@ -189,7 +198,12 @@ fn lines(rows: &[RowView]) -> Vec<String> {
 }
 
 fn line(row: &RowView) -> String {
-    let mut text = format!("{}  {}  {}", row.decky_name, row.operation.as_str(), row.status.as_str());
+    let mut text = format!(
+        "{}  {}  {}",
+        row.decky_name,
+        row.operation.as_str(),
+        row.status.as_str()
+    );
     if let Some(error) = &row.error {
         text.push_str("  ");
         text.push_str(error);
@@ -206,7 +220,11 @@ pub(super) fn summary(rows: &[RowView]) -> String {
         .filter(|(number, _)| *number > 0)
         .map(|(number, status)| format!("{number} {}", status.as_str()))
         .collect();
-    if parts.is_empty() { NONE.to_owned() } else { parts.join(", ") }
+    if parts.is_empty() {
+        NONE.to_owned()
+    } else {
+        parts.join(", ")
+    }
 }
 
 #[cfg(test)]
@@ -234,7 +252,11 @@ mod tests {
 
     #[test]
     fn the_summary_counts_what_there_is() {
-        let rows = [row("a", "failed", None), row("b", "succeeded", None), row("c", "succeeded", None)];
+        let rows = [
+            row("a", "failed", None),
+            row("b", "succeeded", None),
+            row("c", "succeeded", None),
+        ];
         assert_eq!(summary(&rows), "2 succeeded, 1 failed");
         assert_eq!(summary(&[]), "-");
     }
@@ -259,7 +281,10 @@ mod tests {
         progress.show(&rows, &mut console).unwrap();
         progress.finish(&rows, &mut console).unwrap();
         let text = String::from_utf8(out).unwrap();
-        assert_eq!(text, "a  deploy  pending\na  deploy  failed  no \u{fffd}[2J disk\n1 failed\n");
+        assert_eq!(
+            text,
+            "a  deploy  pending\na  deploy  failed  no \u{fffd}[2J disk\n1 failed\n"
+        );
     }
 
     #[test]

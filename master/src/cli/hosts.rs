@@ -74,9 +74,15 @@ fn seconds(text: &str) -> Result<u64, String> {
         Some((at, 'h')) => (&text[..at], 3600),
         _ => return Err(wrong()),
     };
-    let number = number.bytes().all(|b| b.is_ascii_digit()).then(|| number.parse::<u64>().ok()).flatten();
+    let number = number
+        .bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| number.parse::<u64>().ok())
+        .flatten();
     let seconds = number.and_then(|number| number.checked_mul(unit));
-    seconds.filter(|seconds| (1..=3600).contains(seconds)).ok_or_else(wrong)
+    seconds
+        .filter(|seconds| (1..=3600).contains(seconds))
+        .ok_or_else(wrong)
 }
 
 pub(super) async fn run(args: &HostArgs, client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
@@ -97,11 +103,16 @@ async fn enroll(args: &EnrollArgs, client: &Client, console: &mut Console<'_>) -
         ttl_seconds: Some(args.ttl),
         notes: args.notes.clone(),
     };
-    let view: EnrollView = client.call(Method::POST, "/api/v1/swarm/hosts/enroll", Some(&json!(body))).await?;
+    let view: EnrollView = client
+        .call(Method::POST, "/api/v1/swarm/hosts/enroll", Some(&json!(body)))
+        .await?;
     if console.json {
         return console.document(&view);
     }
-    console.remark(&format!("Run this on {} as root before {}; it works once:", args.name, view.expires_at));
+    console.remark(&format!(
+        "Run this on {} as root before {}; it works once:",
+        args.name, view.expires_at
+    ));
     console.say(&super::table::printable(&view.command))
 }
 
@@ -116,7 +127,16 @@ async fn list(client: &Client, console: &mut Console<'_>) -> Result<(), Failure>
 /// The hosts in a table.
 pub(super) fn overview(hosts: Vec<HostView>) -> String {
     table(
-        ["NAME", "STATUS", "DECKIES", "ADDRESS", "GENERATION", "LAST HEARTBEAT", "AGENT", "CONDITION"],
+        [
+            "NAME",
+            "STATUS",
+            "DECKIES",
+            "ADDRESS",
+            "GENERATION",
+            "LAST HEARTBEAT",
+            "AGENT",
+            "CONDITION",
+        ],
         hosts.into_iter().map(|host| {
             [
                 host.name.to_string(),
@@ -163,7 +183,10 @@ async fn show(wanted: &str, client: &Client, console: &mut Console<'_>) -> Resul
         ("docker", or_none(host.engine)),
         ("generation", host.generation.to_string()),
         ("accepted", or_none(host.accepted_generation)),
-        ("driver", if host.use_ipvlan { "ipvlan" } else { "macvlan" }.to_owned()),
+        (
+            "driver",
+            if host.use_ipvlan { "ipvlan" } else { "macvlan" }.to_owned(),
+        ),
         ("interface", or_none(host.interface)),
         ("own LAN", or_none(lan)),
         ("certificate", or_none(host.client_cert_fingerprint)),
@@ -179,7 +202,10 @@ pub(super) async fn all(client: &Client) -> Result<Vec<HostView>, Failure> {
 /// The host of this name or id.
 pub(super) async fn find(wanted: &str, client: &Client) -> Result<HostView, Failure> {
     let id: Option<HostId> = wanted.parse().ok();
-    let found = all(client).await?.into_iter().find(|host| host.name.as_str() == wanted || Some(host.uuid) == id);
+    let found = all(client)
+        .await?
+        .into_iter()
+        .find(|host| host.name.as_str() == wanted || Some(host.uuid) == id);
     found.ok_or_else(|| Failure::refused(format!("there is no host {wanted}: `decnet host ls` lists them")))
 }
 
@@ -192,7 +218,19 @@ mod tests {
         assert_eq!(seconds("90s"), Ok(90));
         assert_eq!(seconds("5m"), Ok(300));
         assert_eq!(seconds("1h"), Ok(3600));
-        for bad in ["", "s", "5", "0m", "61m", "2h", "-5m", "+5m", "5 m", "5é", "99999999999999999999s"] {
+        for bad in [
+            "",
+            "s",
+            "5",
+            "0m",
+            "61m",
+            "2h",
+            "-5m",
+            "+5m",
+            "5 m",
+            "5é",
+            "99999999999999999999s",
+        ] {
             assert!(seconds(bad).is_err(), "{bad}");
         }
     }

@@ -24,7 +24,9 @@ pub struct LifecycleArgs {
 #[derive(Debug, Subcommand)]
 pub enum LifecycleCommand {
     /// List operations, the newest first
-    #[command(after_help = "Examples:\n  decnet lifecycle ls --open\n  decnet lifecycle ls --host edge-01 --limit 20")]
+    #[command(
+        after_help = "Examples:\n  decnet lifecycle ls --open\n  decnet lifecycle ls --host edge-01 --limit 20"
+    )]
     Ls {
         /// Only those that have not ended
         #[arg(long)]
@@ -56,9 +58,15 @@ Examples:
     },
 }
 
-pub(super) async fn run(args: &LifecycleArgs, client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
+pub(super) async fn run(
+    args: &LifecycleArgs,
+    client: &Client,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
     match &args.command {
-        LifecycleCommand::Ls { open, host, limit } => list(*open, host.as_deref(), *limit, client, console).await,
+        LifecycleCommand::Ls { open, host, limit } => {
+            list(*open, host.as_deref(), *limit, client, console).await
+        }
         LifecycleCommand::Show { ids } => show(ids, client, console).await,
         LifecycleCommand::Watch { ids } if ids.is_empty() => stream(client, console).await,
         LifecycleCommand::Watch { ids } => {
@@ -93,7 +101,10 @@ async fn list(
 /// The names of hosts, as far as the caller may see them.
 pub(super) async fn names(client: &Client) -> BTreeMap<HostId, String> {
     let hosts = hosts::all(client).await.unwrap_or_default();
-    hosts.into_iter().map(|host| (host.uuid, host.name.to_string())).collect()
+    hosts
+        .into_iter()
+        .map(|host| (host.uuid, host.name.to_string()))
+        .collect()
 }
 
 /// Rows in a table.
@@ -101,7 +112,9 @@ pub(super) fn overview(rows: Vec<RowView>, names: &BTreeMap<HostId, String>) -> 
     table(
         ["ID", "DECKY", "OPERATION", "STATUS", "HOST", "UPDATED", "ERROR"],
         rows.into_iter().map(|row| {
-            let host = row.host_uuid.map(|id| names.get(&id).cloned().unwrap_or_else(|| id.to_string()));
+            let host = row
+                .host_uuid
+                .map(|id| names.get(&id).cloned().unwrap_or_else(|| id.to_string()));
             [
                 row.id.to_string(),
                 row.decky_name.to_string(),
@@ -154,8 +167,16 @@ async fn stream(client: &Client, console: &mut Console<'_>) -> Result<(), Failur
         }
         let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
         let text = |key: &str| data[key].as_str().unwrap_or_default().to_owned();
-        let parts = [text("ts"), text("decky_name"), text("operation"), text("status"), text("error")];
+        let parts = [
+            text("ts"),
+            text("decky_name"),
+            text("operation"),
+            text("status"),
+            text("error"),
+        ];
         console.say(printable(&parts.join("  ")).trim_end())?;
     }
-    Err(Failure::Unreachable("the stream of transitions ended: the master went away".to_owned()))
+    Err(Failure::Unreachable(
+        "the stream of transitions ended: the master went away".to_owned(),
+    ))
 }

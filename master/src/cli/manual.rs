@@ -32,7 +32,12 @@ pub fn write_all(folder: &Path) -> io::Result<usize> {
 
 fn write(command: Command, name: &str, folder: &Path) -> io::Result<usize> {
     let mut written = 1;
-    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()).cloned().collect::<Vec<_>>() {
+    for sub in command
+        .get_subcommands()
+        .filter(|sub| !sub.is_hide_set())
+        .cloned()
+        .collect::<Vec<_>>()
+    {
         let name = format!("{name}-{}", sub.get_name());
         written += write(sub, &name, folder)?;
     }
@@ -45,14 +50,23 @@ fn write(command: Command, name: &str, folder: &Path) -> io::Result<usize> {
 
 fn render(command: Command, out: &mut dyn Write) -> io::Result<()> {
     let root = command.get_name() == "decnet";
-    let man = Man::new(command).manual("DECNET manual").source(concat!("decnet ", env!("CARGO_PKG_VERSION")));
+    let man = Man::new(command)
+        .manual("DECNET manual")
+        .source(concat!("decnet ", env!("CARGO_PKG_VERSION")));
     man.render(out)?;
     if !root {
         // The page of `decnet` has them as its last words.
         let mut roff = Roff::new();
         roff.control("SH", ["EXIT STATUS"]);
         roff.control("nf", []);
-        roff.text(EXIT_CODES.lines().skip(1).map(roman).flat_map(|line| [line, roman("\n")]).collect::<Vec<_>>());
+        roff.text(
+            EXIT_CODES
+                .lines()
+                .skip(1)
+                .map(roman)
+                .flat_map(|line| [line, roman("\n")])
+                .collect::<Vec<_>>(),
+        );
         roff.control("fi", []);
         roff.to_writer(&mut &mut *out)?;
     }
@@ -67,12 +81,19 @@ mod tests {
     fn every_command_has_a_page_with_examples_and_exit_codes() {
         let folder = tempfile::tempdir().unwrap();
         let written = write_all(folder.path()).unwrap();
-        let pages: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let pages: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
         assert_eq!(pages.len(), written);
         assert!(written > 25, "{written}");
         for path in pages {
             let text = std::fs::read_to_string(&path).unwrap();
-            assert!(text.contains("3  the master is not reachable"), "{}", path.display());
+            assert!(
+                text.contains("3  the master is not reachable"),
+                "{}",
+                path.display()
+            );
         }
     }
 }

@@ -65,26 +65,48 @@ Examples:
     },
 }
 
-pub(super) async fn run(args: &SystemArgs, client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
+pub(super) async fn run(
+    args: &SystemArgs,
+    client: &Client,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
     match &args.command {
         SystemCommand::Mode => {
             let mode: ModeView = client.get("/api/v1/system/deployment-mode").await?;
-            if console.json { console.document(&mode) } else { console.say(&mode_text(&mode)) }
+            if console.json {
+                console.document(&mode)
+            } else {
+                console.say(&mode_text(&mode))
+            }
         }
         SystemCommand::Health => health(client, console).await,
         SystemCommand::Limit { limit: None } => {
             let config: ConfigView = client.get("/api/v1/config").await?;
-            if console.json { console.document(&config) } else { console.say(&config.deployment_limit.to_string()) }
+            if console.json {
+                console.document(&config)
+            } else {
+                console.say(&config.deployment_limit.to_string())
+            }
         }
         SystemCommand::Limit { limit: Some(limit) } => {
             let body = json!({ "deployment_limit": limit });
-            let set: MessageView = client.call(Method::PUT, "/api/v1/config/deployment-limit", Some(&body)).await?;
-            if console.json { console.document(&set) } else { console.say(&printable(&set.message)) }
+            let set: MessageView = client
+                .call(Method::PUT, "/api/v1/config/deployment-limit", Some(&body))
+                .await?;
+            if console.json {
+                console.document(&set)
+            } else {
+                console.say(&printable(&set.message))
+            }
         }
     }
 }
 
-pub(super) async fn token(args: &TokenArgs, client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
+pub(super) async fn token(
+    args: &TokenArgs,
+    client: &Client,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
     let TokenCommand::Create { name, role } = &args.command;
     let body = json!({ "name": name, "role": role });
     let made: TokenView = client.call(Method::POST, "/api/v1/tokens", Some(&body)).await?;
@@ -107,12 +129,17 @@ async fn health(client: &Client, console: &mut Console<'_>) -> Result<(), Failur
     } else {
         console.say(&printable(&health.status))?;
         for (name, component) in &health.components {
-            let detail = component.detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
+            let detail = component
+                .detail
+                .as_ref()
+                .map_or_else(String::new, |detail| format!(": {detail}"));
             console.say(&printable(&format!("  {name} {}{detail}", component.status)))?;
         }
     }
     if health.status == "unhealthy" {
-        return Err(Failure::Failed("the master is unhealthy: deploys will not work".to_owned()));
+        return Err(Failure::Failed(
+            "the master is unhealthy: deploys will not work".to_owned(),
+        ));
     }
     Ok(())
 }
@@ -134,9 +161,17 @@ pub(super) async fn status(client: &Client, console: &mut Console<'_>) -> Result
             "mode": mode, "config": config, "health": health, "hosts": hosts, "deckies": deckies, "open": open.rows,
         }));
     }
-    let parts = health.components.iter().filter(|(_, component)| component.status != "ok");
+    let parts = health
+        .components
+        .iter()
+        .filter(|(_, component)| component.status != "ok");
     let complaints: Vec<String> = parts
-        .map(|(name, component)| format!("{name}: {}", component.detail.as_deref().unwrap_or(&component.status)))
+        .map(|(name, component)| {
+            format!(
+                "{name}: {}",
+                component.detail.as_deref().unwrap_or(&component.status)
+            )
+        })
         .collect();
     let master = if complaints.is_empty() {
         health.status.clone()
@@ -147,9 +182,21 @@ pub(super) async fn status(client: &Client, console: &mut Console<'_>) -> Result
     console.print(&facts([
         ("mode", mode_text(&mode)),
         ("master", master),
-        ("hosts", hosts.as_ref().map_or_else(|| "shown to admins only".to_owned(), |hosts| host_states(hosts))),
+        (
+            "hosts",
+            hosts
+                .as_ref()
+                .map_or_else(|| "shown to admins only".to_owned(), |hosts| host_states(hosts)),
+        ),
         ("deckies", format!("{states} (limit {})", config.deployment_limit)),
-        ("open operations", if open.rows.is_empty() { "none".to_owned() } else { summary(&open.rows) }),
+        (
+            "open operations",
+            if open.rows.is_empty() {
+                "none".to_owned()
+            } else {
+                summary(&open.rows)
+            },
+        ),
     ]))?;
     if let Some(hosts) = hosts.filter(|hosts| !hosts.is_empty()) {
         console.print(&format!("\n{}", hosts::overview(hosts)))?;
@@ -162,10 +209,12 @@ pub(super) async fn status(client: &Client, console: &mut Console<'_>) -> Result
 }
 
 fn host_states(hosts: &[HostView]) -> String {
-    tally(hosts.iter().map(|host| if host.status == HostState::Active && !host.converged {
-        "active, still at work"
-    } else {
-        host.status.as_str()
+    tally(hosts.iter().map(|host| {
+        if host.status == HostState::Active && !host.converged {
+            "active, still at work"
+        } else {
+            host.status.as_str()
+        }
     }))
 }
 
@@ -180,7 +229,10 @@ fn tally<'a>(words: impl Iterator<Item = &'a str>) -> String {
     }
     let mut counts: Vec<(&str, usize)> = counts.into_iter().collect();
     counts.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
-    let parts: Vec<String> = counts.into_iter().map(|(word, count)| format!("{count} {word}")).collect();
+    let parts: Vec<String> = counts
+        .into_iter()
+        .map(|(word, count)| format!("{count} {word}"))
+        .collect();
     parts.join(", ")
 }
 
@@ -190,7 +242,10 @@ mod tests {
 
     #[test]
     fn states_are_counted_the_most_frequent_first() {
-        assert_eq!(tally(["running", "failed", "running"].into_iter()), "2 running, 1 failed");
+        assert_eq!(
+            tally(["running", "failed", "running"].into_iter()),
+            "2 running, 1 failed"
+        );
         assert_eq!(tally(std::iter::empty()), "none");
     }
 }

@@ -7,11 +7,23 @@ use comfy_table::{ContentArrangement, Table};
 pub(super) const NONE: &str = "-";
 
 /// Columns under their headings; the last one may be long. An empty list gives only the headings.
-pub(super) fn table<const N: usize>(headings: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+pub(super) fn table<const N: usize>(
+    headings: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
     let mut table = Table::new();
-    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(headings);
+    table
+        .load_style(NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(headings);
     for row in rows {
-        table.add_row(row.map(|cell| if cell.is_empty() { NONE.to_owned() } else { printable(&cell) }));
+        table.add_row(row.map(|cell| {
+            if cell.is_empty() {
+                NONE.to_owned()
+            } else {
+                printable(&cell)
+            }
+        }));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -30,7 +42,11 @@ pub(super) fn facts(facts: impl IntoIterator<Item = (&'static str, String)>) -> 
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for (name, value) in facts {
-        let value = if value.is_empty() { NONE.to_owned() } else { printable(&value) };
+        let value = if value.is_empty() {
+            NONE.to_owned()
+        } else {
+            printable(&value)
+        };
         text.push_str(&format!("{name:width$}  {value}\n"));
     }
     text
@@ -70,10 +86,13 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_nothing_trails() {
-        let text = table(["NAME", "STATE"], [
-            ["web-01".to_owned(), "running".to_owned()],
-            ["a".to_owned(), String::new()],
-        ]);
+        let text = table(
+            ["NAME", "STATE"],
+            [
+                ["web-01".to_owned(), "running".to_owned()],
+                ["a".to_owned(), String::new()],
+            ],
+        );
         assert_eq!(text, "NAME    STATE\nweb-01  running\na       -\n");
     }
 
@@ -85,9 +104,15 @@ mod tests {
     #[test]
     fn a_host_cannot_write_to_the_terminal() {
         let hostile = "no space\x1b]0;owned\x07\r\n\u{202e}txt\u{9b}2J";
-        assert_eq!(printable(hostile), "no space\u{fffd}]0;owned\u{fffd} \u{fffd}txt\u{fffd}2J");
+        assert_eq!(
+            printable(hostile),
+            "no space\u{fffd}]0;owned\u{fffd} \u{fffd}txt\u{fffd}2J"
+        );
         let text = table(["ERROR"], [[hostile.to_owned()]]);
-        assert!(!text.contains(['\x1b', '\x07', '\r', '\u{9b}', '\u{202e}']), "{text:?}");
+        assert!(
+            !text.contains(['\x1b', '\x07', '\r', '\u{9b}', '\u{202e}']),
+            "{text:?}"
+        );
     }
 
     #[test]

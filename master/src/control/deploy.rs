@@ -267,7 +267,8 @@ impl Control {
     }
 }
 
-fn refused(errors: Vec<ini::IniError>) -> ControlError {
+/// The refusal of a description, or of the request that carries it.
+pub(crate) fn refused(errors: Vec<ini::IniError>) -> ControlError {
     let problem = |error: ini::IniError| FleetProblem {
         status: error.class.status(),
         class: error.class.to_string(),

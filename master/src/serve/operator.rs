@@ -12,6 +12,7 @@ mod answer;
 mod body;
 mod catalogue;
 mod deckies;
+mod document;
 mod lifecycle;
 mod parameters;
 mod swarm;
@@ -26,7 +27,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::Request;
-use axum::middleware;
+use axum::middleware::{self, AddExtension};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
@@ -35,7 +36,6 @@ use hyper::StatusCode;
 use hyper::body::Body as _;
 use hyper::header::CONTENT_TYPE;
 use tower::Layer as _;
-use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -43,6 +43,7 @@ use super::listen::Remote;
 use crate::control::Control;
 use access::Streams;
 use answer::Problem;
+pub use document::document;
 
 /// Under what everything is found.
 const PREFIX: &str = "/api/v1";
@@ -73,14 +74,22 @@ struct App {
 }
 
 /// The operator API. Requests without a [`Peer`] need a token.
-#[must_use]
 pub fn router(control: Arc<Control>) -> Router {
-    let app = App { control, streams: Arc::new(Streams::default()) };
-    let (routes, document) = described().split_for_parts();
-    let routes = routes.route(&format!("{PREFIX}/openapi.json"), get(async move || axum::Json(document)));
+    let app = App {
+        control,
+        streams: Arc::new(Streams::default()),
+    };
+    let (routes, mut document) = described().split_for_parts();
+    document::add_common_answers(&mut document);
+    let routes = routes.route(
+        &format!("{PREFIX}/openapi.json"),
+        get(async move || axum::Json(document)),
+    );
     deckies::with_reserved_names(routes)
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "Not Found"))
-        .method_not_allowed_fallback(async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+        })
         .layer(middleware::from_fn(json_only))
         .layer(middleware::from_fn_with_state(app.clone(), access::authenticate))
         .layer(middleware::from_fn(catch_panics))
@@ -88,28 +97,9 @@ pub fn router(control: Arc<Control>) -> Router {
 }
 
 /// The service for one connection: every request carries its [`Peer`].
-pub fn for_peer(router: Router, remote: &Remote) -> axum::middleware::AddExtension<Router, Peer> {
+pub fn for_peer(router: Router, remote: &Remote) -> AddExtension<Router, Peer> {
     Extension(Peer::from(remote)).layer(router)
 }
-
-/// The description of the API, without anything behind it.
-#[must_use]
-pub fn document() -> utoipa::openapi::OpenApi {
-    described().into_openapi()
-}
-
-#[derive(utoipa::OpenApi)]
-#[openapi(
-    info(
-        title = "DECNET operator API",
-        description = "Everything that operators do: describe the fleet, watch it, enrol hosts. Errors are \
-                       `{\"detail\": \"…\"}`. A refused fleet description also has `errors`, one for each reason.",
-        license(name = "Apache-2.0", identifier = "Apache-2.0")
-    ),
-    modifiers(&access::BearerToken),
-    security(("token" = []))
-)]
-struct Description;
 
 fn described() -> OpenApiRouter<App> {
     let api = OpenApiRouter::new()
@@ -134,7 +124,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(system::set_deployment_limit))
         .routes(routes!(system::health))
         .routes(routes!(system::create_token));
-    OpenApiRouter::with_openapi(Description::openapi()).nest(PREFIX, api)
+    OpenApiRouter::with_openapi(document::frame()).nest(PREFIX, api)
 }
 
 /// A body that is not JSON is not read. The answer is plain text: who sends something else may not read JSON.
@@ -155,7 +145,10 @@ async fn json_only(request: Request, next: middleware::Next) -> Response {
 /// A defect answers 500 with an id that stands in the log as well, and the master goes on.
 async fn catch_panics(request: Request, next: middleware::Next) -> Response {
     // The request is dropped with whatever state the panic left it in; nothing looks at it again.
-    match std::panic::AssertUnwindSafe(next.run(request)).catch_unwind().await {
+    match std::panic::AssertUnwindSafe(next.run(request))
+        .catch_unwind()
+        .await
+    {
         Ok(response) => response,
         Err(panic) => {
             let text = panic

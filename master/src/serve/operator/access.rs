@@ -10,7 +10,6 @@ use axum::response::{IntoResponse as _, Response};
 use hyper::StatusCode;
 use hyper::header::AUTHORIZATION;
 use sha2::{Digest as _, Sha256};
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 use super::answer::{Problem, ask};
 use super::{App, Peer};
@@ -59,9 +58,10 @@ pub(super) async fn authenticate(State(app): State<App>, mut request: Request, n
             }
         }
         None => match request.extensions().get::<Peer>() {
-            Some(Peer::Unix { uid }) if *uid == 0 || *uid == nix::unistd::geteuid().as_raw() => {
-                Caller { role: Role::Admin, identity: Identity::User(*uid) }
-            }
+            Some(Peer::Unix { uid }) if *uid == 0 || *uid == nix::unistd::geteuid().as_raw() => Caller {
+                role: Role::Admin,
+                identity: Identity::User(*uid),
+            },
             _ => return unauthorized().into_response(),
         },
     };
@@ -114,7 +114,10 @@ impl Streams {
             return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
         }
         *count += 1;
-        Ok(StreamPlace { streams: Arc::clone(self), identity: caller.identity.clone() })
+        Ok(StreamPlace {
+            streams: Arc::clone(self),
+            identity: caller.identity.clone(),
+        })
     }
 }
 
@@ -134,20 +137,5 @@ impl Drop for StreamPlace {
                 open.remove(&self.identity);
             }
         }
-    }
-}
-
-/// Describes the token in the OpenAPI document.
-#[derive(Debug)]
-pub(super) struct BearerToken;
-
-impl utoipa::Modify for BearerToken {
-    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        let scheme = HttpBuilder::new()
-            .scheme(HttpAuthScheme::Bearer)
-            .description(Some("An operator token of the role `viewer` or `admin`. On the Unix socket, root needs none."))
-            .build();
-        let components = document.components.get_or_insert_with(Default::default);
-        components.add_security_scheme("token", SecurityScheme::Http(scheme));
     }
 }

@@ -22,7 +22,14 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, body: ErrorView { detail: detail.into(), errors: Vec::new(), error_id: None } }
+        Self {
+            status,
+            body: ErrorView {
+                detail: detail.into(),
+                errors: Vec::new(),
+                error_id: None,
+            },
+        }
     }
 
     /// A missing or unknown key, or a text where none is: 400.
@@ -72,10 +79,14 @@ impl IntoResponse for Problem {
         match self.status {
             // RFC 9110 §11.6.1: a 401 names the scheme.
             StatusCode::UNAUTHORIZED => {
-                response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                response
+                    .headers_mut()
+                    .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             StatusCode::TOO_MANY_REQUESTS => {
-                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("30"));
+                response
+                    .headers_mut()
+                    .insert(RETRY_AFTER, HeaderValue::from_static("30"));
             }
             _ => {}
         }

@@ -30,10 +30,16 @@ impl<S: Sync> FromRequest<S> for Fields {
             }
             Err(_) => return Err(Problem::malformed("the body did not arrive whole")),
         };
-        let what = if deploys { "Invalid INI config" } else { "Invalid request parameters" };
+        let what = if deploys {
+            "Invalid INI config"
+        } else {
+            "Invalid request parameters"
+        };
         match serde_json::from_slice(&bytes) {
             Ok(Value::Object(fields)) => Ok(Self(fields)),
-            Ok(_) => Err(Problem::malformed(format!("{what}: the body is not a JSON object"))),
+            Ok(_) => Err(Problem::malformed(format!(
+                "{what}: the body is not a JSON object"
+            ))),
             Err(error) => Err(Problem::invalid(format!("{what}: the body is not JSON: {error}"))),
         }
     }
@@ -92,6 +98,11 @@ impl Fields {
                 .map(Some)
                 .ok_or_else(|| Problem::invalid(format!("{key} is not a whole number of zero or more"))),
         }
+    }
+
+    /// The whole object, for who checks it elsewhere.
+    pub(super) fn whole(self) -> Value {
+        Value::Object(self.0)
     }
 
     /// Nothing is left over.

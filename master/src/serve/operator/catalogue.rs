@@ -15,7 +15,12 @@ use crate::fleet::catalogue::{Archetype, Distro, Field, Service};
     responses((status = 200, description = "By name", body = ServicesView))
 )]
 pub(super) async fn services(State(app): State<App>) -> Json<ServicesView> {
-    let services = app.control.catalogue().deployable().map(ServiceView::from).collect();
+    let services = app
+        .control
+        .catalogue()
+        .deployable()
+        .map(ServiceView::from)
+        .collect();
     Json(ServicesView { services })
 }
 
@@ -25,7 +30,12 @@ pub(super) async fn services(State(app): State<App>) -> Json<ServicesView> {
     responses((status = 200, description = "By name", body = ArchetypesView))
 )]
 pub(super) async fn archetypes(State(app): State<App>) -> Json<ArchetypesView> {
-    let archetypes = app.control.catalogue().archetypes().map(ArchetypeView::from).collect();
+    let archetypes = app
+        .control
+        .catalogue()
+        .archetypes()
+        .map(ArchetypeView::from)
+        .collect();
     Json(ArchetypesView { archetypes })
 }
 
@@ -35,7 +45,13 @@ pub(super) async fn archetypes(State(app): State<App>) -> Json<ArchetypesView> {
     responses((status = 200, description = "In the order in which deckies take them", body = DistrosView))
 )]
 pub(super) async fn distros(State(app): State<App>) -> Json<DistrosView> {
-    let distros = app.control.catalogue().distros().iter().map(DistroView::from).collect();
+    let distros = app
+        .control
+        .catalogue()
+        .distros()
+        .iter()
+        .map(DistroView::from)
+        .collect();
     Json(DistrosView { distros })
 }
 
@@ -81,6 +97,10 @@ impl From<&Archetype> for ArchetypeView {
 
 impl From<&Distro> for DistroView {
     fn from(distro: &Distro) -> Self {
-        Self { name: distro.slug.to_string(), title: distro.name.clone(), like: distro.like.to_string() }
+        Self {
+            name: distro.slug.to_string(),
+            title: distro.name.clone(),
+            like: distro.like.to_string(),
+        }
     }
 }

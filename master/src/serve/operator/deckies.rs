@@ -17,19 +17,21 @@ use super::views::{
     MessageView, PlanView, StepView, interval_text,
 };
 use super::{App, PREFIX};
-use crate::control::deploy::{DeployRequest, HostPlan};
 use crate::control::ControlError;
+use crate::control::deploy::{DeployRequest, HostPlan, refused};
 use crate::fleet::model::Interval;
 use crate::fleet::mutate::parse_duration;
+use crate::fleet::request;
 
 /// The header of a 204 that names the row of the operation that was begun.
 const LIFECYCLE_ID: HeaderName = HeaderName::from_static("decnet-lifecycle-id");
 
-async fn request(mut fields: Fields) -> Result<DeployRequest, Problem> {
-    let ini = fields.text("ini_content")?;
-    let replace = fields.switch("replace_fleet")?;
-    fields.done()?;
-    Ok(DeployRequest { ini, replace })
+fn request(fields: Fields) -> Result<DeployRequest, Problem> {
+    let body = request::DeployRequest::from_json(&fields.whole()).map_err(refused)?;
+    Ok(DeployRequest {
+        ini: body.ini_content,
+        replace: body.replace_fleet,
+    })
 }
 
 /// Deploy a fleet description
@@ -47,7 +49,7 @@ async fn request(mut fields: Fields) -> Result<DeployRequest, Problem> {
     )
 )]
 pub(super) async fn deploy(_: Admin, State(app): State<App>, fields: Fields) -> Result<Response, Problem> {
-    let request = request(fields).await?;
+    let request = request(fields)?;
     let deployed = ask(&app, move |control| control.deploy(&request)).await?;
     let count = deployed.lifecycle_ids.len();
     let view = DeployedView {
@@ -75,11 +77,19 @@ pub(super) async fn deploy(_: Admin, State(app): State<App>, fields: Fields) -> 
         (status = 422, description = "The body is not JSON, or the description is too large or empty", body = ErrorView),
     )
 )]
-pub(super) async fn plan(_: Admin, State(app): State<App>, fields: Fields) -> Result<Json<PlanView>, Problem> {
-    let request = request(fields).await?;
+pub(super) async fn plan(
+    _: Admin,
+    State(app): State<App>,
+    fields: Fields,
+) -> Result<Json<PlanView>, Problem> {
+    let request = request(fields)?;
     let preview = ask(&app, move |control| control.plan(&request)).await?;
     let hosts = preview.hosts.into_iter().map(host_plan).collect();
-    Ok(Json(PlanView { mode: preview.mode.as_str().to_owned(), hosts, warnings: preview.warnings }))
+    Ok(Json(PlanView {
+        mode: preview.mode.as_str().to_owned(),
+        hosts,
+        warnings: preview.warnings,
+    }))
 }
 
 fn host_plan(host: HostPlan) -> HostPlanView {
@@ -105,7 +115,10 @@ fn host_plan(host: HostPlan) -> HostPlanView {
 pub(super) async fn list(State(app): State<App>) -> Result<Json<Vec<DeckyView>>, Problem> {
     let views = ask(&app, |control| {
         let deckies = control.deckies()?;
-        Ok(deckies.into_iter().map(|decky| DeckyView::new(decky, control.catalogue())).collect())
+        Ok(deckies
+            .into_iter()
+            .map(|decky| DeckyView::new(decky, control.catalogue()))
+            .collect())
     })
     .await?;
     Ok(Json(views))
@@ -121,10 +134,19 @@ pub(super) async fn list(State(app): State<App>) -> Result<Json<Vec<DeckyView>>,
         (status = 422, description = "Not a decky's name", body = ErrorView),
     )
 )]
-pub(super) async fn show(State(app): State<App>, DeckyPath(name): DeckyPath) -> Result<Json<DeckyView>, Problem> {
+pub(super) async fn show(
+    State(app): State<App>,
+    DeckyPath(name): DeckyPath,
+) -> Result<Json<DeckyView>, Problem> {
     let view = ask(&app, move |control| {
-        let found = control.deckies()?.into_iter().find(|decky| decky.record.decky.name == name);
-        let decky = found.ok_or_else(|| ControlError::NotFound { what: "decky", name: name.to_string() })?;
+        let found = control
+            .deckies()?
+            .into_iter()
+            .find(|decky| decky.record.decky.name == name);
+        let decky = found.ok_or_else(|| ControlError::NotFound {
+            what: "decky",
+            name: name.to_string(),
+        })?;
         Ok(DeckyView::new(decky, control.catalogue()))
     })
     .await?;
@@ -176,7 +198,13 @@ pub(super) async fn mutate(
     DeckyPath(name): DeckyPath,
 ) -> Result<Response, Problem> {
     let id = ask(&app, move |control| control.mutate(&name)).await?;
-    Ok((StatusCode::ACCEPTED, Json(BegunView { lifecycle_ids: vec![id] })).into_response())
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(BegunView {
+            lifecycle_ids: vec![id],
+        }),
+    )
+        .into_response())
 }
 
 /// Set how often one decky mutates by itself
@@ -255,7 +283,23 @@ mod tests {
 
     #[test]
     fn an_interval_outside_its_pattern_is_refused() {
-        for bad in ["", "m", "0m", "01m", "-1m", "+1m", "1", "1h", "1 m", "m1", "1mm", "99999999999y", "11y", "1é", "é"] {
+        for bad in [
+            "",
+            "m",
+            "0m",
+            "01m",
+            "-1m",
+            "+1m",
+            "1",
+            "1h",
+            "1 m",
+            "m1",
+            "1mm",
+            "99999999999y",
+            "11y",
+            "1é",
+            "é",
+        ] {
             assert_eq!(interval(Some(bad)), None, "{bad}");
         }
     }

@@ -1,6 +1,5 @@
 //! Lifecycle rows and the stream of their transitions.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use decnet_wire::ids::OperationId;
 use futures_util::stream;
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::App;
@@ -17,6 +17,7 @@ use super::access::Caller;
 use super::answer::{Problem, ask};
 use super::parameters::Pairs;
 use super::views::{ErrorView, RowView, RowsView};
+use crate::control::events::LifecycleEvent;
 use crate::control::rows::RowFilter;
 
 /// The most ids that one request may ask for.
@@ -48,7 +49,9 @@ pub(super) async fn by_ids(State(app): State<App>, pairs: Pairs) -> Result<Json<
     // What is no UUID is the id of no row.
     let ids: Vec<OperationId> = pairs.all("ids").filter_map(|id| id.parse().ok()).collect();
     let rows = ask(&app, move |control| control.rows(&ids)).await?;
-    Ok(Json(RowsView { rows: rows.into_iter().map(RowView::from).collect() }))
+    Ok(Json(RowsView {
+        rows: rows.into_iter().map(RowView::from).collect(),
+    }))
 }
 
 /// List rows, the newest first
@@ -78,7 +81,9 @@ pub(super) async fn list(State(app): State<App>, pairs: Pairs) -> Result<Json<Ro
         .ok_or_else(|| Problem::invalid(format!("limit is not within 1 to {LIMIT_MAX}")))?;
     let filter = RowFilter { open, host, limit };
     let rows = ask(&app, move |control| control.list_rows(filter)).await?;
-    Ok(Json(RowsView { rows: rows.into_iter().map(RowView::from).collect() }))
+    Ok(Json(RowsView {
+        rows: rows.into_iter().map(RowView::from).collect(),
+    }))
 }
 
 /// Follow every transition
@@ -112,25 +117,32 @@ pub(super) async fn decky_events(caller: Caller, State(app): State<App>) -> Resu
 
 fn follow(caller: &Caller, app: &App) -> Result<Response, Problem> {
     let place = app.streams.open(caller)?;
-    let events = app.control.events().subscribe();
+    Ok(transitions(app.control.events().subscribe(), place))
+}
+
+/// The stream of what `events` receives. Holds `place` until it ends or its reader goes.
+pub(super) fn transitions(events: Receiver<LifecycleEvent>, place: impl Send + 'static) -> Response {
     // A first comment sends the headers at once and says that nothing from here on is missed.
-    let ready = VecDeque::from([Event::default().comment("keep-alive")]);
-    let transitions = stream::unfold((ready, events, place), async |(mut ready, mut events, place)| {
-        let event = match ready.pop_front() {
-            Some(event) => event,
-            None => match events.recv().await {
-                Ok(event) => {
-                    let data = serde_json::to_string(&event).unwrap_or_default();
-                    Event::default().event(event.topic).data(data)
-                }
-                Err(RecvError::Lagged(missed)) => {
-                    Event::default().event("lagged").data(format!("{{\"missed\":{missed}}}"))
-                }
-                Err(RecvError::Closed) => return None,
-            },
-        };
-        Some((Ok::<_, Infallible>(event), (ready, events, place)))
-    });
+    let greeting = Some(Event::default().comment("keep-alive"));
+    let stream = stream::unfold(
+        (greeting, events, place),
+        async |(mut greeting, mut events, place)| {
+            let event = match greeting.take() {
+                Some(greeting) => greeting,
+                None => match events.recv().await {
+                    Ok(event) => {
+                        let data = serde_json::to_string(&event).unwrap_or_default();
+                        Event::default().event(event.topic).data(data)
+                    }
+                    Err(RecvError::Lagged(missed)) => Event::default()
+                        .event("lagged")
+                        .data(format!("{{\"missed\":{missed}}}")),
+                    Err(RecvError::Closed) => return None,
+                },
+            };
+            Some((Ok::<_, Infallible>(event), (greeting, events, place)))
+        },
+    );
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive");
-    Ok(Sse::new(transitions).keep_alive(keep_alive).into_response())
+    Sse::new(stream).keep_alive(keep_alive).into_response()
 }

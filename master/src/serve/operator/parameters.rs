@@ -16,7 +16,9 @@ impl DeckyPath {
     pub(super) fn parse(text: &str) -> Result<Self, Problem> {
         let allowed = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-');
         if !(1..=64).contains(&text.len()) || !text.bytes().all(allowed) {
-            return Err(Problem::invalid("the decky's name is not 1 to 64 of a-z, 0-9 and '-'"));
+            return Err(Problem::invalid(
+                "the decky's name is not 1 to 64 of a-z, 0-9 and '-'",
+            ));
         }
         text.parse()
             .map(Self)
@@ -41,7 +43,8 @@ impl<S: Send + Sync> FromRequestParts<S> for HostPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let id = text(parts, state).await?.parse();
-        id.map(Self).map_err(|error: decnet_wire::ids::ParseError| Problem::invalid(error.to_string()))
+        id.map(Self)
+            .map_err(|error: decnet_wire::ids::ParseError| Problem::invalid(error.to_string()))
     }
 }
 
@@ -70,11 +73,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Pairs {
 impl Pairs {
     /// Every value of a parameter.
     pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The value of a parameter; the last one counts.
     pub(super) fn last(&self, name: &str) -> Option<&str> {
-        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .rev()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 }

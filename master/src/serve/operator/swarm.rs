@@ -15,6 +15,7 @@ use super::answer::{Problem, ask};
 use super::body::Fields;
 use super::parameters::{HostPath, Pairs};
 use super::views::{EnrollBody, EnrollView, ErrorView, HostView};
+use crate::control::Control;
 use crate::control::enrol::{Invitation, TOKEN_LIFETIME, TOKEN_LIFETIME_MAX};
 use crate::control::hosts::HostState;
 use crate::fleet::model::Lan;
@@ -33,14 +34,22 @@ const NOTES: usize = 512;
         (status = 422, description = "No such status", body = ErrorView),
     )
 )]
-pub(super) async fn hosts(_: Admin, State(app): State<App>, pairs: Pairs) -> Result<Json<Vec<HostView>>, Problem> {
+pub(super) async fn hosts(
+    _: Admin,
+    State(app): State<App>,
+    pairs: Pairs,
+) -> Result<Json<Vec<HostView>>, Problem> {
     let wanted = pairs.last("host_status").map(|text| {
         let state: Result<HostState, _> = serde_json::from_value(serde_json::Value::String(text.to_owned()));
-        state.map_err(|_| Problem::invalid("host_status is not invited, enrolled, active, unreachable or revoked"))
+        state.map_err(|_| {
+            Problem::invalid("host_status is not invited, enrolled, active, unreachable or revoked")
+        })
     });
     let wanted = wanted.transpose()?;
-    let views = ask(&app, |control| control.hosts()).await?;
-    let views = views.into_iter().filter(|view| wanted.is_none_or(|wanted| view.state == wanted));
+    let views = ask(&app, Control::hosts).await?;
+    let views = views
+        .into_iter()
+        .filter(|view| wanted.is_none_or(|wanted| view.state == wanted));
     Ok(Json(views.map(HostView::from).collect()))
 }
 
@@ -76,7 +85,11 @@ pub(super) async fn host(
         (status = 422, description = "A value outside its pattern or range", body = ErrorView),
     )
 )]
-pub(super) async fn enroll(_: Admin, State(app): State<App>, mut fields: Fields) -> Result<Response, Problem> {
+pub(super) async fn enroll(
+    _: Admin,
+    State(app): State<App>,
+    mut fields: Fields,
+) -> Result<Response, Problem> {
     let name = fields.text("name")?;
     let ipvlan = fields.switch("ipvlan")?;
     let interface = fields.optional_text("interface")?;
@@ -87,8 +100,13 @@ pub(super) async fn enroll(_: Admin, State(app): State<App>, mut fields: Fields)
     fields.done()?;
 
     let lan = lan(subnet.as_deref(), gateway.as_deref())?;
-    if notes.as_ref().is_some_and(|notes| notes.chars().count() > NOTES || notes.contains(char::is_control)) {
-        return Err(Problem::invalid(format!("notes is not one line of at most {NOTES} characters")));
+    if notes
+        .as_ref()
+        .is_some_and(|notes| notes.chars().count() > NOTES || notes.contains(char::is_control))
+    {
+        return Err(Problem::invalid(format!(
+            "notes is not one line of at most {NOTES} characters"
+        )));
     }
     let most = TOKEN_LIFETIME_MAX.whole_seconds();
     let lifetime = match seconds {
@@ -118,7 +136,8 @@ pub(super) async fn enroll(_: Admin, State(app): State<App>, mut fields: Fields)
 }
 
 fn parsed<T: FromStr<Err = decnet_wire::ids::ParseError>>(key: &str, text: &str) -> Result<T, Problem> {
-    text.parse().map_err(|error: decnet_wire::ids::ParseError| Problem::invalid(format!("{key}: {error}")))
+    text.parse()
+        .map_err(|error: decnet_wire::ids::ParseError| Problem::invalid(format!("{key}: {error}")))
 }
 
 /// A host's own LAN: both or neither, and the gateway is one of the subnet's hosts.
@@ -126,15 +145,27 @@ fn lan(subnet: Option<&str>, gateway: Option<&str>) -> Result<Option<Lan>, Probl
     let (subnet, gateway) = match (subnet, gateway) {
         (None, None) => return Ok(None),
         (Some(subnet), Some(gateway)) => (subnet, gateway),
-        _ => return Err(Problem::invalid("subnet and gateway go together: give both or neither")),
+        _ => {
+            return Err(Problem::invalid(
+                "subnet and gateway go together: give both or neither",
+            ));
+        }
     };
-    let subnet: Ipv4Net =
-        subnet.parse().map_err(|_| Problem::invalid("subnet is not an IPv4 network such as 10.20.0.0/24"))?;
+    let subnet: Ipv4Net = subnet
+        .parse()
+        .map_err(|_| Problem::invalid("subnet is not an IPv4 network such as 10.20.0.0/24"))?;
     let subnet = subnet.trunc();
-    let gateway: Ipv4Addr =
-        gateway.parse().map_err(|_| Problem::invalid("gateway is not an IPv4 address such as 10.20.0.1"))?;
+    let gateway: Ipv4Addr = gateway
+        .parse()
+        .map_err(|_| Problem::invalid("gateway is not an IPv4 address such as 10.20.0.1"))?;
     if !subnet.contains(&gateway) || gateway == subnet.network() || gateway == subnet.broadcast() {
-        return Err(Problem::invalid(format!("gateway {gateway} is not a host address of {subnet}")));
+        return Err(Problem::invalid(format!(
+            "gateway {gateway} is not a host address of {subnet}"
+        )));
     }
-    Ok(Some(Lan { subnet, gateway: Some(gateway), interface: None }))
+    Ok(Some(Lan {
+        subnet,
+        gateway: Some(gateway),
+        interface: None,
+    }))
 }

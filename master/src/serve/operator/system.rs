@@ -14,6 +14,7 @@ use super::body::Fields;
 use super::views::{
     ComponentView, ConfigView, ErrorView, HealthView, LimitBody, MessageView, ModeView, TokenBody, TokenView,
 };
+use crate::control::Control;
 use crate::control::hosts::{HostState, HostView};
 use crate::records::Role;
 
@@ -23,9 +24,13 @@ use crate::records::Role;
     responses((status = 200, description = "The mode", body = ModeView))
 )]
 pub(super) async fn deployment_mode(State(app): State<App>) -> Result<Json<ModeView>, Problem> {
-    let (mode, hosts) = ask(&app, |control| control.mode()).await?;
+    let (mode, hosts) = ask(&app, Control::mode).await?;
     let role = "master".to_owned();
-    Ok(Json(ModeView { mode: mode.as_str().to_owned(), role, swarm_host_count: hosts }))
+    Ok(Json(ModeView {
+        mode: mode.as_str().to_owned(),
+        role,
+        swarm_host_count: hosts,
+    }))
 }
 
 /// Show the fleet's settings
@@ -34,11 +39,11 @@ pub(super) async fn deployment_mode(State(app): State<App>) -> Result<Json<ModeV
     responses((status = 200, description = "The settings", body = ConfigView))
 )]
 pub(super) async fn config(caller: Caller, State(app): State<App>) -> Result<Json<ConfigView>, Problem> {
-    let settings = ask(&app, |control| control.settings()).await?;
+    let settings = ask(&app, Control::settings).await?;
     Ok(Json(ConfigView {
         role: caller.role(),
-        deployment_limit: u64::from(settings.deployment_limit),
-        global_mutation_interval: format!("{}m", settings.mutate_interval),
+        deployment_limit: settings.deployment_limit.get(),
+        global_mutation_interval: format!("{}m", settings.mutate_interval.get()),
     }))
 }
 
@@ -56,12 +61,16 @@ pub(super) async fn set_deployment_limit(
     State(app): State<App>,
     mut fields: Fields,
 ) -> Result<Json<MessageView>, Problem> {
-    let limit = fields.number("deployment_limit")?.ok_or_else(|| Problem::malformed("deployment_limit is missing"))?;
+    let limit = fields
+        .number("deployment_limit")?
+        .ok_or_else(|| Problem::malformed("deployment_limit is missing"))?;
     fields.done()?;
     // What does not fit is far outside the range, and is refused as such.
-    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    let limit = u16::try_from(limit).unwrap_or(u16::MAX);
     ask(&app, move |control| control.set_deployment_limit(limit)).await?;
-    Ok(Json(MessageView { message: format!("the fleet may have {limit} deckies") }))
+    Ok(Json(MessageView {
+        message: format!("the fleet may have {limit} deckies"),
+    }))
 }
 
 /// Show the master's health
@@ -87,15 +96,27 @@ pub(super) async fn health(State(app): State<App>) -> Result<Response, Problem> 
             components.insert("hosts", hosts_part(&hosts));
         }
         Err(_) => {
-            components.insert("store", part("failed", Some("the store does not answer; see the log".to_owned())));
+            components.insert(
+                "store",
+                part(
+                    "failed",
+                    Some("the store does not answer; see the log".to_owned()),
+                ),
+            );
         }
     }
     let image = app.control.image().is_some();
-    components.insert("image", if image {
-        part("ok", None)
-    } else {
-        part("failed", Some("there is no decoy image: start the master with --decoy-image".to_owned()))
-    });
+    components.insert(
+        "image",
+        if image {
+            part("ok", None)
+        } else {
+            part(
+                "failed",
+                Some("there is no decoy image: start the master with --decoy-image".to_owned()),
+            )
+        },
+    );
     let has = |status: &str| components.values().any(|component| component.status == status);
     let (code, status) = if has("failed") {
         (StatusCode::SERVICE_UNAVAILABLE, "unhealthy")
@@ -104,19 +125,38 @@ pub(super) async fn health(State(app): State<App>) -> Result<Response, Problem> 
     } else {
         (StatusCode::OK, "healthy")
     };
-    let components = components.into_iter().map(|(name, component)| (name.to_owned(), component)).collect();
-    Ok((code, Json(HealthView { status: status.to_owned(), components })).into_response())
+    let components = components
+        .into_iter()
+        .map(|(name, component)| (name.to_owned(), component))
+        .collect();
+    Ok((
+        code,
+        Json(HealthView {
+            status: status.to_owned(),
+            components,
+        }),
+    )
+        .into_response())
 }
 
 fn part(status: &str, detail: Option<String>) -> ComponentView {
-    ComponentView { status: status.to_owned(), detail }
+    ComponentView {
+        status: status.to_owned(),
+        detail,
+    }
 }
 
 /// A bundle that is due now may be a moment away; one that cannot be made stays due, and the log says why.
 fn publisher(behind: &[String]) -> ComponentView {
     match behind {
         [] => part("ok", None),
-        names => part("degraded", Some(format!("the newest bundle is not out yet for: {}", names.join(", ")))),
+        names => part(
+            "degraded",
+            Some(format!(
+                "the newest bundle is not out yet for: {}",
+                names.join(", ")
+            )),
+        ),
     }
 }
 
@@ -129,7 +169,10 @@ fn hosts_part(hosts: &[HostView]) -> ComponentView {
     if away.is_empty() {
         part("ok", None)
     } else {
-        part("degraded", Some(format!("no heartbeat from: {}", away.join(", "))))
+        part(
+            "degraded",
+            Some(format!("no heartbeat from: {}", away.join(", "))),
+        )
     }
 }
 
@@ -144,7 +187,11 @@ fn hosts_part(hosts: &[HostView]) -> ComponentView {
         (status = 422, description = "A value outside its range", body = ErrorView),
     )
 )]
-pub(super) async fn create_token(_: Admin, State(app): State<App>, mut fields: Fields) -> Result<Response, Problem> {
+pub(super) async fn create_token(
+    _: Admin,
+    State(app): State<App>,
+    mut fields: Fields,
+) -> Result<Response, Problem> {
     let name = fields.text("name")?;
     let role = fields.text("role")?;
     fields.done()?;

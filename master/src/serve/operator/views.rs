@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use decnet_plan::step::{Blocked, Step};
 use decnet_wire::bundle::OperationKind;
-use decnet_wire::ids::{DeckyName, HostId, HostName, InterfaceName, MacAddress, OperationId, StackName, Timestamp};
+use decnet_wire::ids::{
+    DeckyName, HostId, HostName, InterfaceName, MacAddress, OperationId, StackName, Timestamp,
+};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -21,7 +23,9 @@ use crate::records::{Role, Row, RowStatus};
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct DeployBody {
     /// The fleet description, at most 524,288 characters.
-    #[schema(example = "[general]\nnet = 192.168.1.0/24\ngw = 192.168.1.1\n\n[web]\narchetype = web-server\namount = 3\n")]
+    #[schema(
+        example = "[general]\nnet = 192.168.1.0/24\ngw = 192.168.1.1\n\n[web]\narchetype = web-server\namount = 3\n"
+    )]
     pub ini_content: String,
     /// The description is the whole fleet; otherwise it is added to what is there.
     #[serde(default)]
@@ -88,7 +92,10 @@ pub struct BlockedView {
 
 impl From<Blocked> for BlockedView {
     fn from(blocked: Blocked) -> Self {
-        Self { stack: blocked.stack, reason: blocked.reason }
+        Self {
+            stack: blocked.stack,
+            reason: blocked.reason,
+        }
     }
 }
 
@@ -131,7 +138,13 @@ pub struct DeckyView {
 impl DeckyView {
     /// The decky without the values of settings that the catalogue calls secret.
     pub(super) fn new(view: Decky, catalogue: &Catalogue) -> Self {
-        let Decky { record, host, state, row, seen_at } = view;
+        let Decky {
+            record,
+            host,
+            state,
+            row,
+            seen_at,
+        } = view;
         let decky = record.decky;
         let config = decky.service_config.iter().map(|(service, persona)| {
             let shown = redacted(service, persona, catalogue).into_iter().collect();
@@ -226,7 +239,11 @@ pub struct BegunView {
 pub struct IntervalBody {
     /// A number and a unit (`m` minutes, `d` days, `M` months of 30 days, `y` years of 365 days); `disabled` or
     /// null: never; `inherit`: as the fleet.
-    #[schema(required, example = "12d", pattern = "^([1-9][0-9]*[mdMyY]|disabled|inherit)$")]
+    #[schema(
+        required,
+        example = "12d",
+        pattern = "^([1-9][0-9]*[mdMyY]|disabled|inherit)$"
+    )]
     pub mutate_interval: Option<String>,
 }
 
@@ -283,7 +300,12 @@ pub struct HostView {
 
 impl From<Host> for HostView {
     fn from(view: Host) -> Self {
-        let Host { host, status, state, deckies } = view;
+        let Host {
+            host,
+            status,
+            state,
+            deckies,
+        } = view;
         Self {
             uuid: host.id,
             name: host.name,
@@ -434,7 +456,7 @@ pub struct ConfigView {
     /// The caller's role.
     #[schema(value_type = String)]
     pub role: Role,
-    pub deployment_limit: u64,
+    pub deployment_limit: usize,
     #[schema(example = "30m")]
     pub global_mutation_interval: String,
 }

@@ -1,0 +1,200 @@
+//! A master on a temporary store, for the tests of the API and of the command line.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use decnet_pki::key::HostKey;
+use decnet_wire::bundle::{Blob, BlobKind};
+use decnet_wire::enrol::{self, EnrolRequest, Token};
+use decnet_wire::ids::{Digest, HostId, Timestamp};
+use http_body_util::BodyExt as _;
+use hyper::header::{CONTENT_TYPE, HeaderMap};
+use hyper::{Method, StatusCode};
+use serde_json::Value;
+use tower::ServiceExt as _;
+
+use super::Peer;
+use crate::control::enrol::{Invitation, TOKEN_LIFETIME};
+use crate::control::{Addresses, Control, DecoyImage, Parts, system_clock};
+use crate::fleet::catalogue::Catalogue;
+use crate::init::{self, InitArgs};
+use crate::keys::MasterKeys;
+use crate::records::Role;
+use crate::store::{Db, RedbStore};
+
+/// A fleet of two deckies that needs nothing of the machine it is tested on.
+pub(crate) const FLEET: &str = "[general]\nnet = 10.9.0.0/24\ngw = 10.9.0.1\ninterface = eth0\n\n\
+                                [web]\nservices = ssh\n\n[printer]\nservices = snmp\n";
+
+/// A master, and the folder that it lives in.
+pub(crate) struct Master {
+    pub(crate) control: Arc<Control>,
+    pub(crate) router: Router,
+    pub(crate) admin: String,
+    pub(crate) viewer: String,
+    /// The operator's and the master's certificates, for TLS.
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Master {
+    /// A master that was just initialised: no hosts, no deckies.
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let state_dir = folder.path().join("master");
+        let args = InitArgs {
+            state_dir: state_dir.clone(),
+            advertise: vec!["localhost".to_owned()],
+        };
+        let now = Timestamp::new(time::OffsetDateTime::now_utc());
+        let admin = init::run(&args, now).unwrap().token;
+        let reference = "decnet-decoy:test".to_owned();
+        let digest = Digest::from_sha256([7; 32]);
+        let kind = BlobKind::ImageArchive {
+            reference: reference.clone(),
+            image_ids: vec![digest.clone()],
+        };
+        let parts = Parts {
+            db: Db::new(RedbStore::open(&init::store_path(&state_dir)).unwrap()),
+            keys: MasterKeys::load(&init::keys_path(&state_dir)).unwrap(),
+            catalogue: Catalogue::load(&[]).unwrap(),
+            image: Some(DecoyImage {
+                reference,
+                blob: Blob {
+                    digest,
+                    size: 1,
+                    kind,
+                },
+            }),
+            addresses: Addresses {
+                agent_api: "localhost:8770".to_owned(),
+                enrolment: "localhost:8771".to_owned(),
+            },
+            detect: || None,
+        };
+        let control = Control::new(parts, system_clock()).unwrap();
+        let viewer = control.create_token("viewer", Role::Viewer).unwrap();
+        let router = super::router(Arc::clone(&control));
+        Self {
+            control,
+            router,
+            admin,
+            viewer,
+            folder,
+        }
+    }
+
+    /// Enrols a host, which is never heard of.
+    pub(crate) fn enrol(&self, name: &str) -> HostId {
+        let invitation = Invitation {
+            name: name.parse().unwrap(),
+            ipvlan: false,
+            interface: None,
+            lan: None,
+            lifetime: TOKEN_LIFETIME,
+            notes: None,
+        };
+        let invited = self.control.invite(&invitation).unwrap();
+        let token = read_token(&invited.token);
+        let key = HostKey::generate().unwrap();
+        let request = EnrolRequest {
+            schema: enrol::SCHEMA,
+            host: invited.host,
+            secret: token.secret,
+            csr: decnet_pki::csr::create(&key).unwrap(),
+            agent_version: "test".to_owned(),
+        };
+        self.control.enrol(&request).unwrap();
+        invited.host
+    }
+
+    /// A master with one host and the deckies of [`FLEET`].
+    pub(crate) fn with_fleet() -> Self {
+        let master = Self::new();
+        master.enrol("edge-01");
+        let request = crate::control::deploy::DeployRequest {
+            ini: FLEET.to_owned(),
+            replace: false,
+        };
+        master.control.deploy(&request).unwrap();
+        master
+    }
+
+    /// Asks as admin, over TLS, with a token.
+    pub(crate) async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        self.ask_as(&self.admin, method, path, body).await
+    }
+
+    /// Asks with a token.
+    pub(crate) async fn ask_as(
+        &self,
+        token: &str,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Answer {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/api/v1{path}"))
+            .header("authorization", format!("Bearer {token}"));
+        let request = match body {
+            None => request.body(Body::empty()),
+            Some(body) => request
+                .header(CONTENT_TYPE, "application/json")
+                .body(Body::from(body.to_string())),
+        };
+        self.send(
+            request.unwrap(),
+            Peer::Tls {
+                address: "192.0.2.7:4711".parse().unwrap(),
+            },
+        )
+        .await
+    }
+
+    /// Sends a request as it is.
+    pub(crate) async fn send(&self, mut request: Request, peer: Peer) -> Answer {
+        request.extensions_mut().insert(peer);
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let status = response.status();
+        let headers = response.headers().clone();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        Answer {
+            status,
+            headers,
+            text: String::from_utf8(bytes.to_vec()).unwrap(),
+        }
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {:?}", self.text))
+    }
+
+    pub(crate) fn detail(&self) -> String {
+        self.json()["detail"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no detail: {:?}", self.text))
+            .to_owned()
+    }
+}
+
+/// What an enrolment token says.
+pub(crate) fn read_token(token: &str) -> Token {
+    use base64::Engine as _;
+    let text = token.strip_prefix("decnet1.").unwrap();
+    let json = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(text)
+        .unwrap();
+    serde_json::from_slice(&json).unwrap()
+}
