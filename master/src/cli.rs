@@ -110,6 +110,9 @@ pub enum AdminCommand {
 pub struct Asking<T: clap::Args> {
     #[command(flatten)]
     pub args: T,
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    pub json: bool,
     #[command(flatten)]
     pub connection: Connection,
 }
@@ -188,8 +191,9 @@ pub async fn run(command: &AdminCommand, console: &mut Console<'_>) -> u8 {
 
 async fn perform(command: &AdminCommand, console: &mut Console<'_>) -> Result<(), Failure> {
     use AdminCommand as C;
-    console.json = connection(command).json;
-    let client = Client::new(connection(command))?;
+    let (json, connection) = command.shared();
+    console.json = json;
+    let client = Client::new(connection)?;
     match command {
         C::Deploy(asking) => fleet::deploy(&asking.args, &client, console).await,
         C::Plan(asking) => fleet::plan(&asking.args, &client, console).await,
@@ -205,20 +209,28 @@ async fn perform(command: &AdminCommand, console: &mut Console<'_>) -> Result<()
     }
 }
 
-fn connection(command: &AdminCommand) -> &Connection {
-    use AdminCommand as C;
-    match command {
-        C::Deploy(Asking { connection, .. }) => connection,
-        C::Plan(Asking { connection, .. }) => connection,
-        C::Status(Asking { connection, .. })
-        | C::Services(Asking { connection, .. })
-        | C::Archetypes(Asking { connection, .. })
-        | C::Distros(Asking { connection, .. }) => connection,
-        C::Decky(Asking { connection, .. }) => connection,
-        C::Host(Asking { connection, .. }) => connection,
-        C::Lifecycle(Asking { connection, .. }) => connection,
-        C::System(Asking { connection, .. }) => connection,
-        C::Token(Asking { connection, .. }) => connection,
+impl AdminCommand {
+    /// What every command takes: whether to print JSON, and how to reach the master.
+    fn shared(&self) -> (bool, &Connection) {
+        match self {
+            Self::Deploy(asking) => asking.shared(),
+            Self::Plan(asking) => asking.shared(),
+            Self::Status(asking)
+            | Self::Services(asking)
+            | Self::Archetypes(asking)
+            | Self::Distros(asking) => asking.shared(),
+            Self::Decky(asking) => asking.shared(),
+            Self::Host(asking) => asking.shared(),
+            Self::Lifecycle(asking) => asking.shared(),
+            Self::System(asking) => asking.shared(),
+            Self::Token(asking) => asking.shared(),
+        }
+    }
+}
+
+impl<T: clap::Args> Asking<T> {
+    fn shared(&self) -> (bool, &Connection) {
+        (self.json, &self.connection)
     }
 }
 

@@ -152,7 +152,7 @@ pub async fn run(
             service_fn(move |request| enrolment::answer(Arc::clone(&control), remote.clone(), request))
         },
     ));
-    let router = operator::router(Arc::clone(&control));
+    let router = operator::router(Arc::clone(&control), end.clone());
     let over_tls = router.clone();
     tasks.spawn(listen::serve_tls(
         api_listener,

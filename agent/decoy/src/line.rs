@@ -82,6 +82,23 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
         }
     }
 
+    /// Exactly `count` bytes; fewer at the end of the stream. The caller bounds `count`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the stream, an idle timeout among them.
+    pub async fn take(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        while self.buffer.len() < count {
+            let mut chunk = [0; 1024];
+            let read = self.inner.read(&mut chunk).await?;
+            if read == 0 {
+                break;
+            }
+            self.buffer.extend_from_slice(&chunk[..read]);
+        }
+        Ok(self.buffer.drain(..count.min(self.buffer.len())).collect())
+    }
+
     /// The stream, for what is not lines. Bytes already buffered are lost to it.
     pub fn get_mut(&mut self) -> &mut R {
         &mut self.inner

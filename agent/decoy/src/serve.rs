@@ -86,13 +86,16 @@ where
         session.announce();
         let session = Arc::new(session);
         let _ = stream.set_nodelay(true);
-        let work = handler(Connection::new(stream, IDLE_TIMEOUT), Arc::clone(&session));
+        let work = handler(
+            Connection::new(stream, IDLE_TIMEOUT, SESSION_CAP),
+            Arc::clone(&session),
+        );
         sessions.spawn(async move {
             let _slot = slot;
             let reason = match tokio::time::timeout(SESSION_CAP, work).await {
                 Ok(Ok(())) => "closed".to_owned(),
                 Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("lasted {} minutes", SESSION_CAP.as_secs() / 60),
+                Err(_) => "lasted too long".to_owned(),
             };
             session.close(&reason);
         });

@@ -1,10 +1,19 @@
 //! The table of services. A new one is a module and a row.
 
+mod ftp;
+mod http;
+mod https;
+mod imap;
+mod mailbox;
 mod mqtt;
 mod mysql;
+mod pop3;
 mod postgres;
 mod redis;
+mod sasl;
+mod smtp;
 mod snmp;
+mod ssh;
 mod telnet;
 mod vnc;
 
@@ -31,6 +40,26 @@ pub struct Service {
 /// Every service, by slug.
 pub const TABLE: &[Service] = &[
     Service {
+        slug: "ftp",
+        port: 21,
+        run: |context| Box::pin(ftp::run(context)),
+    },
+    Service {
+        slug: "http",
+        port: 80,
+        run: |context| Box::pin(http::run(context)),
+    },
+    Service {
+        slug: "https",
+        port: 443,
+        run: |context| Box::pin(https::run(context)),
+    },
+    Service {
+        slug: "imap",
+        port: 143,
+        run: |context| Box::pin(imap::run(context)),
+    },
+    Service {
         slug: "mqtt",
         port: 1883,
         run: |context| Box::pin(mqtt::run(context)),
@@ -39,6 +68,11 @@ pub const TABLE: &[Service] = &[
         slug: "mysql",
         port: 3306,
         run: |context| Box::pin(mysql::run(context)),
+    },
+    Service {
+        slug: "pop3",
+        port: 110,
+        run: |context| Box::pin(pop3::run(context)),
     },
     Service {
         slug: "postgres",
@@ -51,9 +85,24 @@ pub const TABLE: &[Service] = &[
         run: |context| Box::pin(redis::run(context)),
     },
     Service {
+        slug: "smtp",
+        port: 25,
+        run: |context| Box::pin(smtp::run(context, smtp::Relaying::Closed)),
+    },
+    Service {
+        slug: "smtp_relay",
+        port: 25,
+        run: |context| Box::pin(smtp::run(context, smtp::Relaying::Open)),
+    },
+    Service {
         slug: "snmp",
         port: 161,
         run: |context| Box::pin(snmp::run(context)),
+    },
+    Service {
+        slug: "ssh",
+        port: 22,
+        run: |context| Box::pin(ssh::run(context)),
     },
     Service {
         slug: "telnet",

@@ -1,6 +1,7 @@
 //! The shell that ssh and telnet give to whoever got in. Nothing is run: every answer is made up.
 
 mod appliance;
+mod editor;
 mod unix;
 mod windows;
 
@@ -9,10 +10,14 @@ use serde::Deserialize;
 use crate::host::{Host, OsFamily};
 use crate::identity::Identity;
 
+pub use editor::{Editor, Entered};
 pub use unix::release_name;
 
 /// The longest command line read, in bytes.
 pub const COMMAND_CAP: usize = 4096;
+
+/// The most one command line prints, in bytes.
+pub const OUTPUT_CAP: usize = 32 * 1024;
 
 /// The persona keys of services that give a shell.
 #[derive(Debug, Clone, Deserialize)]
@@ -121,12 +126,14 @@ impl Shell {
         }
     }
 
-    /// Answers one command line.
+    /// Answers one command line, with at most [`OUTPUT_CAP`] bytes.
     pub fn run(&mut self, line: &str) -> Reply {
-        match &mut self.dialect {
+        let mut reply = match &mut self.dialect {
             Dialect::Unix(shell) => shell.run(line),
             Dialect::Windows(shell) => shell.run(line),
             Dialect::Appliance(shell) => shell.run(line),
-        }
+        };
+        reply.text.truncate(reply.text.floor_char_boundary(OUTPUT_CAP));
+        reply
     }
 }

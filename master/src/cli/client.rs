@@ -63,9 +63,6 @@ pub struct Connection {
         global = true
     )]
     pub token: Option<String>,
-    /// Print JSON, for programs
-    #[arg(long, global = true, help_heading = None::<clap::builder::Str>)]
-    pub json: bool,
 }
 
 /// A way to the master.

@@ -35,6 +35,7 @@ use futures_util::FutureExt as _;
 use hyper::StatusCode;
 use hyper::body::Body as _;
 use hyper::header::CONTENT_TYPE;
+use tokio_util::sync::CancellationToken;
 use tower::Layer as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -71,13 +72,16 @@ impl From<&Remote> for Peer {
 struct App {
     control: Arc<Control>,
     streams: Arc<Streams>,
+    /// Ends the streams, which would hold up the end of the master.
+    end: CancellationToken,
 }
 
-/// The operator API. Requests without a [`Peer`] need a token.
-pub fn router(control: Arc<Control>) -> Router {
+/// The operator API, whose streams end with `end`. Requests without a [`Peer`] need a token.
+pub fn router(control: Arc<Control>, end: CancellationToken) -> Router {
     let app = App {
         control,
         streams: Arc::new(Streams::default()),
+        end,
     };
     let (routes, mut document) = described().split_for_parts();
     document::add_common_answers(&mut document);

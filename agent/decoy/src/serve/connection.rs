@@ -10,19 +10,22 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// A visitor's stream. Reads and writes fail with [`io::ErrorKind::TimedOut`] once no byte has moved
-/// in either direction for the idle timeout.
+/// in either direction for the idle timeout, or the session has lasted too long. The second bound is
+/// here too, because protocol crates may keep the stream in a task of their own.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
     timeout: Duration,
+    ends: Instant,
     deadline: Pin<Box<Sleep>>,
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, timeout: Duration) -> Self {
+    pub(super) fn new(stream: TcpStream, timeout: Duration, cap: Duration) -> Self {
         Self {
             stream,
             timeout,
+            ends: Instant::now() + cap,
             deadline: Box::pin(sleep(timeout)),
         }
     }
@@ -38,12 +41,16 @@ impl Connection {
     /// the time is up.
     fn watch<T>(&mut self, polled: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
-            let next = Instant::now() + self.timeout;
+            let next = self.ends.min(Instant::now() + self.timeout);
             self.deadline.as_mut().reset(next);
             return polled;
         }
         ready!(self.deadline.as_mut().poll(context));
-        let reason = format!("idle for {} s", self.timeout.as_secs());
+        let reason = if Instant::now() < self.ends {
+            format!("idle for {} s", self.timeout.as_secs())
+        } else {
+            "lasted too long".to_owned()
+        };
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, reason)))
     }
 }

@@ -8,10 +8,15 @@
 
 mod decoy;
 mod framework;
+mod ftp;
+mod http;
+mod https;
+mod mail;
 mod mqtt;
 mod mysql;
 mod postgres;
 mod redis;
 mod snmp;
+mod ssh;
 mod telnet;
 mod vnc;

@@ -110,7 +110,6 @@ async fn waiting_goes_on_when_the_streams_are_used_up() {
             ca: None,
             token_file: None,
             token: None,
-            json: false,
         };
         let client = Client::new(&connection).unwrap();
         streams.push(client.events().await.unwrap());

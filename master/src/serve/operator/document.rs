@@ -61,7 +61,9 @@ pub(super) fn add_common_answers(document: &mut OpenApi) {
             for (status, description) in COMMON {
                 let mut response = Response::new(description);
                 let content = Content::new(Some(Ref::from_schema_name("ErrorView")));
-                response.content.insert("application/json".to_owned(), content);
+                response
+                    .content
+                    .insert("application/json".to_owned(), RefOr::T(content));
                 operation
                     .responses
                     .responses

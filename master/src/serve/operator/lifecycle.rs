@@ -8,9 +8,10 @@ use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use decnet_wire::ids::OperationId;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
 
 use super::App;
 use super::access::Caller;
@@ -117,11 +118,19 @@ pub(super) async fn decky_events(caller: Caller, State(app): State<App>) -> Resu
 
 fn follow(caller: &Caller, app: &App) -> Result<Response, Problem> {
     let place = app.streams.open(caller)?;
-    Ok(transitions(app.control.events().subscribe(), place))
+    Ok(transitions(
+        app.control.events().subscribe(),
+        app.end.clone(),
+        place,
+    ))
 }
 
-/// The stream of what `events` receives. Holds `place` until it ends or its reader goes.
-pub(super) fn transitions(events: Receiver<LifecycleEvent>, place: impl Send + 'static) -> Response {
+/// The stream of what `events` receives until `end`. Holds `place` until it ends or its reader goes.
+pub(super) fn transitions(
+    events: Receiver<LifecycleEvent>,
+    end: CancellationToken,
+    place: impl Send + 'static,
+) -> Response {
     // A first comment sends the headers at once and says that nothing from here on is missed.
     let greeting = Some(Event::default().comment("keep-alive"));
     let stream = stream::unfold(
@@ -144,5 +153,6 @@ pub(super) fn transitions(events: Receiver<LifecycleEvent>, place: impl Send + '
         },
     );
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive");
+    let stream = stream.take_until(end.cancelled_owned());
     Sse::new(stream).keep_alive(keep_alive).into_response()
 }

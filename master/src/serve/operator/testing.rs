@@ -13,6 +13,7 @@ use http_body_util::BodyExt as _;
 use hyper::header::{CONTENT_TYPE, HeaderMap};
 use hyper::{Method, StatusCode};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::Peer;
@@ -75,7 +76,7 @@ impl Master {
         };
         let control = Control::new(parts, system_clock()).unwrap();
         let viewer = control.create_token("viewer", Role::Viewer).unwrap();
-        let router = super::router(Arc::clone(&control));
+        let router = super::router(Arc::clone(&control), CancellationToken::new());
         Self {
             control,
             router,

@@ -6,7 +6,7 @@ use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::serve::Connection;
-use crate::shell::COMMAND_CAP;
+use crate::shell::{Editor, Entered};
 
 // RFC 854, "TELNET COMMANDS".
 const IAC: u8 = 255;
@@ -33,8 +33,7 @@ pub(super) struct Terminal {
     negotiation: Negotiation,
     /// Typed bytes that no line has taken yet.
     typed: VecDeque<u8>,
-    /// The last byte was a CR: the LF or NUL that follows belongs to it (RFC 854, "NVT").
-    after_return: bool,
+    editor: Editor,
 }
 
 impl Terminal {
@@ -56,7 +55,7 @@ impl Terminal {
             connection,
             negotiation: Negotiation::default(),
             typed: VecDeque::new(),
-            after_return: false,
+            editor: Editor::default(),
         })
     }
 
@@ -67,39 +66,26 @@ impl Terminal {
             .await
     }
 
-    /// Prompts for a line of at most [`COMMAND_CAP`] bytes; `None` at the end of the input.
+    /// Prompts for a line; `None` at the end of the input.
     pub(super) async fn ask(&mut self, prompt: &str, echo: bool) -> io::Result<Option<String>> {
         self.send(prompt).await?;
-        let mut line = Vec::new();
         loop {
             let mut shown = Vec::new();
-            let mut ended = None;
-            while let Some(byte) = self.typed.pop_front() {
-                let follows_return = std::mem::replace(&mut self.after_return, byte == b'\r');
-                match byte {
-                    b'\n' | 0 if follows_return => {}
-                    b'\r' | b'\n' => ended = Some(true),
-                    // Ctrl-D ends an empty line, Ctrl-C empties it.
-                    4 if line.is_empty() => ended = Some(false),
-                    3 => line.clear(),
-                    8 | 127 if line.pop().is_some() => shown.extend_from_slice(b"\x08 \x08"),
-                    0..32 | 127 => {}
-                    _ if line.len() < COMMAND_CAP => {
-                        line.push(byte);
-                        shown.push(byte);
-                    }
-                    _ => {}
-                }
-                if ended.is_some() {
-                    break;
-                }
+            let mut entered = None;
+            while entered.is_none()
+                && let Some(byte) = self.typed.pop_front()
+            {
+                entered = self.editor.take(byte, &mut shown);
             }
             if echo {
                 self.connection.write_all(&shown).await?;
             }
-            if let Some(whole) = ended {
+            if let Some(entered) = entered {
                 self.send("\n").await?;
-                return Ok(whole.then(|| String::from_utf8_lossy(&line).into_owned()));
+                return Ok(match entered {
+                    Entered::Line(line) => Some(line),
+                    Entered::End => None,
+                });
             }
             if !self.fill().await? {
                 return Ok(None);

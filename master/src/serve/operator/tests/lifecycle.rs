@@ -9,6 +9,7 @@ use http_body_util::BodyExt as _;
 use hyper::Method;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::{deploy, request};
@@ -143,7 +144,7 @@ fn transition(decky: &str) -> LifecycleEvent {
 #[tokio::test]
 async fn a_slow_reader_is_told_how_much_it_missed_and_reads_on() {
     let (bus, events) = broadcast::channel(2);
-    let mut body = transitions(events, ()).into_body();
+    let mut body = transitions(events, CancellationToken::new(), ()).into_body();
     assert_eq!(next_text(&mut body).await, ": keep-alive\n\n");
     for name in ["a", "b", "c", "d", "e"] {
         bus.send(transition(name)).unwrap();
@@ -167,7 +168,7 @@ async fn a_slow_reader_is_told_how_much_it_missed_and_reads_on() {
 #[tokio::test(start_paused = true)]
 async fn an_idle_stream_shows_every_15_seconds_that_it_is_alive() {
     let (_bus, events) = broadcast::channel(2);
-    let mut body = transitions(events, ()).into_body();
+    let mut body = transitions(events, CancellationToken::new(), ()).into_body();
     assert_eq!(next_text(&mut body).await, ": keep-alive\n\n");
     let begun = tokio::time::Instant::now();
     let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
@@ -192,4 +193,17 @@ async fn the_sixth_stream_of_a_caller_is_429_and_closing_one_makes_room() {
     assert_eq!(open_stream(&master, &master.admin).await.0, 200);
     drop(open.pop());
     assert_eq!(open_stream(&master, &master.viewer).await.0, 200);
+}
+
+#[tokio::test]
+async fn the_streams_end_with_the_master() {
+    let (_bus, events) = broadcast::channel(2);
+    let end = CancellationToken::new();
+    let mut body = transitions(events, end.clone(), ()).into_body();
+    assert_eq!(next_text(&mut body).await, ": keep-alive\n\n");
+    end.cancel();
+    let rest = tokio::time::timeout(Duration::from_secs(10), body.frame())
+        .await
+        .expect("it goes on");
+    assert!(rest.is_none());
 }

@@ -1,0 +1,80 @@
+//! ssh (RFC 4251–4254): every credential is captured; who gets in finds the shell.
+
+mod software;
+mod visitor;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use russh::server::Config;
+
+use crate::Failure;
+use crate::door::Door;
+use crate::environment::Context;
+use crate::host::Host;
+use crate::identity::Identity;
+use crate::serve::{IDLE_TIMEOUT, Session};
+use crate::shell::ShellPersona;
+use visitor::Visitor;
+
+/// What all visitors share.
+#[derive(Debug)]
+struct Ssh {
+    host: Host,
+    identity: Identity,
+    door: Door,
+}
+
+pub(super) async fn run(context: Context) -> Result<(), Failure> {
+    let persona: ShellPersona = context.persona()?;
+    let host = persona.host(&context.host);
+    let config = Arc::new(Config {
+        server_id: russh::SshId::Standard(software::banner(&host, &context.identity).into()),
+        keys: software::host_keys(&context.identity),
+        preferred: software::preferred(),
+        // What sshd offers with PAM.
+        methods: software::methods(),
+        auth_rejection_time: Duration::from_millis(700),
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        // MaxAuthTries of sshd_config(5); russh counts the opening "none" as well.
+        max_auth_attempts: 7,
+        inactivity_timeout: Some(IDLE_TIMEOUT),
+        window_size: 64 * 1024,
+        channel_buffer_size: 8,
+        ..Config::default()
+    });
+    let ssh = Arc::new(Ssh {
+        door: Door::new(&context.identity, "ssh", persona.accounts()),
+        identity: context.identity.clone(),
+        host,
+    });
+    crate::serve::tcp(&context, move |connection, session| {
+        let visitor = Visitor::new(Arc::clone(&ssh), Arc::clone(&session));
+        let config = Arc::clone(&config);
+        async move {
+            let running = russh::server::run_stream(config, connection, visitor).await;
+            finish(match running {
+                Ok(running) => running.await,
+                Err(error) => Err(error),
+            })
+            .inspect_err(|error| protocol_error(&session, error))
+        }
+    })
+    .await
+}
+
+/// A visitor who hangs up is no error.
+fn finish(ended: Result<(), russh::Error>) -> io::Result<()> {
+    match ended {
+        Ok(()) | Err(russh::Error::Disconnect | russh::Error::HUP) => Ok(()),
+        Err(russh::Error::IO(error)) => Err(error),
+        Err(error) => Err(io::Error::other(error.to_string())),
+    }
+}
+
+fn protocol_error(session: &Session, error: &io::Error) {
+    if error.kind() == io::ErrorKind::Other {
+        session.garbage(error.to_string());
+    }
+}

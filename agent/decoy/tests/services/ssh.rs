@@ -1,0 +1,197 @@
+use std::sync::Arc;
+
+use russh::client::{self, AuthResult, KeyboardInteractiveAuthResponse};
+use russh::keys::ssh_key::PublicKey;
+use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg};
+use russh::{ChannelMsg, Disconnect};
+use serde_json::json;
+
+use crate::decoy::{Decoy, Start};
+
+/// A client that trusts any host key and remembers it.
+#[derive(Default)]
+struct Client {
+    seen: Arc<std::sync::Mutex<Option<String>>>,
+}
+
+impl client::Handler for Client {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, key: &PublicKey) -> Result<bool, Self::Error> {
+        *self.seen.lock().unwrap() = Some(key.fingerprint(HashAlg::Sha256).to_string());
+        Ok(true)
+    }
+}
+
+async fn connect(decoy: &Decoy) -> (client::Handle<Client>, String) {
+    let client = Client::default();
+    let seen = Arc::clone(&client.seen);
+    let handle = client::connect(Arc::default(), ("127.0.0.1", decoy.port), client)
+        .await
+        .unwrap();
+    let fingerprint = seen.lock().unwrap().clone().unwrap();
+    (handle, fingerprint)
+}
+
+/// Output and exit status of an exec request.
+async fn exec(handle: &client::Handle<Client>, command: &str) -> (String, Option<u32>) {
+    let mut channel = handle.channel_open_session().await.unwrap();
+    channel.exec(true, command).await.unwrap();
+    let (mut output, mut status) = (Vec::new(), None);
+    while let Some(message) = channel.wait().await {
+        match message {
+            ChannelMsg::Data { data } => output.extend_from_slice(&data),
+            ChannelMsg::ExitStatus { exit_status } => status = Some(exit_status),
+            _ => {}
+        }
+    }
+    (String::from_utf8(output).unwrap(), status)
+}
+
+#[tokio::test]
+async fn the_personas_password_opens_exec_and_shell_and_everything_is_logged() {
+    let decoy = Start::new("ssh")
+        .persona(&json!({"password": "t0p", "user": ""}))
+        .run();
+    let (mut handle, _) = connect(&decoy).await;
+    assert!(
+        !handle
+            .authenticate_password("root", "guess")
+            .await
+            .unwrap()
+            .success()
+    );
+    assert!(
+        !handle
+            .authenticate_password("ubuntu", "admin")
+            .await
+            .unwrap()
+            .success()
+    );
+    assert!(
+        handle
+            .authenticate_password("root", "t0p")
+            .await
+            .unwrap()
+            .success()
+    );
+    assert_eq!(
+        exec(&handle, "whoami; uname -s").await,
+        ("root\nLinux\n".to_owned(), Some(0))
+    );
+    assert_eq!(exec(&handle, "nothere").await.1, Some(127));
+
+    let mut channel = handle.channel_open_session().await.unwrap();
+    channel
+        .request_pty(true, "xterm", 80, 24, 0, 0, &[])
+        .await
+        .unwrap();
+    channel.request_shell(true).await.unwrap();
+    channel.data_bytes("hostname\rexit\r").await.unwrap();
+    let mut output = Vec::new();
+    while let Some(message) = channel.wait().await {
+        if let ChannelMsg::Data { data } = message {
+            output.extend_from_slice(&data);
+        }
+    }
+    let output = String::from_utf8(output).unwrap();
+    assert!(
+        output.contains("root@SRV-MAIL-42:~# hostname\r\nSRV-MAIL-42\r\n"),
+        "{output:?}"
+    );
+    handle
+        .disconnect(Disconnect::ByApplication, "", "")
+        .await
+        .unwrap();
+
+    assert_eq!(decoy.login("root", "guess")["event"]["outcome"], "failure");
+    assert_eq!(decoy.login("root", "t0p")["event"]["outcome"], "success");
+    for command in ["whoami; uname -s", "nothere", "hostname", "exit"] {
+        decoy.event("command", |event| event["process"]["command_line"] == command);
+    }
+    let session = decoy.event("session", |_| true);
+    assert!(
+        session["user_agent"]["original"]
+            .as_str()
+            .unwrap()
+            .starts_with("SSH-2.0-")
+    );
+    decoy.event("disconnect", |_| true);
+}
+
+#[tokio::test]
+async fn keys_and_keyboard_interactive_answers_are_captured() {
+    let decoy = Decoy::start("ssh");
+    let (mut handle, _) = connect(&decoy).await;
+    let key = PrivateKey::from(russh::keys::ssh_key::private::Ed25519Keypair::from_seed(&[9; 32]));
+    let fingerprint = key.public_key().fingerprint(HashAlg::Sha256).to_string();
+    let key = PrivateKeyWithHashAlg::new(Arc::new(key), None);
+    assert!(matches!(
+        handle.authenticate_publickey("git", key).await.unwrap(),
+        AuthResult::Failure { .. }
+    ));
+    let answer = handle
+        .authenticate_keyboard_interactive_start("root", None)
+        .await
+        .unwrap();
+    assert!(matches!(
+        answer,
+        KeyboardInteractiveAuthResponse::InfoRequest { .. }
+    ));
+    let answer = handle
+        .authenticate_keyboard_interactive_respond(vec!["admin".into()])
+        .await
+        .unwrap();
+    assert!(matches!(answer, KeyboardInteractiveAuthResponse::Success));
+
+    let offered = decoy.event("login", |event| event["decnet"]["auth_method"] == "publickey");
+    assert_eq!(offered["decnet"]["public_key"]["fingerprint"], fingerprint);
+    assert_eq!(
+        offered["decnet"]["public_key"]["type"],
+        Algorithm::Ed25519.to_string()
+    );
+    assert_eq!(
+        decoy.login("root", "admin")["decnet"]["auth_method"],
+        "keyboard-interactive"
+    );
+}
+
+#[tokio::test]
+async fn a_seed_keeps_its_host_key_and_another_has_another() {
+    let first = connect(&Start::new("ssh").seed(1).run()).await.1;
+    assert_eq!(first, connect(&Start::new("ssh").seed(1).run()).await.1);
+    assert_ne!(first, connect(&Start::new("ssh").seed(2).run()).await.1);
+}
+
+#[test]
+fn the_banner_is_the_distributions() {
+    for (distro, wanted) in [
+        ("debian", "SSH-2.0-OpenSSH_9.2p1 Debian-2"),
+        ("ubuntu22", "SSH-2.0-OpenSSH_8.9p1 Ubuntu-3"),
+        ("centos7", "SSH-2.0-OpenSSH_7.4\r\n"),
+    ] {
+        Start::new("ssh")
+            .with("DECNET_DISTRO", distro)
+            .run()
+            .connect()
+            .expect(wanted);
+    }
+}
+
+#[tokio::test]
+async fn guessing_gets_in_in_the_end() {
+    let decoy = Decoy::start("ssh");
+    for guess in 0..12 {
+        let (mut handle, _) = connect(&decoy).await;
+        if handle
+            .authenticate_password("pi", format!("guess{guess}"))
+            .await
+            .unwrap()
+            .success()
+        {
+            assert_eq!(exec(&handle, "id -u; whoami").await.0.lines().last(), Some("pi"));
+            return;
+        }
+    }
+    panic!("12 guesses are refused");
+}
