@@ -244,9 +244,11 @@ fn to_attachment(network: &str, endpoint: &EndpointSettings) -> Attachment {
         .into_iter()
         .flatten()
         .find_map(|address| address.parse::<Ipv4Addr>().ok());
+    let network_id = endpoint.network_id.clone().filter(|id| !id.is_empty());
     let mac = endpoint.mac_address.as_deref().and_then(|mac| mac.parse().ok());
     Attachment {
         network: network.to_owned(),
+        network_id,
         address,
         mac,
     }

@@ -101,6 +101,7 @@ impl Engine {
                 .iter()
                 .map(|endpoint| Attachment {
                     network: endpoint.network.clone(),
+                    network_id: container.networks.get(&endpoint.network).cloned(),
                     address: endpoint.address,
                     mac: endpoint.mac,
                 })

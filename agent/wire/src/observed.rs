@@ -96,6 +96,10 @@ impl ContainerState {
 #[serde(deny_unknown_fields)]
 pub struct Attachment {
     pub network: String,
+    /// The id of the network that it was attached to; none before its first start. A network that was made anew
+    /// under the same name has another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Ipv4Addr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

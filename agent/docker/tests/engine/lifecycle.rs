@@ -242,6 +242,32 @@ async fn a_network_that_changes_is_made_anew_with_its_deckies() {
     );
 }
 
+/// `docker network prune` takes a network whose containers have all ended. They keep its id, and the engine starts none
+/// of them on a new network of that name.
+#[tokio::test]
+async fn deckies_come_back_after_their_network_was_pruned() {
+    let lab = Lab::new().await;
+    let lan = lab.bridge();
+    let desired = lab.desire(&[&lan], &[("web", lab.decky(&lan, 5, &[("ssh", json!({}))]))]);
+    lab.converge(&desired).await;
+    for service in ["ssh", "base"] {
+        lab.docker
+            .kill_container(&lab.name("web", service), None::<KillContainerOptions>)
+            .await
+            .unwrap();
+    }
+    lab.docker.remove_network(lan.name.as_str()).await.unwrap();
+    // As after a crash between the first step and the next: the network is back, the containers are the old ones.
+    let plan = lab.plan(&desired).await;
+    let network = plan
+        .steps
+        .iter()
+        .find(|planned| matches!(planned.step, Step::CreateNetwork { .. }))
+        .unwrap();
+    lab.engine.apply(&network.step, &lab).await.unwrap();
+    lab.converge(&desired).await;
+}
+
 #[tokio::test]
 async fn a_healthy_container_counts_as_started_when_its_check_says_so() {
     let mut lab = Lab::new().await;

@@ -288,7 +288,7 @@ impl<'a> Survey<'a> {
             .iter()
             .map(|attachment| attachment.network.as_str());
         let moved = attached.any(leaving) || service.networks().any(coming);
-        if moved || !has_endpoints(service, container) {
+        if moved || !self.has_endpoints(service, container) {
             return Some(Cause::Network);
         }
         // A namespace lives as long as one run of its owner: whoever is in it then is cut off from the next run.
@@ -301,6 +301,23 @@ impl<'a> Survey<'a> {
             Some(Fate::Keep(owner) | Fate::Unpause(owner)) => container.joined.as_ref() != Some(&owner.id),
         };
         lost.then_some(Cause::Namespace)
+    }
+
+    /// An id, an address or a MAC that the engine does not tell, as of a container that does not run, is no difference.
+    fn has_endpoints(&self, service: &DesiredService, container: &ObservedContainer) -> bool {
+        fn fits<T: PartialEq + Copy>(wanted: Option<T>, seen: Option<T>) -> bool {
+            wanted.is_none() || seen.is_none() || wanted == seen
+        }
+        endpoints(&service.spec).iter().all(|endpoint| {
+            let mut networks = self.observed.networks.iter();
+            let network = networks.find(|network| network.name == endpoint.network);
+            container.attachments.iter().any(|attachment| {
+                attachment.network == endpoint.network
+                    && fits(network.map(|network| &network.id), attachment.network_id.as_ref())
+                    && fits(endpoint.address, attachment.address)
+                    && fits(endpoint.mac, attachment.mac)
+            })
+        })
     }
 }
 
@@ -324,18 +341,4 @@ fn uses(stack: &DesiredStack, network: &str) -> bool {
         .services
         .values()
         .any(|service| service.networks().any(|name| name == network))
-}
-
-/// An address or a MAC that the engine does not tell, as of a container that does not run, is no difference.
-fn has_endpoints(service: &DesiredService, container: &ObservedContainer) -> bool {
-    fn fits<T: PartialEq + Copy>(wanted: Option<T>, seen: Option<T>) -> bool {
-        wanted.is_none() || seen.is_none() || wanted == seen
-    }
-    endpoints(&service.spec).iter().all(|endpoint| {
-        container.attachments.iter().any(|attachment| {
-            attachment.network == endpoint.network
-                && fits(endpoint.address, attachment.address)
-                && fits(endpoint.mac, attachment.mac)
-        })
-    })
 }

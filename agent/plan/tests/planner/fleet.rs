@@ -169,3 +169,18 @@ pub(crate) fn round(engine: &mut Engine, desired: &Desired) -> Vec<String> {
     let plan = plan_now(desired, engine);
     run(engine, &plan, usize::MAX)
 }
+
+/// Runs a plan's steps in another order that keeps what they wait for: `choices` picks among those that could be next.
+pub(crate) fn run_in_any_order(engine: &mut Engine, plan: &Plan, choices: &[usize]) -> Vec<String> {
+    let mut done = vec![false; plan.steps.len()];
+    let mut failures = Vec::new();
+    for turn in 0..plan.steps.len() {
+        let ready: Vec<usize> = (0..plan.steps.len())
+            .filter(|index| !done[*index] && plan.steps[*index].after.iter().all(|other| done[*other]))
+            .collect();
+        let index = ready[choices[turn % choices.len()] % ready.len()];
+        failures.extend(engine.apply(&plan.steps[index].step).err());
+        done[index] = true;
+    }
+    failures
+}
