@@ -82,7 +82,15 @@ struct Memory {
     pace: Pace,
     round: u64,
     expected: Option<Digest>,
-    aimed: Option<(Digest, BTreeSet<OperationId>, Arc<Effective>, BTreeMap<Part, u64>)>,
+    aimed: Option<Aimed>,
+}
+
+/// What was worked out last, and from what.
+struct Aimed {
+    digest: Digest,
+    failed: BTreeSet<OperationId>,
+    effective: Arc<Effective>,
+    fingerprints: BTreeMap<Part, u64>,
 }
 
 /// One round's view.
@@ -109,9 +117,14 @@ impl<M: Machine> Reconciler<M> {
     /// Runs for ever; ends only when the ledger fails.
     pub(crate) async fn run(mut self) -> Result<(), LedgerError> {
         let last_round = self.ledger.journal(1)?.first().map_or(0, |entry| entry.round);
-        let mut memory = Memory { round: last_round, ..Memory::default() };
+        let mut memory = Memory {
+            round: last_round,
+            ..Memory::default()
+        };
         loop {
-            let Next::After(pause) = self.round(&mut memory).await? else { continue };
+            let Next::After(pause) = self.round(&mut memory).await? else {
+                continue;
+            };
             tokio::select! {
                 changed = self.bundles.changed() => if changed.is_err() {
                     // Nobody is left to publish: the agent is shutting down.
@@ -176,7 +189,11 @@ impl<M: Machine> Reconciler<M> {
         if plan.is_settled() && look.pending.is_empty() {
             self.engine_backoff.reset();
             // Back in time to see that it stayed so.
-            return Ok(Next::After(if incidents.is_empty() { TIMER } else { pace::STEADY }));
+            return Ok(Next::After(if incidents.is_empty() {
+                TIMER
+            } else {
+                pace::STEADY
+            }));
         }
         self.work(memory, &look).await
     }
@@ -193,7 +210,11 @@ impl<M: Machine> Reconciler<M> {
             .iter()
             .filter_map(|stack| stack.operation)
             .map(|Operation { id, .. }| id)
-            .filter(|id| operations.get(id).is_some_and(|known| known.state == OperationState::Open))
+            .filter(|id| {
+                operations
+                    .get(id)
+                    .is_some_and(|known| known.state == OperationState::Open)
+            })
             .collect();
         if open.is_empty() {
             return Ok(operations);
@@ -216,21 +237,32 @@ impl<M: Machine> Reconciler<M> {
             .filter(|(_, record)| record.state == OperationState::Failed)
             .map(|(id, _)| *id)
             .collect();
-        if let Some((digest, known, effective, aims)) = &memory.aimed
-            && digest == bundle.digest()
-            && *known == failed
+        if let Some(aimed) = &memory.aimed
+            && aimed.digest == *bundle.digest()
+            && aimed.failed == failed
         {
-            memory.pace.aim_at(aims);
-            return Ok(Arc::clone(effective));
+            memory.pace.aim_at(&aimed.fingerprints);
+            return Ok(Arc::clone(&aimed.effective));
         }
-        let effective = effective(self.host, bundle.bundle(), operations, last_good)
-            .map_err(|errors| errors.first().map_or_else(String::new, |error| one_line(&error.to_string())))?;
+        let effective = effective(self.host, bundle.bundle(), operations, last_good).map_err(|errors| {
+            errors
+                .first()
+                .map_or_else(String::new, |error| one_line(&error.to_string()))
+        })?;
         let effective = Arc::new(effective);
-        let mut aims: BTreeMap<Part, u64> =
-            effective.aims.iter().map(|(name, aim)| (Some(name.clone()), fingerprint(aim))).collect();
-        aims.insert(None, 0);
-        memory.pace.aim_at(&aims);
-        memory.aimed = Some((bundle.digest().clone(), failed, Arc::clone(&effective), aims));
+        let mut fingerprints: BTreeMap<Part, u64> = effective
+            .aims
+            .iter()
+            .map(|(name, aim)| (Some(name.clone()), fingerprint(aim)))
+            .collect();
+        fingerprints.insert(None, 0);
+        memory.pace.aim_at(&fingerprints);
+        memory.aimed = Some(Aimed {
+            digest: bundle.digest().clone(),
+            failed,
+            effective: Arc::clone(&effective),
+            fingerprints,
+        });
         Ok(effective)
     }
 
@@ -263,7 +295,8 @@ impl<M: Machine> Reconciler<M> {
                 .collect();
             self.ledger
                 .write(move |tx| {
-                    open.iter().try_for_each(|id| tx.attempt_failed(now, *id, &text, false).map(drop))
+                    open.iter()
+                        .try_for_each(|id| tx.attempt_failed(now, *id, &text, false).map(drop))
                 })
                 .await?;
         }
@@ -293,7 +326,12 @@ impl<M: Machine> Reconciler<M> {
                 steady || operation.is_some() || incident.cause == IncidentCause::Fallback
             });
             if operation.is_some() || good.as_ref() != look.last_good.get(name) || close_incident {
-                settled.push(Settled { stack: name.clone(), operation, good, close_incident });
+                settled.push(Settled {
+                    stack: name.clone(),
+                    operation,
+                    good,
+                    close_incident,
+                });
             }
         }
         if settled.is_empty() {
@@ -312,8 +350,13 @@ impl<M: Machine> Reconciler<M> {
     async fn note_drift(&self, look: &Look<'_>) -> Result<(), LedgerError> {
         let mut drifted = Vec::new();
         for (name, reason) in &look.pending {
-            let Some(aim) = look.effective.aims.get(name) else { continue };
-            let ran_before = look.last_good.get(name).is_some_and(|good| good.compose == aim.compose);
+            let Some(aim) = look.effective.aims.get(name) else {
+                continue;
+            };
+            let ran_before = look
+                .last_good
+                .get(name)
+                .is_some_and(|good| good.compose == aim.compose);
             if ran_before && look.open(name).is_none() && !look.incidents.contains_key(name) {
                 tracing::warn!(stack = %name, reason, "left the desired state");
                 drifted.push((name.clone(), aim.decky.clone(), one_line(reason)));
@@ -325,7 +368,9 @@ impl<M: Machine> Reconciler<M> {
         let now = self.clock.now();
         self.ledger
             .write(move |tx| {
-                drifted.iter().try_for_each(|(stack, decky, detail)| tx.drift(now, stack, decky, detail))
+                drifted
+                    .iter()
+                    .try_for_each(|(stack, decky, detail)| tx.drift(now, stack, decky, detail))
             })
             .await
     }
@@ -349,7 +394,9 @@ impl<M: Machine> Reconciler<M> {
             let stop = || bundles.has_changed().unwrap_or(true);
             let outcomes = execution.run(look.plan, &chosen, stop).await?;
             worked = outcomes.contains(&Outcome::Done);
-            engine_away = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Away { engine: true, .. }));
+            engine_away = outcomes
+                .iter()
+                .any(|outcome| matches!(outcome, Outcome::Away { engine: true, .. }));
             news = stop();
             meaning = consequence::consequences(&served, &outcomes);
         }
@@ -449,7 +496,13 @@ fn add_blocked(meaning: &mut BTreeMap<Part, Consequence>, plan: &Plan, may: impl
     for blocked in &plan.blocked {
         if may(&blocked.stack) {
             let error = one_line(&blocked.reason);
-            meaning.insert(blocked.stack.clone(), Consequence::Failed { error, hopeless: false });
+            meaning.insert(
+                blocked.stack.clone(),
+                Consequence::Failed {
+                    error,
+                    hopeless: false,
+                },
+            );
         }
     }
 }
