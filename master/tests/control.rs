@@ -23,7 +23,7 @@ use decnet_wire::bundle::{self, Blob, BlobKind, Bundle, OperationKind};
 use decnet_wire::enrol::{EnrolRequest, Token};
 use decnet_wire::ids::{DeckyName, Digest, HostId, OperationId, Timestamp};
 use decnet_wire::limits;
-use decnet_wire::observed::{ContainerState, Observed, ObservedContainer};
+use decnet_wire::observed::{ContainerState, Interface, Observed, ObservedContainer};
 use decnet_wire::report::{Accepted, Event, EventBody, Heartbeat, Outcome, Report};
 use time::macros::datetime;
 
@@ -229,10 +229,19 @@ impl Host {
             master,
             Some(Observed {
                 containers,
+                interfaces: vec![lan0()],
                 ..Observed::default()
             }),
             events,
         );
+    }
+}
+
+fn lan0() -> Interface {
+    Interface {
+        name: "lan0".parse().unwrap(),
+        up: true,
+        addresses: Vec::new(),
     }
 }
 
