@@ -156,7 +156,7 @@ fn scan(
 mod tests {
     use super::*;
     use crate::records::{HostStatus, Role};
-    use crate::store::{Db, Record, Writer};
+    use crate::store::{Db, Reader, Record, Writer};
     use decnet_wire::ids::HostId;
     use uuid::Uuid;
 
@@ -185,7 +185,7 @@ mod tests {
                 })
         });
         assert!(failed.is_err());
-        assert!(db.read(|r| r.all::<HostStatus>()).unwrap().is_empty());
+        assert!(db.read(Reader::all::<HostStatus>).unwrap().is_empty());
     }
 
     #[test]
@@ -199,7 +199,7 @@ mod tests {
         }
         let db = Db::new(RedbStore::open(&path).unwrap());
         let hosts: Vec<HostId> = db
-            .read(|r| r.all::<HostStatus>())
+            .read(Reader::all::<HostStatus>)
             .unwrap()
             .into_iter()
             .map(|status| status.host)
