@@ -168,6 +168,11 @@ mod tests {
         w.put(&host(n), &HostStatus::unheard(host(n)))
     }
 
+    fn all(db: &Db) -> Vec<HostStatus> {
+        let read = |r: &Reader<'_>| r.all();
+        db.read(read).unwrap()
+    }
+
     #[test]
     fn a_failed_transaction_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
@@ -185,7 +190,7 @@ mod tests {
                 })
         });
         assert!(failed.is_err());
-        assert!(db.read(Reader::all::<HostStatus>).unwrap().is_empty());
+        assert!(all(&db).is_empty());
     }
 
     #[test]
@@ -198,12 +203,7 @@ mod tests {
                 .unwrap();
         }
         let db = Db::new(RedbStore::open(&path).unwrap());
-        let hosts: Vec<HostId> = db
-            .read(Reader::all::<HostStatus>)
-            .unwrap()
-            .into_iter()
-            .map(|status| status.host)
-            .collect();
+        let hosts: Vec<HostId> = all(&db).into_iter().map(|status| status.host).collect();
         assert_eq!(hosts, [host(1), host(2), host(3)]);
     }
 
