@@ -43,6 +43,10 @@ use pace::{Pace, Part};
 /// A look at the engine at least this often, whatever the signals say.
 const TIMER: Duration = Duration::from_secs(60);
 
+/// An operation that ran when the agent was last killed succeeds only after its containers were seen to stay
+/// up for this long: whoever waited for them to settle is gone.
+const PROOF: Duration = Duration::from_secs(2);
+
 /// What the last round found. The report and the status are made of it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Condition {
@@ -83,6 +87,8 @@ struct Memory {
     round: u64,
     expected: Option<Digest>,
     aimed: Option<Aimed>,
+    /// Operations of an earlier life: since when they look done, and the restarts that were counted then.
+    unproven: BTreeMap<OperationId, Option<(Instant, u32)>>,
 }
 
 /// What was worked out last, and from what.
@@ -117,8 +123,15 @@ impl<M: Machine> Reconciler<M> {
     /// Runs for ever; ends only when the ledger fails.
     pub(crate) async fn run(mut self) -> Result<(), LedgerError> {
         let last_round = self.ledger.journal(1)?.first().map_or(0, |entry| entry.round);
+        let running = |record: &OperationRecord| record.state == OperationState::Running;
+        let operations = self.ledger.operations()?;
         let mut memory = Memory {
             round: last_round,
+            unproven: operations
+                .iter()
+                .filter(|(_, record)| running(record))
+                .map(|(id, _)| (*id, None))
+                .collect(),
             ..Memory::default()
         };
         loop {
@@ -174,6 +187,7 @@ impl<M: Machine> Reconciler<M> {
                 pending.insert(stack.clone(), blocked.reason.clone());
             }
         }
+        let proving = prove(&mut memory.unproven, &effective, &observed, &mut pending);
         let incidents = self.ledger.incidents()?;
         let look = Look {
             effective: &effective,
@@ -195,7 +209,10 @@ impl<M: Machine> Reconciler<M> {
                 pace::STEADY
             }));
         }
-        self.work(memory, &look).await
+        Ok(match self.work(memory, &look).await? {
+            Next::After(pause) if proving => Next::After(pause.min(PROOF)),
+            next => next,
+        })
     }
 
     /// `open → running` for what this bundle asks; gives all operations as they are then.
@@ -519,6 +536,49 @@ fn reason(look: &Look<'_>) -> String {
         (None, None) => format!("{} steps are left", look.plan.steps.len()),
     };
     one_line(&text)
+}
+
+/// Holds back operations of an earlier life until their containers have stayed up for [`PROOF`]. True while it
+/// holds any back.
+fn prove(
+    unproven: &mut BTreeMap<OperationId, Option<(Instant, u32)>>,
+    effective: &Effective,
+    observed: &Observed,
+    pending: &mut BTreeMap<StackName, String>,
+) -> bool {
+    let now = Instant::now();
+    let mut proving = false;
+    for (name, aim) in &effective.aims {
+        let Some(id) = aim.operation.map(|operation| operation.id) else {
+            continue;
+        };
+        let Some(since) = unproven.get_mut(&id) else {
+            continue;
+        };
+        if pending.contains_key(name) {
+            *since = None;
+            continue;
+        }
+        let containers = || {
+            observed
+                .containers
+                .iter()
+                .filter(|container| container.stack == *name)
+        };
+        let restarts = containers().map(|container| container.restarts).sum();
+        let known = since.filter(|(_, before)| *before == restarts);
+        let (start, _) = *since.insert(known.unwrap_or((now, restarts)));
+        if containers().next().is_none() || now.duration_since(start) >= PROOF {
+            unproven.remove(&id);
+        } else {
+            proving = true;
+            pending.insert(
+                name.clone(),
+                "it runs; whether it stays up is seen in a moment".to_owned(),
+            );
+        }
+    }
+    proving
 }
 
 /// Two aims with the same fingerprint are worked on at the same pace.

@@ -518,6 +518,40 @@ async fn a_kill_after_any_step_ends_in_the_same_state_and_tells_nothing_twice() 
     panic!("the scenario never ran to its end without a kill");
 }
 
+/// A kill while a start is waited for: the engine restarts the broken container meanwhile, so that the next
+/// agent's first looks may meet it in moments in which it runs.
+#[tokio::test(start_paused = true)]
+async fn a_service_that_only_seems_to_run_after_a_kill_does_not_make_its_operation_succeed() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    let stack = web(&["ssh"], 1, OperationKind::Deploy);
+    let bundle = lab.bundle(1, vec![stack.clone()]);
+    running.admit(&lab, &bundle).await;
+    running.converged().await;
+    let effective = effective(bundle.host, &bundle, &BTreeMap::new(), &BTreeMap::new()).unwrap();
+    let mut observed = lab.machine.engine.lock().unwrap().observe(bundle.host);
+    let mut unproven = BTreeMap::from([(stack.operation.unwrap().id, None)]);
+    let mut holds_back = |observed: &Observed| {
+        let mut pending = BTreeMap::new();
+        let proving = prove(&mut unproven, &effective, observed, &mut pending);
+        assert_eq!(proving, pending.contains_key(&stack.name));
+        proving
+    };
+    assert!(holds_back(&observed));
+    tokio::time::advance(PROOF / 2).await;
+    assert!(holds_back(&observed));
+    // It was restarted in between: what was seen before proves nothing.
+    observed.containers[0].restarts += 1;
+    tokio::time::advance(PROOF).await;
+    assert!(holds_back(&observed));
+    tokio::time::advance(PROOF).await;
+    assert!(!holds_back(&observed));
+    // Proven once is enough: from here on it would be drift.
+    observed.containers[0].restarts += 1;
+    assert!(!holds_back(&observed));
+    running.kill().await;
+}
+
 mod effective_state {
     use std::collections::BTreeMap;
 
