@@ -132,6 +132,7 @@ pub async fn run(
     let api = Arc::new(agent::AgentApi::new(
         Arc::clone(&control),
         args.state_dir.join("blobs"),
+        end.clone(),
     ));
     tasks.spawn(listen::serve_tls(
         agent_listener,

@@ -15,6 +15,7 @@ use decnet_wire::report::{self, Report};
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE};
 use hyper::{Method, Request, Response, StatusCode};
+use tokio_util::sync::CancellationToken;
 
 use super::blobs;
 use super::listen::Remote;
@@ -30,13 +31,14 @@ const WAIT_MAX_S: u64 = 60;
 pub struct AgentApi {
     control: Arc<Control>,
     blobs: PathBuf,
+    end: CancellationToken,
 }
 
 impl AgentApi {
-    /// Serves bundles from `control` and blobs from the folder.
+    /// Serves bundles from `control` and blobs from the folder. Polls wait until `end` at most.
     #[must_use]
-    pub fn new(control: Arc<Control>, blobs: PathBuf) -> Self {
-        Self { control, blobs }
+    pub fn new(control: Arc<Control>, blobs: PathBuf, end: CancellationToken) -> Self {
+        Self { control, blobs, end }
     }
 
     /// Answers one request.
@@ -136,6 +138,7 @@ impl AgentApi {
             tokio::select! {
                 changed = newer.changed() => if changed.is_err() { break },
                 () = tokio::time::sleep_until(deadline) => break,
+                () = self.end.cancelled() => break,
             }
         }
         Ok(message::empty(StatusCode::NO_CONTENT))
