@@ -65,7 +65,12 @@ pub(crate) struct Admission {
 
 impl Admission {
     pub(crate) fn new(audience: Audience, ledger: Arc<Ledger>, clock: SharedClock, bundles: Bundles) -> Self {
-        Self { audience: Arc::new(audience), ledger, clock, bundles }
+        Self {
+            audience: Arc::new(audience),
+            ledger,
+            clock,
+            bundles,
+        }
     }
 
     /// Publishes what the ledger holds from before. It was checked when it came in; only that it is still
@@ -89,13 +94,19 @@ impl Admission {
 
     /// The generation accepted last; zero before the first.
     pub(crate) fn generation(&self) -> u64 {
-        self.bundles.borrow().as_ref().map_or(0, |admitted| admitted.bundle().generation)
+        self.bundles
+            .borrow()
+            .as_ref()
+            .map_or(0, |admitted| admitted.bundle().generation)
     }
 
     /// Decides about an envelope and acts on it.
     pub(crate) async fn admit(&self, envelope: Vec<u8>) -> Result<Verdict, LedgerError> {
         let now = self.clock.now();
-        let memory = Memory { accepted: self.ledger.accepted()?, refusals: self.ledger.refusals()? };
+        let memory = Memory {
+            accepted: self.ledger.accepted()?,
+            refusals: self.ledger.refusals()?,
+        };
         let signed_before = memory.accepted.as_ref().map(|accepted| accepted.signed_at);
         let audience = Arc::clone(&self.audience);
         // A large bundle takes a while to hash, parse and normalise.
@@ -104,12 +115,12 @@ impl Admission {
             (outcome, envelope)
         })
         .await;
-        let Ok((outcome, envelope)) = outcome else { return Err(LedgerError::Closed) };
+        let Ok((outcome, envelope)) = outcome else {
+            return Err(LedgerError::Closed);
+        };
         match outcome {
             Ok(Examined::NoNews) => Ok(Verdict::NoNews),
-            Ok(Examined::News(admitted)) => {
-                self.accept(*admitted, envelope, now, signed_before).await
-            }
+            Ok(Examined::News(admitted)) => self.accept(*admitted, envelope, now, signed_before).await,
             Err(refusal) => {
                 self.refuse(&refusal, now).await?;
                 Ok(Verdict::Refused)
@@ -145,7 +156,13 @@ impl Admission {
     }
 
     async fn refuse(&self, refusal: &Refusal, now: Timestamp) -> Result<(), LedgerError> {
-        let Refusal { code, detail, digest, generation, .. } = refusal;
+        let Refusal {
+            code,
+            detail,
+            digest,
+            generation,
+            ..
+        } = refusal;
         if *code == Code::Equivocation {
             tracing::error!(code = code.as_str(), %digest, generation, "ALARM, bundle refused: {detail}");
         } else {
@@ -157,7 +174,9 @@ impl Admission {
             stands: refusal.stands(),
         };
         let (detail, generation) = (detail.clone(), *generation);
-        self.ledger.write(move |tx| tx.refuse(now, &record, &detail, generation)).await
+        self.ledger
+            .write(move |tx| tx.refuse(now, &record, &detail, generation))
+            .await
     }
 }
 

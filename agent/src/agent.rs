@@ -91,7 +91,12 @@ impl Agent {
         if let Some(aside) = opened.set_aside {
             tracing::error!(kept_as = %aside.display(), "the ledger was damaged; a fresh one was begun");
         }
-        Ok(Self { config, identity: Arc::new(identity), ledger: Arc::new(opened.ledger), clock })
+        Ok(Self {
+            config,
+            identity: Arc::new(identity),
+            ledger: Arc::new(opened.ledger),
+            clock,
+        })
     }
 
     /// The host that this agent works for.
@@ -196,8 +201,12 @@ impl Agent {
             host_key: self.identity.host_key(),
             trust: self.identity.trust.clone(),
         };
-        let admission =
-            Admission::new(audience, Arc::clone(&self.ledger), Arc::clone(&self.clock), bundles);
+        let admission = Admission::new(
+            audience,
+            Arc::clone(&self.ledger),
+            Arc::clone(&self.clock),
+            bundles,
+        );
         admission.restore().map_err(RunError::Ledger)?;
         let pull = Pull {
             link: link()?,
@@ -214,7 +223,9 @@ impl Agent {
         tasks.spawn(reporter.run());
         tasks.spawn(reconciler.run());
         tasks.spawn(async move {
-            machine.wake_on_events(&wake, Backoff::for_the_engine(seeded_by_the_system())).await;
+            machine
+                .wake_on_events(&wake, Backoff::for_the_engine(seeded_by_the_system()))
+                .await;
             Ok(())
         });
         tasks.spawn(async move {

@@ -31,7 +31,12 @@ impl Backoff {
 
     /// `floor` must not be above `ceiling`; where it is, every wait is `ceiling`.
     pub(crate) fn new(floor: Duration, ceiling: Duration, rng: SmallRng) -> Self {
-        Self { floor, ceiling, last: floor, rng }
+        Self {
+            floor,
+            ceiling,
+            last: floor,
+            rng,
+        }
     }
 
     /// The next wait. Never under the floor, never over the ceiling.
@@ -69,7 +74,11 @@ impl Patience {
 
     /// The pause after an error. A master that does not let this host in is asked rarely.
     pub(crate) fn after(&mut self, error: &LinkError) -> Duration {
-        if error.is_refusal() { self.refused.next() } else { self.usual.next() }
+        if error.is_refusal() {
+            self.refused.next()
+        } else {
+            self.usual.next()
+        }
     }
 
     /// The pause after an answer that was in order but brought nothing of use.

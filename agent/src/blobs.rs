@@ -45,7 +45,11 @@ pub(crate) enum BlobError {
     #[error("blob {0} is not part of the accepted bundle")]
     Unknown(Digest),
     #[error("cannot fetch blob {digest}")]
-    Fetch { digest: Digest, #[source] source: LinkError },
+    Fetch {
+        digest: Digest,
+        #[source]
+        source: LinkError,
+    },
     #[error("blob {digest} is longer than the {size} bytes that the bundle says")]
     TooLong { digest: Digest, size: u64 },
     #[error("blob {digest} broke off after {at} of {size} bytes")]
@@ -53,12 +57,21 @@ pub(crate) enum BlobError {
     #[error("what the master sent for blob {0} has another digest")]
     Content(Digest),
     #[error("cannot {doing} {path}")]
-    File { doing: &'static str, path: PathBuf, #[source] source: io::Error },
+    File {
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
 }
 
 impl Blobs {
     pub(crate) fn new(dir: PathBuf, link: Link) -> Self {
-        Self { dir, link: Mutex::new(link), sizes: StdMutex::new(BTreeMap::new()) }
+        Self {
+            dir,
+            link: Mutex::new(link),
+            sizes: StdMutex::new(BTreeMap::new()),
+        }
     }
 
     /// From now on these blobs may be asked for. Files of others are removed; so are pieces of them.
@@ -80,7 +93,12 @@ impl Blobs {
     }
 
     async fn have(&self, digest: &Digest) -> Result<File, BlobError> {
-        let size = self.sizes.lock().unwrap_or_else(PoisonError::into_inner).get(digest).copied();
+        let size = self
+            .sizes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(digest)
+            .copied();
         let size = size.ok_or_else(|| BlobError::Unknown(digest.clone()))?;
         let path = self.dir.join(digest.hex());
         if let Some(file) = open_complete(&path, size).await {
@@ -103,7 +121,11 @@ impl Blobs {
                 }
             }
         }
-        File::open(&path).await.map_err(|source| BlobError::File { doing: "open", path, source })
+        File::open(&path).await.map_err(|source| BlobError::File {
+            doing: "open",
+            path,
+            source,
+        })
     }
 }
 
@@ -115,11 +137,10 @@ impl BlobSource for Blobs {
                 BlobError::Unknown(_) | BlobError::TooLong { .. } | BlobError::Content(_) => {
                     io::ErrorKind::NotFound
                 }
-                BlobError::Fetch { source: LinkError::Status { status, .. }, .. }
-                    if *status == StatusCode::NOT_FOUND =>
-                {
-                    io::ErrorKind::NotFound
-                }
+                BlobError::Fetch {
+                    source: LinkError::Status { status, .. },
+                    ..
+                } if *status == StatusCode::NOT_FOUND => io::ErrorKind::NotFound,
                 // A full disk is said at once, in the row.
                 BlobError::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                     io::ErrorKind::NotFound
@@ -159,7 +180,9 @@ async fn fetch(link: &mut Link, dir: &Path, digest: &Digest, size: u64) -> Resul
         .await
         .map_err(failed("open", &part))?;
 
-    let (mut hash, mut at) = hash_so_far(&mut file, size).await.map_err(failed("read", &part))?;
+    let (mut hash, mut at) = hash_so_far(&mut file, size)
+        .await
+        .map_err(failed("read", &part))?;
     if at > size {
         file.set_len(0).await.map_err(failed("shorten", &part))?;
         (hash, at) = (Sha256::new(), 0);
@@ -176,7 +199,9 @@ async fn fetch(link: &mut Link, dir: &Path, digest: &Digest, size: u64) -> Resul
     }
     file.sync_all().await.map_err(failed("write", &part))?;
     let path = dir.join(digest.hex());
-    tokio::fs::rename(&part, &path).await.map_err(failed("rename", &part))
+    tokio::fs::rename(&part, &path)
+        .await
+        .map_err(failed("rename", &part))
 }
 
 /// Hashes what an earlier try left, and stands at its end.
@@ -204,20 +229,33 @@ async fn stream(
     at: &mut u64,
     part: &Path,
 ) -> Result<(), BlobError> {
-    let fetch = |source| BlobError::Fetch { digest: digest.clone(), source };
+    let fetch = |source| BlobError::Fetch {
+        digest: digest.clone(),
+        source,
+    };
     let mut request = Request::builder().uri(format!("/agent/v1/blobs/sha256/{}", digest.hex()));
     if *at > 0 {
         request = request.header(header::RANGE, format!("bytes={at}-"));
     }
-    let request = request.body(Bytes::new()).map_err(|error| fetch(LinkError::Request(error)))?;
+    let request = request
+        .body(Bytes::new())
+        .map_err(|error| fetch(LinkError::Request(error)))?;
     let answer = link.send(&request, PIECE).await.map_err(fetch)?;
-    let failed = |doing, source| BlobError::File { doing, path: part.to_owned(), source };
+    let failed = |doing, source| BlobError::File {
+        doing,
+        path: part.to_owned(),
+        source,
+    };
     match answer.status() {
         StatusCode::PARTIAL_CONTENT if starts_at(&answer, *at) => {}
         // RFC 9110 section 14.2: a server may ignore the range and send everything.
         StatusCode::OK => {
-            file.set_len(0).await.map_err(|source| failed("shorten", source))?;
-            tokio::io::AsyncSeekExt::rewind(file).await.map_err(|source| failed("rewind", source))?;
+            file.set_len(0)
+                .await
+                .map_err(|source| failed("shorten", source))?;
+            tokio::io::AsyncSeekExt::rewind(file)
+                .await
+                .map_err(|source| failed("rewind", source))?;
             (*hash, *at) = (Sha256::new(), 0);
         }
         _ => return Err(fetch(link.unexpected(answer).await)),
@@ -230,20 +268,33 @@ async fn stream(
             // Resumed by the next try.
             Ok(Some(Err(_))) | Err(_) => {
                 link.close();
-                return Err(BlobError::Short { digest: digest.clone(), at: *at, size });
+                return Err(BlobError::Short {
+                    digest: digest.clone(),
+                    at: *at,
+                    size,
+                });
             }
         };
         let Ok(data) = frame.into_data() else { continue };
         if *at + data.len() as u64 > size {
             link.close();
-            return Err(BlobError::TooLong { digest: digest.clone(), size });
+            return Err(BlobError::TooLong {
+                digest: digest.clone(),
+                size,
+            });
         }
-        file.write_all(&data).await.map_err(|source| failed("write", source))?;
+        file.write_all(&data)
+            .await
+            .map_err(|source| failed("write", source))?;
         hash.update(&data);
         *at += data.len() as u64;
     }
     if *at < size {
-        return Err(BlobError::Short { digest: digest.clone(), at: *at, size });
+        return Err(BlobError::Short {
+            digest: digest.clone(),
+            at: *at,
+            size,
+        });
     }
     Ok(())
 }

@@ -55,7 +55,10 @@ pub struct Failure {
 
 impl Failure {
     fn new(exit: Exit, error: &dyn std::error::Error) -> Self {
-        Self { text: error_chain(error), exit }
+        Self {
+            text: error_chain(error),
+            exit,
+        }
     }
 
     /// The exit code.
@@ -109,7 +112,13 @@ struct Common {
     #[arg(long, global = true)]
     log_json: bool,
     /// What to log, such as `info` or `decnet_agent=debug`.
-    #[arg(long, global = true, value_name = "FILTER", env = "DECNET_LOG", default_value = "info")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        env = "DECNET_LOG",
+        default_value = "info"
+    )]
     log: String,
 }
 
@@ -156,7 +165,9 @@ impl Cli {
     pub fn init_tracing(&self) {
         let filter = tracing_subscriber::EnvFilter::try_new(&self.common.log)
             .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let builder = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr);
         // A second subscriber in one process keeps the first: nothing to do about it, and nothing lost.
         let _ = if self.common.log_json {
             builder.json().flatten_event(true).try_init()
@@ -171,10 +182,18 @@ impl Cli {
     /// [`Failure`], to be shown as it is.
     pub async fn run(self) -> Result<Exit, Failure> {
         if let Command::Completions { shell } = self.command {
-            clap_complete::generate(shell, &mut Self::command(), "decnet-agent", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut Self::command(),
+                "decnet-agent",
+                &mut std::io::stdout(),
+            );
             return Ok(Exit::Done);
         }
-        let config = self.common.config().map_err(|error| Failure::new(Exit::Failed, &error))?;
+        let config = self
+            .common
+            .config()
+            .map_err(|error| Failure::new(Exit::Failed, &error))?;
         match self.command {
             Command::Enroll { token, force } => enroll(&token, force, &config).await,
             Command::Run => run(config).await,
@@ -198,19 +217,22 @@ impl Cli {
                 output.print(&preview, Preview::to_text)
             }
             Command::Journal { output, limit } => {
-                let entries: Vec<JournalEntry> = match asked(&config, &format!("/journal?limit={limit}")).await? {
-                    Some(entries) => entries,
-                    None => Agent::open(config)?
-                        .ledger()
-                        .journal(limit)
-                        .map_err(|error| Failure::new(Exit::Failed, &error))?,
-                };
+                let entries: Vec<JournalEntry> =
+                    match asked(&config, &format!("/journal?limit={limit}")).await? {
+                        Some(entries) => entries,
+                        None => Agent::open(config)?
+                            .ledger()
+                            .journal(limit)
+                            .map_err(|error| Failure::new(Exit::Failed, &error))?,
+                    };
                 output.print(&entries, |entries| journal_text(entries))
             }
             Command::Doctor(output) => {
                 let findings = doctor::examine(&config).await;
                 output.print(&findings, |findings| doctor::to_text(findings))?;
-                let unwell = findings.iter().any(|finding| finding.level == doctor::Level::Fail);
+                let unwell = findings
+                    .iter()
+                    .any(|finding| finding.level == doctor::Level::Fail);
                 Ok(if unwell { Exit::Unwell } else { Exit::Done })
             }
             // Answered above, before any file was looked at.
@@ -268,14 +290,16 @@ async fn enroll(token: &str, force: bool, config: &Config) -> Result<Exit, Failu
         token.to_owned()
     };
     let existing = if force { Existing::Replace } else { Existing::Keep };
-    let enrolled = enrol::enrol_over(&token, config, existing).await.map_err(|error| {
-        let exit = match &error {
-            EnrolError::Ledger(_) => Exit::Held,
-            EnrolError::Token { .. } => Exit::Usage,
-            _ => Exit::Failed,
-        };
-        Failure::new(exit, &error)
-    })?;
+    let enrolled = enrol::enrol_over(&token, config, existing)
+        .await
+        .map_err(|error| {
+            let exit = match &error {
+                EnrolError::Ledger(_) => Exit::Held,
+                EnrolError::Token { .. } => Exit::Usage,
+                _ => Exit::Failed,
+            };
+            Failure::new(exit, &error)
+        })?;
     println!(
         "enrolled as {} ({}); pulls from {}; certificate until {}",
         enrolled.name, enrolled.host, enrolled.agent_api, enrolled.certificate_ends_at
@@ -300,5 +324,7 @@ async fn run(config: Config) -> Result<Exit, Failure> {
     });
     let outcome = agent.run(shutdown).await;
     signals.abort();
-    outcome.map(|()| Exit::Done).map_err(|error| Failure::new(Exit::Failed, &error))
+    outcome
+        .map(|()| Exit::Done)
+        .map_err(|error| Failure::new(Exit::Failed, &error))
 }

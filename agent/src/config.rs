@@ -43,7 +43,9 @@ impl Config {
     /// # Errors
     /// When the file cannot be read, or a line of its `[agent]` section is not understood.
     pub fn with_file(mut self, path: &Path) -> Result<Self, ConfigError> {
-        let Some(settings) = ini::read(path)? else { return Ok(self) };
+        let Some(settings) = ini::read(path)? else {
+            return Ok(self);
+        };
         for entry in settings.section("agent") {
             let invalid = |why: String| ConfigError::Setting {
                 path: path.to_owned(),
@@ -53,8 +55,12 @@ impl Config {
             };
             match entry.key.as_str() {
                 "master" => {
-                    self.master =
-                        Some(entry.value.parse().map_err(|error: HostPortError| invalid(error.to_string()))?);
+                    self.master = Some(
+                        entry
+                            .value
+                            .parse()
+                            .map_err(|error: HostPortError| invalid(error.to_string()))?,
+                    );
                 }
                 "ipvlan" => {
                     self.ipvlan = Some(match entry.value.as_str() {
@@ -63,7 +69,11 @@ impl Config {
                         other => return Err(invalid(format!("{other:?} is neither true nor false"))),
                     });
                 }
-                _ => return Err(invalid("there is no such setting; known are: master, ipvlan".to_owned())),
+                _ => {
+                    return Err(invalid(
+                        "there is no such setting; known are: master, ipvlan".to_owned(),
+                    ));
+                }
             }
         }
         Ok(self)
@@ -86,13 +96,26 @@ impl Config {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read {path}")]
-    Read { path: PathBuf, #[source] source: std::io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("{path} is longer than {most} bytes")]
     TooLarge { path: PathBuf, most: usize },
     #[error("{path}, line {line}: {why}")]
-    Syntax { path: PathBuf, line: usize, why: &'static str },
+    Syntax {
+        path: PathBuf,
+        line: usize,
+        why: &'static str,
+    },
     #[error("{path}, line {line}: [agent] {key}: {why}")]
-    Setting { path: PathBuf, line: usize, key: String, why: String },
+    Setting {
+        path: PathBuf,
+        line: usize,
+        key: String,
+        why: String,
+    },
 }
 
 /// `host:port`, where the host is a DNS name, an IPv4 address or an IPv6 address in brackets.
@@ -138,7 +161,9 @@ impl FromStr for HostPort {
 
 fn is_host_name(text: &str) -> bool {
     (1..=253).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
 }
 
 impl fmt::Display for HostPort {
@@ -170,14 +195,17 @@ mod tests {
 
     #[test]
     fn a_missing_file_says_nothing() {
-        let config = Config::new("/nowhere").with_file(Path::new("/nowhere/decnet.ini")).unwrap();
+        let config = Config::new("/nowhere")
+            .with_file(Path::new("/nowhere/decnet.ini"))
+            .unwrap();
         assert_eq!(config, Config::new("/nowhere"));
     }
 
     #[test]
     fn the_agent_section_is_read_and_other_sections_are_not_ours() {
-        let config = from_text("; note\n[master]\nwhatever = 1\n\n[agent]\nmaster = m.example:8770\nipvlan=true\n")
-            .unwrap();
+        let config =
+            from_text("; note\n[master]\nwhatever = 1\n\n[agent]\nmaster = m.example:8770\nipvlan=true\n")
+                .unwrap();
         assert_eq!(config.master.unwrap().to_string(), "m.example:8770");
         assert_eq!(config.ipvlan, Some(true));
     }
@@ -185,9 +213,18 @@ mod tests {
     #[test]
     fn a_setting_that_is_not_understood_is_named_with_its_line() {
         for (text, says) in [
-            ("[agent]\nmaster = nowhere\n", "line 2: [agent] master: \"nowhere\" is not host:port"),
-            ("[agent]\nipvlan = yes\n", "line 2: [agent] ipvlan: \"yes\" is neither true nor false"),
-            ("[agent]\n\nmaser = a:1\n", "line 3: [agent] maser: there is no such setting"),
+            (
+                "[agent]\nmaster = nowhere\n",
+                "line 2: [agent] master: \"nowhere\" is not host:port",
+            ),
+            (
+                "[agent]\nipvlan = yes\n",
+                "line 2: [agent] ipvlan: \"yes\" is neither true nor false",
+            ),
+            (
+                "[agent]\n\nmaser = a:1\n",
+                "line 3: [agent] maser: there is no such setting",
+            ),
             ("[agent\n", "line 1: a section's name"),
             ("[agent]\nmaster\n", "line 2: expected"),
             ("[agent]\nipvlan=true\nipvlan=false\n", "line 3: the same setting"),
@@ -202,7 +239,18 @@ mod tests {
         for good in ["a:1", "10.0.0.1:8770", "[::1]:8771", "master.example.org:65535"] {
             assert_eq!(good.parse::<HostPort>().unwrap().to_string(), good);
         }
-        for bad in ["", "a", "a:", ":1", "a:0", "a:65536", "::1:80", "http://a:1", "a b:1", "[a]:1"] {
+        for bad in [
+            "",
+            "a",
+            "a:",
+            ":1",
+            "a:0",
+            "a:65536",
+            "::1:80",
+            "http://a:1",
+            "a b:1",
+            "[a]:1",
+        ] {
             assert!(bad.parse::<HostPort>().is_err(), "{bad}");
         }
     }

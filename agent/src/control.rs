@@ -51,11 +51,23 @@ pub(crate) struct Control {
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     #[error("cannot listen on {path}")]
-    Listen { path: PathBuf, #[source] source: std::io::Error },
+    Listen {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("no agent answers on {path}")]
-    Connect { path: PathBuf, #[source] source: std::io::Error },
+    Connect {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the agent on {path} broke off")]
-    Exchange { path: PathBuf, #[source] source: Box<dyn std::error::Error + Send + Sync> },
+    Exchange {
+        path: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("the agent on {path} did not answer in time")]
     Timeout { path: PathBuf },
     #[error("the agent says: {0}")]
@@ -66,7 +78,10 @@ pub enum ControlError {
 
 /// Makes the socket. Whoever calls holds the ledger, so a socket that is there is a dead agent's.
 pub(crate) fn listen(path: &Path) -> Result<UnixListener, ControlError> {
-    let failed = |source| ControlError::Listen { path: path.to_owned(), source };
+    let failed = |source| ControlError::Listen {
+        path: path.to_owned(),
+        source,
+    };
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
@@ -126,7 +141,10 @@ impl Control {
                 json(preview.map_err(|error| error_chain(&error)))
             }
             "/journal" => {
-                let limit = request.uri().query().and_then(|query| query.strip_prefix("limit="));
+                let limit = request
+                    .uri()
+                    .query()
+                    .and_then(|query| query.strip_prefix("limit="));
                 let limit = match limit.map(str::parse) {
                     None => JOURNAL,
                     Some(Ok(limit)) => limit,
@@ -148,7 +166,10 @@ fn json<T: Serialize>(outcome: Result<T, String>) -> Response<Full<Bytes>> {
 }
 
 fn said(status: StatusCode, detail: &str) -> Response<Full<Bytes>> {
-    respond(status, serde_json::json!({ "detail": detail }).to_string().into_bytes())
+    respond(
+        status,
+        serde_json::json!({ "detail": detail }).to_string().into_bytes(),
+    )
 }
 
 fn respond(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {
@@ -163,7 +184,9 @@ fn respond(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {
 pub(crate) async fn ask<T: DeserializeOwned>(path: &Path, query: &str) -> Result<T, ControlError> {
     timeout(PATIENCE, exchange(path, query))
         .await
-        .map_err(|_| ControlError::Timeout { path: path.to_owned() })?
+        .map_err(|_| ControlError::Timeout {
+            path: path.to_owned(),
+        })?
 }
 
 async fn exchange<T: DeserializeOwned>(path: &Path, query: &str) -> Result<T, ControlError> {
@@ -173,7 +196,10 @@ async fn exchange<T: DeserializeOwned>(path: &Path, query: &str) -> Result<T, Co
     };
     let stream = UnixStream::connect(path)
         .await
-        .map_err(|source| ControlError::Connect { path: path.to_owned(), source })?;
+        .map_err(|source| ControlError::Connect {
+            path: path.to_owned(),
+            source,
+        })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| broke(error.into()))?;
@@ -183,9 +209,16 @@ async fn exchange<T: DeserializeOwned>(path: &Path, query: &str) -> Result<T, Co
         .header(header::HOST, "agent")
         .body(Empty::<Bytes>::new())
         .map_err(|error| broke(error.into()))?;
-    let answer = sender.send_request(request).await.map_err(|error| broke(error.into()))?;
+    let answer = sender
+        .send_request(request)
+        .await
+        .map_err(|error| broke(error.into()))?;
     let status = answer.status();
-    let body = Limited::new(answer.into_body(), LONGEST_ANSWER).collect().await.map_err(broke)?.to_bytes();
+    let body = Limited::new(answer.into_body(), LONGEST_ANSWER)
+        .collect()
+        .await
+        .map_err(broke)?
+        .to_bytes();
     driver.abort();
     if status == StatusCode::OK {
         return serde_json::from_slice(&body).map_err(ControlError::Answer);

@@ -41,15 +41,30 @@ pub enum Level {
 
 impl Finding {
     fn ok(check: &'static str, says: impl Into<String>) -> Self {
-        Self { check, level: Level::Ok, says: says.into(), advice: None }
+        Self {
+            check,
+            level: Level::Ok,
+            says: says.into(),
+            advice: None,
+        }
     }
 
     fn warn(check: &'static str, says: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { check, level: Level::Warn, says: says.into(), advice: Some(advice.into()) }
+        Self {
+            check,
+            level: Level::Warn,
+            says: says.into(),
+            advice: Some(advice.into()),
+        }
     }
 
     fn fail(check: &'static str, says: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { check, level: Level::Fail, says: says.into(), advice: Some(advice.into()) }
+        Self {
+            check,
+            level: Level::Fail,
+            says: says.into(),
+            advice: Some(advice.into()),
+        }
     }
 }
 
@@ -96,7 +111,13 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
 #[must_use]
 pub fn to_text(findings: &[Finding]) -> String {
     let mut text = String::new();
-    for Finding { check, level, says, advice } in findings {
+    for Finding {
+        check,
+        level,
+        says,
+        advice,
+    } in findings
+    {
         let level = match level {
             Level::Ok => "ok",
             Level::Warn => "warn",
@@ -118,9 +139,11 @@ fn state_dir(path: &Path) -> Finding {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Finding::warn(CHECK, format!("{shown} does not exist"), "enrolment makes it")
         }
-        Err(error) => {
-            Finding::fail(CHECK, format!("{shown}: {error}"), "run this as the user that the agent runs as")
-        }
+        Err(error) => Finding::fail(
+            CHECK,
+            format!("{shown}: {error}"),
+            "run this as the user that the agent runs as",
+        ),
         Ok(found) if !found.is_dir() => {
             Finding::fail(CHECK, format!("{shown} is no folder"), "move it away, then enrol")
         }
@@ -131,7 +154,11 @@ fn state_dir(path: &Path) -> Finding {
         }
         Ok(found) if found.uid() != nix::unistd::geteuid().as_raw() => {
             let says = format!("{shown} belongs to user {}", found.uid());
-            Finding::warn(CHECK, says, "the agent must own it; run this as the user that the agent runs as")
+            Finding::warn(
+                CHECK,
+                says,
+                "the agent must own it; run this as the user that the agent runs as",
+            )
         }
         Ok(_) => Finding::ok(CHECK, format!("{shown} is private")),
     }
@@ -140,7 +167,10 @@ fn state_dir(path: &Path) -> Finding {
 fn space(path: &Path) -> Finding {
     const CHECK: &str = "disk";
     // The folder may not be there yet; its nearest parent is on the same disk more often than not.
-    let existing = path.ancestors().find(|parent| parent.exists()).unwrap_or(Path::new("/"));
+    let existing = path
+        .ancestors()
+        .find(|parent| parent.exists())
+        .unwrap_or(Path::new("/"));
     match nix::sys::statvfs::statvfs(existing) {
         Err(error) => Finding::warn(CHECK, format!("{}: {error}", existing.display()), "look with df"),
         Ok(found) => {
@@ -162,7 +192,10 @@ async fn engine(socket: &Path) -> Finding {
     let advice = "install or start the Docker Engine, 20.10 or newer, and let this user reach its socket";
     let version = async { Engine::connect(socket).await?.version().await };
     match version.await {
-        Ok(version) => Finding::ok(CHECK, format!("Docker Engine {version} answers on {}", socket.display())),
+        Ok(version) => Finding::ok(
+            CHECK,
+            format!("Docker Engine {version} answers on {}", socket.display()),
+        ),
         Err(error) => Finding::fail(CHECK, error_chain(&error), advice),
     }
 }
@@ -189,7 +222,11 @@ fn driver(name: &'static str, needed: bool) -> Finding {
     }
     let says = "not found in the kernel's files; it may be built in all the same";
     if needed {
-        Finding::warn(name, says, format!("if networks of this kind fail, load it with `modprobe {name}`"))
+        Finding::warn(
+            name,
+            says,
+            format!("if networks of this kind fail, load it with `modprobe {name}`"),
+        )
     } else {
         Finding::ok(name, format!("{says}; this host does not need it"))
     }
@@ -219,7 +256,11 @@ fn interface(identity: &Identity) -> Finding {
         Finding::ok(CHECK, format!("{name} exists"))
     } else {
         let says = format!("{name}, which enrolment fixed for this host, does not exist");
-        Finding::fail(CHECK, says, "create it, or enrol again with the interface that the host has")
+        Finding::fail(
+            CHECK,
+            says,
+            "create it, or enrol again with the interface that the host has",
+        )
     }
 }
 
@@ -229,7 +270,13 @@ async fn master(config: &Config, identity: &Identity) -> Vec<Finding> {
     let to = config.master.as_ref().unwrap_or(&identity.agent_api);
     let (answer, ours) = match ask(to, identity).await {
         Ok(answer) => answer,
-        Err(error) => return vec![Finding::fail(CHECK, error, "check the address, the network and the master")],
+        Err(error) => {
+            return vec![Finding::fail(
+                CHECK,
+                error,
+                "check the address, the network and the master",
+            )];
+        }
     };
     let mut findings = vec![match answer.status() {
         StatusCode::OK | StatusCode::NO_CONTENT => Finding::ok(CHECK, format!("{to} answers this host")),
@@ -238,7 +285,11 @@ async fn master(config: &Config, identity: &Identity) -> Vec<Finding> {
             format!("{to} does not let this host in ({})", answer.status()),
             "the host was removed at the master; enrol it again",
         ),
-        status => Finding::warn(CHECK, format!("{to} answers {status}"), "look at the master's log"),
+        status => Finding::warn(
+            CHECK,
+            format!("{to} answers {status}"),
+            "look at the master's log",
+        ),
     }];
     let theirs = answer
         .headers()
@@ -246,7 +297,11 @@ async fn master(config: &Config, identity: &Identity) -> Vec<Finding> {
         .and_then(|value| value.to_str().ok())
         .and_then(parse_http_date);
     findings.push(match theirs {
-        None => Finding::warn("clock", "the master's answer tells no time", "compare the clocks by hand"),
+        None => Finding::warn(
+            "clock",
+            "the master's answer tells no time",
+            "compare the clocks by hand",
+        ),
         Some(theirs) => {
             let off = (ours - theirs).unsigned_abs();
             let says = format!("{} s away from the master's", off.as_secs());
@@ -272,7 +327,10 @@ async fn ask(
         .body(Bytes::new())
         .map_err(|error| error_chain(&LinkError::Request(error)))?;
     let mut link = Link::new(to.clone(), tls).map_err(|error| error_chain(&error))?;
-    let answer = link.send(&request, ANSWER).await.map_err(|error| error_chain(&error))?;
+    let answer = link
+        .send(&request, ANSWER)
+        .await
+        .map_err(|error| error_chain(&error))?;
     Ok((answer, SystemClock.now().get()))
 }
 
@@ -281,7 +339,9 @@ fn parse_http_date(text: &str) -> Option<OffsetDateTime> {
     let form = format_description!(
         "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
     );
-    time::PrimitiveDateTime::parse(text, form).ok().map(time::PrimitiveDateTime::assume_utc)
+    time::PrimitiveDateTime::parse(text, form)
+        .ok()
+        .map(time::PrimitiveDateTime::assume_utc)
 }
 
 #[cfg(test)]

@@ -76,7 +76,11 @@ pub enum EnrolError {
     #[error("the ledger of the identity before cannot be put away; stop the agent first")]
     Ledger(#[source] LedgerError),
     #[error("cannot put {path} away")]
-    PutAway { path: PathBuf, #[source] source: std::io::Error },
+    PutAway {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the certificate request cannot be made")]
     Csr(#[source] CsrError),
     #[error("cannot speak TLS")]
@@ -128,7 +132,10 @@ pub(crate) async fn enrol_at(
     files::create_private_dir(&config.state_dir).map_err(EnrolError::StateDir)?;
     let before = match Identity::load(&config.state_dir) {
         Ok(identity) if existing == Existing::Keep => {
-            return Err(EnrolError::AlreadyEnrolled { name: identity.name, host: identity.host });
+            return Err(EnrolError::AlreadyEnrolled {
+                name: identity.name,
+                host: identity.host,
+            });
         }
         Ok(identity) => Some(identity.host),
         Err(IdentityError::NotEnrolled { .. }) => None,
@@ -150,16 +157,23 @@ pub(crate) async fn enrol_at(
 fn parse_token(text: &str) -> Result<Token, EnrolError> {
     let text = text.trim();
     if text.len() > LONGEST_TOKEN {
-        return Err(EnrolError::Token { why: "it is too long" });
+        return Err(EnrolError::Token {
+            why: "it is too long",
+        });
     }
-    let body = text.strip_prefix(PREFIX).ok_or(EnrolError::Token { why: "it starts with something else" })?;
-    let json = URL_SAFE_NO_PAD
-        .decode(body)
-        .map_err(|_| EnrolError::Token { why: "it holds characters that no token has, or ends early" })?;
-    let token: Token =
-        serde_json::from_slice(&json).map_err(|_| EnrolError::Token { why: "its content is cut off or changed" })?;
+    let body = text.strip_prefix(PREFIX).ok_or(EnrolError::Token {
+        why: "it starts with something else",
+    })?;
+    let json = URL_SAFE_NO_PAD.decode(body).map_err(|_| EnrolError::Token {
+        why: "it holds characters that no token has, or ends early",
+    })?;
+    let token: Token = serde_json::from_slice(&json).map_err(|_| EnrolError::Token {
+        why: "its content is cut off or changed",
+    })?;
     if token.schema != SCHEMA {
-        return Err(EnrolError::Token { why: "it is of a version that this agent does not know" });
+        return Err(EnrolError::Token {
+            why: "it is of a version that this agent does not know",
+        });
     }
     Ok(token)
 }
@@ -185,7 +199,10 @@ async fn ask(token: &Token, at: HostPort, key: &HostKey) -> Result<EnrolResponse
     if answer.status() != StatusCode::OK && answer.status() != StatusCode::CREATED {
         return Err(EnrolError::Ask(link.unexpected(answer).await));
     }
-    let body = link.read(answer, limits::ENROLMENT, ANSWER).await.map_err(EnrolError::Ask)?;
+    let body = link
+        .read(answer, limits::ENROLMENT, ANSWER)
+        .await
+        .map_err(EnrolError::Ask)?;
     serde_json::from_slice(&body).map_err(EnrolError::Document)
 }
 
@@ -198,19 +215,35 @@ fn check(
 ) -> Result<(Stored, Enrolled), EnrolError> {
     let wrong = |what: String| Err(EnrolError::Answer(what));
     if response.schema != SCHEMA {
-        return wrong(format!("it is of version {}, this agent knows version {SCHEMA}", response.schema));
+        return wrong(format!(
+            "it is of version {}, this agent knows version {SCHEMA}",
+            response.schema
+        ));
     }
     if response.host != token.host {
-        return wrong(format!("it is for host {}, the token is for {}", response.host, token.host));
+        return wrong(format!(
+            "it is for host {}, the token is for {}",
+            response.host, token.host
+        ));
     }
     let trust = Trust::read(&response.trust_root, Some(&token.root_pin)).map_err(EnrolError::Trust)?;
     if response.fleet != trust.fleet {
-        return wrong(format!("it names fleet {}, its trust root {}", response.fleet, trust.fleet));
+        return wrong(format!(
+            "it names fleet {}, its trust root {}",
+            response.fleet, trust.fleet
+        ));
     }
     if trust.online_key_expires_at <= now {
-        return wrong(format!("the master's signing key expired at {}", trust.online_key_expires_at));
+        return wrong(format!(
+            "the master's signing key expired at {}",
+            trust.online_key_expires_at
+        ));
     }
-    if !trust.authorities.iter().any(|authority| authority.pin() == pin(token)) {
+    if !trust
+        .authorities
+        .iter()
+        .any(|authority| authority.pin() == pin(token))
+    {
         return wrong("its trust root does not hold the authority that the token pins".to_owned());
     }
     let leaf = Leaf::from_pem(&response.certificate).map_err(EnrolError::Certificate)?;
@@ -249,7 +282,13 @@ fn check(
 
 fn pin(token: &Token) -> CaPin {
     // A wire digest is 64 hexadecimal digits; were it not, the pin of nothing matches no certificate.
-    CaPin::from(token.ca_pin.as_str().parse().unwrap_or_else(|_| Sha256Digest::of(b"")))
+    CaPin::from(
+        token
+            .ca_pin
+            .as_str()
+            .parse()
+            .unwrap_or_else(|_| Sha256Digest::of(b"")),
+    )
 }
 
 /// A ledger belongs to one host identity: its generations and sequence numbers mean nothing under another.
@@ -269,4 +308,3 @@ fn put_ledger_away(config: &Config, now: Timestamp) -> Result<(), EnrolError> {
     aside.push(format!(".before-{}", now.to_string().replace(':', "")));
     std::fs::rename(&path, aside).map_err(|source| EnrolError::PutAway { path, source })
 }
-

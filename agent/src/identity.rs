@@ -58,14 +58,20 @@ pub(crate) struct Identity {
 /// The identity cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    #[error("this host is not enrolled: there is no {path}; make a token at the master and run `decnet-agent enroll TOKEN`")]
+    #[error(
+        "this host is not enrolled: there is no {path}; make a token at the master and run `decnet-agent enroll TOKEN`"
+    )]
     NotEnrolled { path: PathBuf },
     #[error("cannot read the identity")]
     Read(#[source] FileError),
     #[error("cannot write the identity")]
     Write(#[source] FileError),
     #[error("the identity {path} is damaged; enrol again with --force")]
-    Malformed { path: PathBuf, #[source] source: serde_json::Error },
+    Malformed {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
     #[error("the identity is of version {0}, this agent knows version {SCHEMA}")]
     Schema(u32),
     #[error("the host key cannot be used")]
@@ -79,7 +85,11 @@ pub enum IdentityError {
     #[error("the master's address is not usable")]
     Address(#[source] HostPortError),
     #[error("cannot remove {path}")]
-    Remove { path: PathBuf, #[source] source: std::io::Error },
+    Remove {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 impl Identity {
@@ -90,8 +100,8 @@ impl Identity {
             return Err(IdentityError::NotEnrolled { path });
         }
         let bytes = files::read_private(&path, LONGEST).map_err(IdentityError::Read)?;
-        let stored: Stored = serde_json::from_slice(&bytes)
-            .map_err(|source| IdentityError::Malformed { path, source })?;
+        let stored: Stored =
+            serde_json::from_slice(&bytes).map_err(|source| IdentityError::Malformed { path, source })?;
         Self::from_stored(&stored)
     }
 
@@ -120,8 +130,10 @@ impl Identity {
     /// Replaces the identity. Whoever reads during a crash finds the old one or the new one.
     pub(crate) fn store(state_dir: &Path, stored: &Stored) -> Result<(), IdentityError> {
         // Plain strings and JSON values: writing them as JSON cannot fail, but a file must not be emptied.
-        let bytes = serde_json::to_vec_pretty(stored)
-            .map_err(|source| IdentityError::Malformed { path: state_dir.join(FILE), source })?;
+        let bytes = serde_json::to_vec_pretty(stored).map_err(|source| IdentityError::Malformed {
+            path: state_dir.join(FILE),
+            source,
+        })?;
         files::write_private(&state_dir.join(FILE), &bytes).map_err(IdentityError::Write)?;
         forget_pending_key(state_dir)
     }
@@ -143,7 +155,9 @@ pub(crate) fn pending_key(state_dir: &Path) -> Result<HostKey, IdentityError> {
     let path = state_dir.join(PENDING_KEY);
     if path.try_exists().unwrap_or(true) {
         let bytes = files::read_private(&path, LONGEST_KEY).map_err(IdentityError::Read)?;
-        let pending = std::str::from_utf8(&bytes).ok().and_then(|text| HostKey::from_pkcs8_pem(text).ok());
+        let pending = std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| HostKey::from_pkcs8_pem(text).ok());
         // A key that is an identity's already belongs to a finished enrolment.
         let finished = Identity::load(state_dir).ok();
         if let Some(key) = pending

@@ -24,14 +24,14 @@ use decnet_wire::report::{Event, EventBody};
 use redb::{Database, DatabaseError, ReadableDatabase as _, StorageError};
 use tokio::sync::Notify;
 
+use crate::error::error_chain;
+pub(crate) use operations::{Settled, digest_of};
+pub(crate) use outbox::Batch;
+pub(crate) use records::{Acceptance, RefusalRecord};
 pub use records::{
     AcceptedRecord, Incident, IncidentCause, JournalEntry, LastGood, OperationRecord, OperationState,
     StepOutcome,
 };
-pub(crate) use records::{Acceptance, RefusalRecord};
-pub(crate) use operations::{Settled, digest_of};
-pub(crate) use outbox::Batch;
-use crate::error::error_chain;
 use tables::{Snapshot, Tx};
 use writer::Writer;
 
@@ -58,22 +58,45 @@ pub enum LedgerError {
     #[error("another agent holds the ledger {path}")]
     Held { path: PathBuf },
     #[error("cannot open the ledger {path}")]
-    Open { path: PathBuf, #[source] source: Arc<redb::Error> },
+    Open {
+        path: PathBuf,
+        #[source]
+        source: Arc<redb::Error>,
+    },
     #[error("cannot set the damaged ledger {path} aside")]
-    SetAside { path: PathBuf, #[source] source: Arc<std::io::Error> },
+    SetAside {
+        path: PathBuf,
+        #[source]
+        source: Arc<std::io::Error>,
+    },
     #[error("cannot {doing} the ledger")]
-    Storage { doing: &'static str, #[source] source: Arc<redb::Error> },
+    Storage {
+        doing: &'static str,
+        #[source]
+        source: Arc<redb::Error>,
+    },
     #[error("a record of the ledger's table {table} is not readable")]
-    Decode { table: &'static str, #[source] source: Arc<serde_json::Error> },
+    Decode {
+        table: &'static str,
+        #[source]
+        source: Arc<serde_json::Error>,
+    },
     #[error("a record of the ledger's table {table} is of version {found}, newer than this agent's {known}")]
-    Version { table: &'static str, found: u32, known: u32 },
+    Version {
+        table: &'static str,
+        found: u32,
+        known: u32,
+    },
     #[error("the ledger is closed")]
     Closed,
 }
 
 impl LedgerError {
     fn storage(doing: &'static str) -> impl FnOnce(redb::Error) -> Self {
-        move |source| Self::Storage { doing, source: Arc::new(source) }
+        move |source| Self::Storage {
+            doing,
+            source: Arc::new(source),
+        }
     }
 }
 
@@ -86,7 +109,10 @@ impl Ledger {
     /// file system refuses.
     pub fn open(path: &Path, now: Timestamp) -> Result<Opened, LedgerError> {
         match Self::open_sound(path, now, None) {
-            Ok(ledger) => Ok(Opened { ledger, set_aside: None }),
+            Ok(ledger) => Ok(Opened {
+                ledger,
+                set_aside: None,
+            }),
             Err(error) if is_damage(&error) => {
                 let aside = set_aside(path, now)?;
                 let detail = format!(
@@ -94,16 +120,26 @@ impl Ledger {
                     error_chain(&error),
                     aside.display()
                 );
-                let note = EventBody::Refused { code: "ledger-damaged".to_owned(), detail, generation: None };
+                let note = EventBody::Refused {
+                    code: "ledger-damaged".to_owned(),
+                    detail,
+                    generation: None,
+                };
                 let ledger = Self::open_sound(path, now, Some(note))?;
-                Ok(Opened { ledger, set_aside: Some(aside) })
+                Ok(Opened {
+                    ledger,
+                    set_aside: Some(aside),
+                })
             }
             Err(error) => Err(error),
         }
     }
 
     fn open_sound(path: &Path, now: Timestamp, note: Option<EventBody>) -> Result<Self, LedgerError> {
-        let failed = |source: redb::Error| LedgerError::Open { path: path.to_owned(), source: Arc::new(source) };
+        let failed = |source: redb::Error| LedgerError::Open {
+            path: path.to_owned(),
+            source: Arc::new(source),
+        };
         // Made here first, so that it is private from its first moment.
         std::fs::OpenOptions::new()
             .create(true)
@@ -116,7 +152,9 @@ impl Ledger {
             .set_cache_size(16 * 1024 * 1024)
             .create(path)
             .map_err(|error| match error {
-                DatabaseError::DatabaseAlreadyOpen => LedgerError::Held { path: path.to_owned() },
+                DatabaseError::DatabaseAlreadyOpen => LedgerError::Held {
+                    path: path.to_owned(),
+                },
                 other => failed(other.into()),
             })?;
         db.check_integrity().map_err(|error| failed(error.into()))?;
@@ -129,7 +167,11 @@ impl Ledger {
         let db = Arc::new(db);
         let outbox_grew = Arc::new(Notify::new());
         let writer = Writer::start(Arc::clone(&db), Arc::clone(&outbox_grew));
-        let ledger = Self { db, writer, outbox_grew };
+        let ledger = Self {
+            db,
+            writer,
+            outbox_grew,
+        };
         // Damage shows now, where it can still be set aside, and not in the middle of a night.
         ledger.read(Snapshot::check)?;
         Ok(ledger)
@@ -194,8 +236,10 @@ impl Ledger {
     }
 
     fn read<T>(&self, look: impl FnOnce(&Snapshot) -> Result<T, LedgerError>) -> Result<T, LedgerError> {
-        let transaction =
-            self.db.begin_read().map_err(|error| LedgerError::storage("read")(error.into()))?;
+        let transaction = self
+            .db
+            .begin_read()
+            .map_err(|error| LedgerError::storage("read")(error.into()))?;
         look(&Snapshot::new(transaction))
     }
 }
@@ -221,8 +265,10 @@ fn set_aside(path: &Path, now: Timestamp) -> Result<PathBuf, LedgerError> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".damaged-{}", now.to_string().replace(':', "")));
     let aside = PathBuf::from(name);
-    std::fs::rename(path, &aside)
-        .map_err(|source| LedgerError::SetAside { path: path.to_owned(), source: Arc::new(source) })?;
+    std::fs::rename(path, &aside).map_err(|source| LedgerError::SetAside {
+        path: path.to_owned(),
+        source: Arc::new(source),
+    })?;
     Ok(aside)
 }
 
@@ -232,7 +278,6 @@ impl From<StorageError> for LedgerError {
         Self::storage("use")(error.into())
     }
 }
-
 
 #[cfg(test)]
 mod tests;

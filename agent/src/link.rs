@@ -38,7 +38,10 @@ struct Open {
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("to", &self.to).field("open", &self.open.is_some()).finish_non_exhaustive()
+        f.debug_struct("Link")
+            .field("to", &self.to)
+            .field("open", &self.open.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -48,21 +51,41 @@ pub enum LinkError {
     #[error("the master's name {0:?} is neither a DNS name nor an address")]
     Name(String),
     #[error("cannot connect to {to}")]
-    Connect { to: HostPort, #[source] source: std::io::Error },
+    Connect {
+        to: HostPort,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("no TLS connection with {to}")]
-    Tls { to: HostPort, #[source] source: std::io::Error },
+    Tls {
+        to: HostPort,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("{to} did not answer within {} s", .after.as_secs())]
     Timeout { to: HostPort, after: Duration },
     #[error("the exchange with {to} broke off")]
-    Exchange { to: HostPort, #[source] source: hyper::Error },
+    Exchange {
+        to: HostPort,
+        #[source]
+        source: hyper::Error,
+    },
     #[error("cannot read the answer of {to}")]
-    Body { to: HostPort, #[source] source: Box<dyn std::error::Error + Send + Sync> },
+    Body {
+        to: HostPort,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("the answer of {to} is longer than {most} bytes")]
     TooLarge { to: HostPort, most: usize },
     #[error("the request cannot be made")]
     Request(#[source] http::Error),
     #[error("{to} answered {status}{}", .said.as_deref().map(|said| format!(": {said}")).unwrap_or_default())]
-    Status { to: HostPort, status: StatusCode, said: Option<String> },
+    Status {
+        to: HostPort,
+        status: StatusCode,
+        said: Option<String>,
+    },
 }
 
 impl LinkError {
@@ -80,9 +103,14 @@ impl LinkError {
 
 impl Link {
     pub(crate) fn new(to: HostPort, tls: Arc<ClientConfig>) -> Result<Self, LinkError> {
-        let server_name = ServerName::try_from(to.host().to_owned())
-            .map_err(|_| LinkError::Name(to.host().to_owned()))?;
-        Ok(Self { to, server_name, tls: TlsConnector::from(tls), open: None })
+        let server_name =
+            ServerName::try_from(to.host().to_owned()).map_err(|_| LinkError::Name(to.host().to_owned()))?;
+        Ok(Self {
+            to,
+            server_name,
+            tls: TlsConnector::from(tls),
+            open: None,
+        })
     }
 
     /// Sends a request and waits for the head of the answer. A kept connection may have been closed by the
@@ -111,11 +139,18 @@ impl Link {
         let outcome = timeout(wait, body).await;
         let error = match outcome {
             Ok(Ok(body)) => return Ok(body.to_bytes()),
-            Ok(Err(source)) if source.is::<LengthLimitError>() => {
-                LinkError::TooLarge { to: self.to.clone(), most }
-            }
-            Ok(Err(source)) => LinkError::Body { to: self.to.clone(), source },
-            Err(_) => LinkError::Timeout { to: self.to.clone(), after: wait },
+            Ok(Err(source)) if source.is::<LengthLimitError>() => LinkError::TooLarge {
+                to: self.to.clone(),
+                most,
+            },
+            Ok(Err(source)) => LinkError::Body {
+                to: self.to.clone(),
+                source,
+            },
+            Err(_) => LinkError::Timeout {
+                to: self.to.clone(),
+                after: wait,
+            },
         };
         // The rest of the body is still on its way: the connection is of no more use.
         self.open = None;
@@ -126,7 +161,11 @@ impl Link {
     pub(crate) async fn unexpected(&mut self, answer: Response<Incoming>) -> LinkError {
         let status = answer.status();
         let body = self.read(answer, 16 * 1024, CONNECT).await.unwrap_or_default();
-        LinkError::Status { to: self.to.clone(), status, said: said(&body) }
+        LinkError::Status {
+            to: self.to.clone(),
+            status,
+            said: said(&body),
+        }
     }
 
     /// Forgets the connection; the next request makes a new one.
@@ -152,8 +191,14 @@ impl Link {
                 self.open = Some(open);
                 Ok(answer)
             }
-            Ok(Err(source)) => Err(LinkError::Exchange { to: self.to.clone(), source }),
-            Err(_) => Err(LinkError::Timeout { to: self.to.clone(), after: wait }),
+            Ok(Err(source)) => Err(LinkError::Exchange {
+                to: self.to.clone(),
+                source,
+            }),
+            Err(_) => Err(LinkError::Timeout {
+                to: self.to.clone(),
+                after: wait,
+            }),
         }
     }
 
@@ -162,24 +207,38 @@ impl Link {
         let attempt = async {
             let stream = TcpStream::connect((to.host(), to.port()))
                 .await
-                .map_err(|source| LinkError::Connect { to: to.clone(), source })?;
+                .map_err(|source| LinkError::Connect {
+                    to: to.clone(),
+                    source,
+                })?;
             // Small requests; only a slower answer if it is refused.
             let _ = stream.set_nodelay(true);
             let stream = self
                 .tls
                 .connect(self.server_name.clone(), stream)
                 .await
-                .map_err(|source| LinkError::Tls { to: to.clone(), source })?;
-            let (sender, connection) = http1::handshake(TokioIo::new(stream))
-                .await
-                .map_err(|source| LinkError::Exchange { to: to.clone(), source })?;
+                .map_err(|source| LinkError::Tls {
+                    to: to.clone(),
+                    source,
+                })?;
+            let (sender, connection) =
+                http1::handshake(TokioIo::new(stream))
+                    .await
+                    .map_err(|source| LinkError::Exchange {
+                        to: to.clone(),
+                        source,
+                    })?;
             // Its error is also that of the request under way, which reports it.
             let driver = tokio::spawn(async move { drop(connection.await) });
-            Ok(Open { sender, _driver: AbortOnDropHandle::new(driver) })
+            Ok(Open {
+                sender,
+                _driver: AbortOnDropHandle::new(driver),
+            })
         };
-        timeout(CONNECT, attempt)
-            .await
-            .map_err(|_| LinkError::Timeout { to: to.clone(), after: CONNECT })?
+        timeout(CONNECT, attempt).await.map_err(|_| LinkError::Timeout {
+            to: to.clone(),
+            after: CONNECT,
+        })?
     }
 }
 
@@ -187,8 +246,15 @@ impl Link {
 fn said(body: &[u8]) -> Option<String> {
     let text = match serde_json::from_slice::<serde_json::Value>(body) {
         Ok(value) => {
-            let sentence = |key| value.get(key).and_then(serde_json::Value::as_str).map(str::to_owned);
-            sentence("detail").or_else(|| sentence("error")).or_else(|| sentence("message"))?
+            let sentence = |key| {
+                value
+                    .get(key)
+                    .and_then(serde_json::Value::as_str)
+                    .map(str::to_owned)
+            };
+            sentence("detail")
+                .or_else(|| sentence("error"))
+                .or_else(|| sentence("message"))?
         }
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     };

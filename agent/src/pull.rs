@@ -80,14 +80,21 @@ impl Pull {
         let after = self.admission.generation();
         let wait = *self.poll_wait.borrow();
         let uri = format!("/agent/v1/bundle?after={after}&wait={}", wait.as_secs());
-        let request = Request::builder().uri(uri).body(Bytes::new()).map_err(LinkError::Request)?;
+        let request = Request::builder()
+            .uri(uri)
+            .body(Bytes::new())
+            .map_err(LinkError::Request)?;
         let answer = self.link.send(&request, wait + GRACE).await?;
         match answer.status() {
             StatusCode::NO_CONTENT => {
                 self.link.read(answer, 0, GRACE).await?;
                 Ok(None)
             }
-            StatusCode::OK => self.link.read(answer, limits::BUNDLE_ENVELOPE, BODY).await.map(Some),
+            StatusCode::OK => self
+                .link
+                .read(answer, limits::BUNDLE_ENVELOPE, BODY)
+                .await
+                .map(Some),
             _ => Err(self.link.unexpected(answer).await),
         }
     }

@@ -43,6 +43,10 @@ use pace::{Pace, Part};
 /// A look at the engine at least this often, whatever the signals say.
 const TIMER: Duration = Duration::from_secs(60);
 
+/// An operation that ran when the agent was last killed succeeds only after its containers were seen to stay
+/// up for this long: whoever waited for them to settle is gone.
+const PROOF: Duration = Duration::from_secs(2);
+
 /// What the last round found. The report and the status are made of it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Condition {
@@ -82,7 +86,17 @@ struct Memory {
     pace: Pace,
     round: u64,
     expected: Option<Digest>,
-    aimed: Option<(Digest, BTreeSet<OperationId>, Arc<Effective>, BTreeMap<Part, u64>)>,
+    aimed: Option<Aimed>,
+    /// Operations of an earlier life: since when they look done, and the restarts that were counted then.
+    unproven: BTreeMap<OperationId, Option<(Instant, u32)>>,
+}
+
+/// What was worked out last, and from what.
+struct Aimed {
+    digest: Digest,
+    failed: BTreeSet<OperationId>,
+    effective: Arc<Effective>,
+    fingerprints: BTreeMap<Part, u64>,
 }
 
 /// One round's view.
@@ -109,9 +123,21 @@ impl<M: Machine> Reconciler<M> {
     /// Runs for ever; ends only when the ledger fails.
     pub(crate) async fn run(mut self) -> Result<(), LedgerError> {
         let last_round = self.ledger.journal(1)?.first().map_or(0, |entry| entry.round);
-        let mut memory = Memory { round: last_round, ..Memory::default() };
+        let running = |record: &OperationRecord| record.state == OperationState::Running;
+        let operations = self.ledger.operations()?;
+        let mut memory = Memory {
+            round: last_round,
+            unproven: operations
+                .iter()
+                .filter(|(_, record)| running(record))
+                .map(|(id, _)| (*id, None))
+                .collect(),
+            ..Memory::default()
+        };
         loop {
-            let Next::After(pause) = self.round(&mut memory).await? else { continue };
+            let Next::After(pause) = self.round(&mut memory).await? else {
+                continue;
+            };
             tokio::select! {
                 changed = self.bundles.changed() => if changed.is_err() {
                     // Nobody is left to publish: the agent is shutting down.
@@ -161,6 +187,7 @@ impl<M: Machine> Reconciler<M> {
                 pending.insert(stack.clone(), blocked.reason.clone());
             }
         }
+        let proving = prove(&mut memory.unproven, &effective, &observed, &mut pending);
         let incidents = self.ledger.incidents()?;
         let look = Look {
             effective: &effective,
@@ -176,9 +203,16 @@ impl<M: Machine> Reconciler<M> {
         if plan.is_settled() && look.pending.is_empty() {
             self.engine_backoff.reset();
             // Back in time to see that it stayed so.
-            return Ok(Next::After(if incidents.is_empty() { TIMER } else { pace::STEADY }));
+            return Ok(Next::After(if incidents.is_empty() {
+                TIMER
+            } else {
+                pace::STEADY
+            }));
         }
-        self.work(memory, &look).await
+        Ok(match self.work(memory, &look).await? {
+            Next::After(pause) if proving => Next::After(pause.min(PROOF)),
+            next => next,
+        })
     }
 
     /// `open → running` for what this bundle asks; gives all operations as they are then.
@@ -193,7 +227,11 @@ impl<M: Machine> Reconciler<M> {
             .iter()
             .filter_map(|stack| stack.operation)
             .map(|Operation { id, .. }| id)
-            .filter(|id| operations.get(id).is_some_and(|known| known.state == OperationState::Open))
+            .filter(|id| {
+                operations
+                    .get(id)
+                    .is_some_and(|known| known.state == OperationState::Open)
+            })
             .collect();
         if open.is_empty() {
             return Ok(operations);
@@ -216,21 +254,32 @@ impl<M: Machine> Reconciler<M> {
             .filter(|(_, record)| record.state == OperationState::Failed)
             .map(|(id, _)| *id)
             .collect();
-        if let Some((digest, known, effective, aims)) = &memory.aimed
-            && digest == bundle.digest()
-            && *known == failed
+        if let Some(aimed) = &memory.aimed
+            && aimed.digest == *bundle.digest()
+            && aimed.failed == failed
         {
-            memory.pace.aim_at(aims);
-            return Ok(Arc::clone(effective));
+            memory.pace.aim_at(&aimed.fingerprints);
+            return Ok(Arc::clone(&aimed.effective));
         }
-        let effective = effective(self.host, bundle.bundle(), operations, last_good)
-            .map_err(|errors| errors.first().map_or_else(String::new, |error| one_line(&error.to_string())))?;
+        let effective = effective(self.host, bundle.bundle(), operations, last_good).map_err(|errors| {
+            errors
+                .first()
+                .map_or_else(String::new, |error| one_line(&error.to_string()))
+        })?;
         let effective = Arc::new(effective);
-        let mut aims: BTreeMap<Part, u64> =
-            effective.aims.iter().map(|(name, aim)| (Some(name.clone()), fingerprint(aim))).collect();
-        aims.insert(None, 0);
-        memory.pace.aim_at(&aims);
-        memory.aimed = Some((bundle.digest().clone(), failed, Arc::clone(&effective), aims));
+        let mut fingerprints: BTreeMap<Part, u64> = effective
+            .aims
+            .iter()
+            .map(|(name, aim)| (Some(name.clone()), fingerprint(aim)))
+            .collect();
+        fingerprints.insert(None, 0);
+        memory.pace.aim_at(&fingerprints);
+        memory.aimed = Some(Aimed {
+            digest: bundle.digest().clone(),
+            failed,
+            effective: Arc::clone(&effective),
+            fingerprints,
+        });
         Ok(effective)
     }
 
@@ -263,7 +312,8 @@ impl<M: Machine> Reconciler<M> {
                 .collect();
             self.ledger
                 .write(move |tx| {
-                    open.iter().try_for_each(|id| tx.attempt_failed(now, *id, &text, false).map(drop))
+                    open.iter()
+                        .try_for_each(|id| tx.attempt_failed(now, *id, &text, false).map(drop))
                 })
                 .await?;
         }
@@ -293,7 +343,12 @@ impl<M: Machine> Reconciler<M> {
                 steady || operation.is_some() || incident.cause == IncidentCause::Fallback
             });
             if operation.is_some() || good.as_ref() != look.last_good.get(name) || close_incident {
-                settled.push(Settled { stack: name.clone(), operation, good, close_incident });
+                settled.push(Settled {
+                    stack: name.clone(),
+                    operation,
+                    good,
+                    close_incident,
+                });
             }
         }
         if settled.is_empty() {
@@ -312,8 +367,13 @@ impl<M: Machine> Reconciler<M> {
     async fn note_drift(&self, look: &Look<'_>) -> Result<(), LedgerError> {
         let mut drifted = Vec::new();
         for (name, reason) in &look.pending {
-            let Some(aim) = look.effective.aims.get(name) else { continue };
-            let ran_before = look.last_good.get(name).is_some_and(|good| good.compose == aim.compose);
+            let Some(aim) = look.effective.aims.get(name) else {
+                continue;
+            };
+            let ran_before = look
+                .last_good
+                .get(name)
+                .is_some_and(|good| good.compose == aim.compose);
             if ran_before && look.open(name).is_none() && !look.incidents.contains_key(name) {
                 tracing::warn!(stack = %name, reason, "left the desired state");
                 drifted.push((name.clone(), aim.decky.clone(), one_line(reason)));
@@ -325,7 +385,9 @@ impl<M: Machine> Reconciler<M> {
         let now = self.clock.now();
         self.ledger
             .write(move |tx| {
-                drifted.iter().try_for_each(|(stack, decky, detail)| tx.drift(now, stack, decky, detail))
+                drifted
+                    .iter()
+                    .try_for_each(|(stack, decky, detail)| tx.drift(now, stack, decky, detail))
             })
             .await
     }
@@ -349,7 +411,9 @@ impl<M: Machine> Reconciler<M> {
             let stop = || bundles.has_changed().unwrap_or(true);
             let outcomes = execution.run(look.plan, &chosen, stop).await?;
             worked = outcomes.contains(&Outcome::Done);
-            engine_away = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Away { engine: true, .. }));
+            engine_away = outcomes
+                .iter()
+                .any(|outcome| matches!(outcome, Outcome::Away { engine: true, .. }));
             news = stop();
             meaning = consequence::consequences(&served, &outcomes);
         }
@@ -449,7 +513,13 @@ fn add_blocked(meaning: &mut BTreeMap<Part, Consequence>, plan: &Plan, may: impl
     for blocked in &plan.blocked {
         if may(&blocked.stack) {
             let error = one_line(&blocked.reason);
-            meaning.insert(blocked.stack.clone(), Consequence::Failed { error, hopeless: false });
+            meaning.insert(
+                blocked.stack.clone(),
+                Consequence::Failed {
+                    error,
+                    hopeless: false,
+                },
+            );
         }
     }
 }
@@ -466,6 +536,49 @@ fn reason(look: &Look<'_>) -> String {
         (None, None) => format!("{} steps are left", look.plan.steps.len()),
     };
     one_line(&text)
+}
+
+/// Holds back operations of an earlier life until their containers have stayed up for [`PROOF`]. True while it
+/// holds any back.
+fn prove(
+    unproven: &mut BTreeMap<OperationId, Option<(Instant, u32)>>,
+    effective: &Effective,
+    observed: &Observed,
+    pending: &mut BTreeMap<StackName, String>,
+) -> bool {
+    let now = Instant::now();
+    let mut proving = false;
+    for (name, aim) in &effective.aims {
+        let Some(id) = aim.operation.map(|operation| operation.id) else {
+            continue;
+        };
+        let Some(since) = unproven.get_mut(&id) else {
+            continue;
+        };
+        if pending.contains_key(name) {
+            *since = None;
+            continue;
+        }
+        let containers = || {
+            observed
+                .containers
+                .iter()
+                .filter(|container| container.stack == *name)
+        };
+        let restarts = containers().map(|container| container.restarts).sum();
+        let known = since.filter(|(_, before)| *before == restarts);
+        let (start, _) = *since.insert(known.unwrap_or((now, restarts)));
+        if containers().next().is_none() || now.duration_since(start) >= PROOF {
+            unproven.remove(&id);
+        } else {
+            proving = true;
+            pending.insert(
+                name.clone(),
+                "it runs; whether it stays up is seen in a moment".to_owned(),
+            );
+        }
+    }
+    proving
 }
 
 /// Two aims with the same fingerprint are worked on at the same pace.

@@ -144,8 +144,11 @@ impl Reporter {
         if answer.status() != StatusCode::OK {
             return Err(SendError::Link(self.link.unexpected(answer).await));
         }
-        let body =
-            self.link.read(answer, limits::REPORT_ANSWER, ANSWER).await.map_err(SendError::Link)?;
+        let body = self
+            .link
+            .read(answer, limits::REPORT_ANSWER, ANSWER)
+            .await
+            .map_err(SendError::Link)?;
         serde_json::from_slice(&body).map_err(SendError::Answer)
     }
 
@@ -154,9 +157,11 @@ impl Reporter {
             Duration::from_secs(seconds.clamp(*range.start(), *range.end()).into())
         };
         let poll = clamp(answer.poll_wait_s, &POLL_RANGE);
-        self.poll_wait.send_if_modified(|known| std::mem::replace(known, poll) != poll);
+        self.poll_wait
+            .send_if_modified(|known| std::mem::replace(known, poll) != poll);
         let ahead = self.clock.now().get() - answer.time.get();
-        self.contact.send_modify(|contact| contact.clock_ahead_s = Some(ahead.whole_seconds()));
+        self.contact
+            .send_modify(|contact| contact.clock_ahead_s = Some(ahead.whole_seconds()));
         clamp(answer.heartbeat_s, &HEARTBEAT_RANGE)
     }
 

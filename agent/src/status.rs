@@ -115,7 +115,13 @@ impl Status {
                     (None, None) => "not asked yet".to_owned(),
                 };
                 line("master", format!("{} ({contact})", self.master));
-                line("engine", running.engine.clone().unwrap_or_else(|| "does not answer".to_owned()));
+                line(
+                    "engine",
+                    running
+                        .engine
+                        .clone()
+                        .unwrap_or_else(|| "does not answer".to_owned()),
+                );
                 let converged = match (&running.converged, &running.reason) {
                     (true, _) => "yes".to_owned(),
                     (false, Some(reason)) => format!("no: {reason}"),
@@ -126,7 +132,12 @@ impl Status {
         }
         line("unreported", format!("{} events", self.waiting_events));
         for record in self.operations.values() {
-            let mut value = format!("{} {}: {}", record.kind.as_str(), record.decky, record.state.as_str());
+            let mut value = format!(
+                "{} {}: {}",
+                record.kind.as_str(),
+                record.decky,
+                record.state.as_str()
+            );
             if let Some(error) = &record.error {
                 let _ = write!(value, " ({error})");
             }
@@ -163,7 +174,9 @@ pub enum PreviewError {
 impl Preview {
     /// Looks at the ledger and the engine, and changes neither.
     pub(crate) async fn make(host: HostId, ledger: &Ledger, socket: &Path) -> Result<Self, PreviewError> {
-        let stored = ledger.accepted().and_then(|accepted| Ok((accepted, ledger.envelope()?)));
+        let stored = ledger
+            .accepted()
+            .and_then(|accepted| Ok((accepted, ledger.envelope()?)));
         let (Some(accepted), Some(envelope)) = stored.map_err(PreviewError::Ledger)? else {
             return Ok(Self {
                 schema: 1,
@@ -240,7 +253,11 @@ pub fn journal_text(entries: &[JournalEntry]) -> String {
                 Some(error) => format!("FAILED: {error}"),
             },
         };
-        let _ = writeln!(text, "{}  round {:<5} {}  {outcome}", entry.begun_at, entry.round, entry.text);
+        let _ = writeln!(
+            text,
+            "{}  round {:<5} {}  {outcome}",
+            entry.begun_at, entry.round, entry.text
+        );
     }
     text
 }

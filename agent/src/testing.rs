@@ -57,7 +57,10 @@ impl Clock for FixedClock {
 }
 
 pub(crate) fn operation(number: u128, kind: OperationKind) -> Operation {
-    Operation { id: OperationId::new(Uuid::from_u128(number)), kind }
+    Operation {
+        id: OperationId::new(Uuid::from_u128(number)),
+        kind,
+    }
 }
 
 /// A fleet's master, as far as signing goes.
@@ -157,7 +160,11 @@ pub(crate) fn blob(n: u8) -> Blob {
         reference: format!("decoy:{n}"),
         image_ids: vec![Digest::from_sha256([n; 32])],
     };
-    Blob { digest: Digest::from_sha256([n + 200; 32]), size: 1000, kind }
+    Blob {
+        digest: Digest::from_sha256([n + 200; 32]),
+        size: 1000,
+        kind,
+    }
 }
 
 /// One decky: a base container and one container for each service.
@@ -187,7 +194,12 @@ pub(crate) fn document(address: u8, services: &[&str]) -> Value {
 }
 
 pub(crate) fn stack(name: &str, compose: Value, operation: Option<Operation>) -> Stack {
-    Stack { name: name.parse().unwrap(), decky: name.parse().unwrap(), compose, operation }
+    Stack {
+        name: name.parse().unwrap(),
+        decky: name.parse().unwrap(),
+        compose,
+        operation,
+    }
 }
 
 /// What a test makes of a step, instead of applying it.
@@ -208,7 +220,11 @@ pub(crate) struct SimMachine {
 
 impl SimMachine {
     pub(crate) fn new(host: HostId) -> Arc<Self> {
-        let interfaces = vec![Interface { name: "eth0".parse().unwrap(), up: true, addresses: Vec::new() }];
+        let interfaces = vec![Interface {
+            name: "eth0".parse().unwrap(),
+            up: true,
+            addresses: Vec::new(),
+        }];
         let mut engine = sim::Engine::default();
         engine.interfaces = interfaces;
         Arc::new(Self {
@@ -225,14 +241,20 @@ impl SimMachine {
     /// The names of the containers that run.
     pub(crate) fn running(&self) -> Vec<String> {
         let observed = self.engine.lock().unwrap().observe(self.host);
-        let running = observed.containers.into_iter().filter(|container| container.state.is_running());
+        let running = observed
+            .containers
+            .into_iter()
+            .filter(|container| container.state.is_running());
         running.map(|container| container.name).collect()
     }
 
     fn check_away(&self) -> Result<(), EngineError> {
         if self.away.load(Ordering::SeqCst) {
             let source = bollard::errors::Error::RequestTimeoutError;
-            return Err(EngineError::Connect { socket: "/sim".to_owned(), source });
+            return Err(EngineError::Connect {
+                socket: "/sim".to_owned(),
+                source,
+            });
         }
         Ok(())
     }
@@ -254,13 +276,17 @@ impl Machine for SimMachine {
             return Err(error);
         }
         self.engine.lock().unwrap().apply(step).map_err(|how| match step {
-            Step::StartContainer { name, .. } => {
-                EngineError::Unsettled { name: name.clone(), how, logs: String::new() }
-            }
-            _ => EngineError::Observe { object: "the simulated engine".to_owned(), why: how },
+            Step::StartContainer { name, .. } => EngineError::Unsettled {
+                name: name.clone(),
+                how,
+                logs: String::new(),
+            },
+            _ => EngineError::WrongImage {
+                reference: how,
+                what: "the simulated engine refused",
+            },
         })
     }
 
     async fn expect(&self, _blobs: Vec<Blob>) {}
 }
-

@@ -53,7 +53,10 @@ impl Trust {
         let envelope = Envelope::parse(&bytes, limits::ENROLMENT).map_err(TrustError::Parse)?;
         let digest = wire_digest(&envelope.digest());
         if let Some(pinned) = pin.filter(|pinned| **pinned != digest) {
-            return Err(TrustError::Pin { pinned: pinned.clone(), found: digest });
+            return Err(TrustError::Pin {
+                pinned: pinned.clone(),
+                found: digest,
+            });
         }
         let claimed: TrustRoot =
             serde_json::from_slice(envelope.unverified_payload()).map_err(TrustError::Malformed)?;
@@ -70,8 +73,9 @@ impl Trust {
             .ok()
             .and_then(NonZeroUsize::new)
             .ok_or(TrustError::Threshold(claimed.threshold))?;
-        let verified =
-            envelope.verify(PAYLOAD_TYPE, &operators, threshold).map_err(TrustError::Signature)?;
+        let verified = envelope
+            .verify(PAYLOAD_TYPE, &operators, threshold)
+            .map_err(TrustError::Signature)?;
         // From here on only what was verified counts.
         let root: TrustRoot = serde_json::from_slice(verified.bytes()).map_err(TrustError::Malformed)?;
         Ok(Self {

@@ -80,8 +80,8 @@ fn run_master(args: ServeArgs) -> anyhow::Result<()> {
         .context("cannot start")?;
     runtime.block_on(async {
         let end = CancellationToken::new();
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
         let asked = end.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -91,10 +91,9 @@ fn run_master(args: ServeArgs) -> anyhow::Result<()> {
             asked.cancel();
         });
         serve::run(args, end, |bound: &Bound| {
-            tracing::info!(agent = %bound.agent, enrolment = %bound.enrolment, api = %bound.api,
-                socket = %bound.socket.display(), "the master serves");
+            tracing::info!(?bound, "the master serves");
         })
-        .await?;
-        Ok(())
+        .await
+        .map_err(Into::into)
     })
 }

@@ -72,24 +72,35 @@ pub(crate) fn examine(
     let digest = wire_digest(&parsed.digest());
 
     let trust = &audience.trust;
-    let verified = parsed.verify(PAYLOAD_TYPE, &[trust.online_key], NonZeroUsize::MIN).map_err(|error| {
-        let code = match error {
-            VerifyError::PayloadType { .. } => Code::PayloadType,
-            _ => Code::Signature,
-        };
-        refuse(code, error_chain(&error), &digest, None)
-    })?;
+    let verified = parsed
+        .verify(PAYLOAD_TYPE, &[trust.online_key], NonZeroUsize::MIN)
+        .map_err(|error| {
+            let code = match error {
+                VerifyError::PayloadType { .. } => Code::PayloadType,
+                _ => Code::Signature,
+            };
+            refuse(code, error_chain(&error), &digest, None)
+        })?;
     let bundle = parse(verified.bytes()).map_err(|(code, detail)| refuse(code, detail, &digest, None))?;
 
     let generation = Some(bundle.generation);
     let refuse = |code, detail| refuse(code, detail, &digest, generation);
     check_audience(audience, &bundle).map_err(|detail| refuse(Code::Audience, detail))?;
-    if memory.accepted.as_ref().is_some_and(|accepted| accepted.digest == digest) {
+    if memory
+        .accepted
+        .as_ref()
+        .is_some_and(|accepted| accepted.digest == digest)
+    {
         return Ok(Examined::NoNews);
     }
     // What was refused before stays refused: a clock that is set back makes nothing good again.
     let before = |refusal: &&RefusalRecord| refusal.stands && refusal.digest == digest;
-    if let Some(code) = memory.refusals.iter().find(before).and_then(|found| Code::from_name(&found.code)) {
+    if let Some(code) = memory
+        .refusals
+        .iter()
+        .find(before)
+        .and_then(|found| Code::from_name(&found.code))
+    {
         return Err(refuse(code, "it was refused before for this reason".to_owned()));
     }
     check_time(trust, memory, &bundle, now).map_err(|(code, detail)| refuse(code, detail))?;
@@ -99,22 +110,29 @@ pub(crate) fn examine(
 }
 
 /// Reads a stored envelope again.
-pub(crate) fn restore(
-    host: HostId,
-    accepted: &Digest,
-    envelope: &[u8],
-) -> Result<AdmittedBundle, Refusal> {
-    let refuse = |code, detail| Refusal { code, detail, digest: accepted.clone(), generation: None };
+pub(crate) fn restore(host: HostId, accepted: &Digest, envelope: &[u8]) -> Result<AdmittedBundle, Refusal> {
+    let refuse = |code, detail| Refusal {
+        code,
+        detail,
+        digest: accepted.clone(),
+        generation: None,
+    };
     let parsed = Envelope::parse(envelope, limits::BUNDLE_ENVELOPE)
         .map_err(|error| refuse(Code::Malformed, error_chain(&error)))?;
     // The ledger says which payload was accepted; its signature was checked then.
     if wire_digest(&parsed.digest()) != *accepted {
-        return Err(refuse(Code::Malformed, "it is not the document that was accepted".to_owned()));
+        return Err(refuse(
+            Code::Malformed,
+            "it is not the document that was accepted".to_owned(),
+        ));
     }
-    let read = parse(parsed.unverified_payload())
-        .and_then(|bundle| check_documents(host, &bundle).map(|()| bundle));
+    let read =
+        parse(parsed.unverified_payload()).and_then(|bundle| check_documents(host, &bundle).map(|()| bundle));
     let bundle = read.map_err(|(code, detail)| refuse(code, detail))?;
-    Ok(AdmittedBundle { bundle, digest: accepted.clone() })
+    Ok(AdmittedBundle {
+        bundle,
+        digest: accepted.clone(),
+    })
 }
 
 /// The bundle's documents have one meaning each, within the policy.
@@ -123,7 +141,11 @@ fn check_documents(host: HostId, bundle: &Bundle) -> Result<(), (Code, String)> 
     let desired = Desired::new(host, &bundle.networks, &bundle.blobs, stacks)
         .map_err(|errors| (Code::Document, told(&errors)))?;
     let violations = policy::check(&desired, &super::policy());
-    if violations.is_empty() { Ok(()) } else { Err((Code::Policy, told(&violations))) }
+    if violations.is_empty() {
+        Ok(())
+    } else {
+        Err((Code::Policy, told(&violations)))
+    }
 }
 
 fn parse(payload: &[u8]) -> Result<Bundle, (Code, String)> {
@@ -132,10 +154,14 @@ fn parse(payload: &[u8]) -> Result<Bundle, (Code, String)> {
     struct Head {
         schema: u32,
     }
-    let malformed = |error: serde_json::Error| (Code::Malformed, format!("the payload is no bundle: {error}"));
+    let malformed =
+        |error: serde_json::Error| (Code::Malformed, format!("the payload is no bundle: {error}"));
     let head: Head = serde_json::from_slice(payload).map_err(malformed)?;
     if head.schema != SCHEMA {
-        let detail = format!("the bundle is of version {}, this agent knows version {SCHEMA}", head.schema);
+        let detail = format!(
+            "the bundle is of version {}, this agent knows version {SCHEMA}",
+            head.schema
+        );
         return Err((Code::Schema, detail));
     }
     let bundle: Bundle = serde_json::from_slice(payload).map_err(malformed)?;
@@ -160,7 +186,10 @@ fn parse(payload: &[u8]) -> Result<Bundle, (Code, String)> {
         if let Some(operation) = stack.operation
             && !operations.insert(operation.id)
         {
-            return Err((Code::Document, format!("operation {} stands on two stacks", operation.id)));
+            return Err((
+                Code::Document,
+                format!("operation {} stands on two stacks", operation.id),
+            ));
         }
     }
     Ok(bundle)
@@ -168,23 +197,27 @@ fn parse(payload: &[u8]) -> Result<Bundle, (Code, String)> {
 
 fn check_audience(audience: &Audience, bundle: &Bundle) -> Result<(), String> {
     if bundle.fleet != audience.fleet {
-        return Err(format!("it is for fleet {}, this is {}", bundle.fleet, audience.fleet));
+        return Err(format!(
+            "it is for fleet {}, this is {}",
+            bundle.fleet, audience.fleet
+        ));
     }
     if bundle.host != audience.host {
-        return Err(format!("it is for host {}, this is {}", bundle.host, audience.host));
+        return Err(format!(
+            "it is for host {}, this is {}",
+            bundle.host, audience.host
+        ));
     }
     if bundle.host_key != audience.host_key {
-        return Err(format!("it is for the host key {}, this is {}", bundle.host_key, audience.host_key));
+        return Err(format!(
+            "it is for the host key {}, this is {}",
+            bundle.host_key, audience.host_key
+        ));
     }
     Ok(())
 }
 
-fn check_time(
-    trust: &Trust,
-    memory: &Memory,
-    bundle: &Bundle,
-    now: Timestamp,
-) -> Result<(), (Code, String)> {
+fn check_time(trust: &Trust, memory: &Memory, bundle: &Bundle, now: Timestamp) -> Result<(), (Code, String)> {
     // A clock that was set back does not make the past current: signed times count as well.
     let now = later(now, memory.accepted.as_ref().map(|accepted| accepted.signed_at));
     if trust.online_key_expires_at <= now {
@@ -195,7 +228,10 @@ fn check_time(
         return Err((Code::KeyExpired, detail));
     }
     if bundle.expires_at <= now {
-        let detail = format!("it expired at {}, it is {now}; look at both clocks", bundle.expires_at);
+        let detail = format!(
+            "it expired at {}, it is {now}; look at both clocks",
+            bundle.expires_at
+        );
         return Err((Code::Expired, detail));
     }
     Ok(())
@@ -204,12 +240,20 @@ fn check_time(
 fn check_order(trust: &Trust, memory: &Memory, bundle: &Bundle) -> Result<(), (Code, String)> {
     let generation = bundle.generation;
     if bundle.epoch != trust.epoch {
-        let detail = format!("it is of epoch {}, the trust root says {}", bundle.epoch, trust.epoch);
+        let detail = format!(
+            "it is of epoch {}, the trust root says {}",
+            bundle.epoch, trust.epoch
+        );
         return Err((Code::Epoch, detail));
     }
-    let Some(accepted) = &memory.accepted else { return Ok(()) };
+    let Some(accepted) = &memory.accepted else {
+        return Ok(());
+    };
     if accepted.epoch > bundle.epoch {
-        let detail = format!("it is of epoch {}, epoch {} was accepted", bundle.epoch, accepted.epoch);
+        let detail = format!(
+            "it is of epoch {}, epoch {} was accepted",
+            bundle.epoch, accepted.epoch
+        );
         return Err((Code::Rollback, detail));
     }
     // Generations count within their epoch.
@@ -217,8 +261,10 @@ fn check_order(trust: &Trust, memory: &Memory, bundle: &Bundle) -> Result<(), (C
         return Ok(());
     }
     if generation < accepted.generation {
-        let detail =
-            format!("generation {generation} is older than {}, which was accepted", accepted.generation);
+        let detail = format!(
+            "generation {generation} is older than {}, which was accepted",
+            accepted.generation
+        );
         return Err((Code::Rollback, detail));
     }
     if generation == accepted.generation {
@@ -229,7 +275,10 @@ fn check_order(trust: &Trust, memory: &Memory, bundle: &Bundle) -> Result<(), (C
         return Err((Code::Equivocation, detail));
     }
     if generation - accepted.generation > MAX_JUMP {
-        let detail = format!("generation {generation} is too far ahead of {}", accepted.generation);
+        let detail = format!(
+            "generation {generation} is too far ahead of {}",
+            accepted.generation
+        );
         return Err((Code::FastForward, detail));
     }
     if generation == accepted.generation + 1
@@ -246,8 +295,12 @@ fn check_order(trust: &Trust, memory: &Memory, bundle: &Bundle) -> Result<(), (C
 }
 
 fn told<T: std::fmt::Display>(problems: &[T]) -> String {
-    let mut text =
-        problems.iter().take(TOLD).map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let mut text = problems
+        .iter()
+        .take(TOLD)
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ");
     if problems.len() > TOLD {
         text.push_str(&format!("; and {} more", problems.len() - TOLD));
     }

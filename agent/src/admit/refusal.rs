@@ -69,9 +69,15 @@ impl Code {
     }
 
     pub(super) fn from_name(name: &str) -> Option<Self> {
-        [Self::Expired, Self::Rollback, Self::Equivocation, Self::FastForward, Self::Fork]
-            .into_iter()
-            .find(|code| code.as_str() == name)
+        [
+            Self::Expired,
+            Self::Rollback,
+            Self::Equivocation,
+            Self::FastForward,
+            Self::Fork,
+        ]
+        .into_iter()
+        .find(|code| code.as_str() == name)
     }
 }
 

@@ -21,7 +21,10 @@ fn accepted(bundle: &Bundle, envelope: &[u8]) -> AcceptedRecord {
 }
 
 fn after(bundle: &Bundle, envelope: &[u8]) -> Memory {
-    Memory { accepted: Some(accepted(bundle, envelope)), refusals: Vec::new() }
+    Memory {
+        accepted: Some(accepted(bundle, envelope)),
+        refusals: Vec::new(),
+    }
 }
 
 fn refused(signer: &Signer, memory: &Memory, envelope: &[u8], at: Timestamp) -> (Code, String) {
@@ -32,7 +35,10 @@ fn refused(signer: &Signer, memory: &Memory, envelope: &[u8], at: Timestamp) -> 
 }
 
 fn is_news(signer: &Signer, memory: &Memory, envelope: &[u8], at: Timestamp) -> bool {
-    matches!(examine(&signer.audience(), memory, envelope, at), Ok(Examined::News(_)))
+    matches!(
+        examine(&signer.audience(), memory, envelope, at),
+        Ok(Examined::News(_))
+    )
 }
 
 #[test]
@@ -49,7 +55,10 @@ fn a_bundle_that_is_in_order_is_news_once() {
 fn endless_data_is_refused_before_it_is_parsed() {
     let signer = Signer::new();
     let envelope = vec![b'['; limits::BUNDLE_ENVELOPE + 1];
-    assert_eq!(refused(&signer, &Memory::default(), &envelope, now()).0, Code::TooLarge);
+    assert_eq!(
+        refused(&signer, &Memory::default(), &envelope, now()).0,
+        Code::TooLarge
+    );
 }
 
 #[test]
@@ -57,17 +66,32 @@ fn endless_stacks_are_refused() {
     let signer = Signer::new();
     let one = stack("a", json!({}), None);
     let bundle = signer.bundle(1, vec![one; limits::STACKS + 1]);
-    assert_eq!(refused(&signer, &Memory::default(), &signer.sign(&bundle), now()).0, Code::TooLarge);
+    assert_eq!(
+        refused(&signer, &Memory::default(), &signer.sign(&bundle), now()).0,
+        Code::TooLarge
+    );
 }
 
 #[test]
 fn what_is_no_envelope_and_no_bundle_is_refused() {
     let signer = Signer::new();
-    assert_eq!(refused(&signer, &Memory::default(), b"[1]", now()).0, Code::Malformed);
+    assert_eq!(
+        refused(&signer, &Memory::default(), b"[1]", now()).0,
+        Code::Malformed
+    );
     let nonsense = signer.sign_as(decnet_wire::bundle::PAYLOAD_TYPE, br#"{"schema": 1}"#);
-    assert_eq!(refused(&signer, &Memory::default(), &nonsense, now()).0, Code::Malformed);
-    let newer = signer.sign_as(decnet_wire::bundle::PAYLOAD_TYPE, br#"{"schema": 2, "new": true}"#);
-    assert_eq!(refused(&signer, &Memory::default(), &newer, now()).0, Code::Schema);
+    assert_eq!(
+        refused(&signer, &Memory::default(), &nonsense, now()).0,
+        Code::Malformed
+    );
+    let newer = signer.sign_as(
+        decnet_wire::bundle::PAYLOAD_TYPE,
+        br#"{"schema": 2, "new": true}"#,
+    );
+    assert_eq!(
+        refused(&signer, &Memory::default(), &newer, now()).0,
+        Code::Schema
+    );
 }
 
 #[test]
@@ -75,7 +99,10 @@ fn another_documents_signature_is_worth_nothing_for_a_bundle() {
     let signer = Signer::new();
     let payload = serde_json::to_vec(&signer.bundle(1, vec![])).unwrap();
     let envelope = signer.sign_as(decnet_wire::trust::PAYLOAD_TYPE, &payload);
-    assert_eq!(refused(&signer, &Memory::default(), &envelope, now()).0, Code::PayloadType);
+    assert_eq!(
+        refused(&signer, &Memory::default(), &envelope, now()).0,
+        Code::PayloadType
+    );
 }
 
 #[test]
@@ -86,7 +113,10 @@ fn another_keys_signature_is_refused() {
     let envelope = signer.sign(&signer.bundle(1, vec![]));
     let refusal = examine(&audience, &Memory::default(), &envelope, now()).unwrap_err();
     assert_eq!(refusal.code, Code::Signature);
-    assert!(!refusal.stands(), "an unsigned copy must not make the signed one refused");
+    assert!(
+        !refusal.stands(),
+        "an unsigned copy must not make the signed one refused"
+    );
 }
 
 #[test]
@@ -95,7 +125,10 @@ fn an_online_key_past_its_delegation_signs_nothing() {
     let mut bundle = signer.bundle(1, vec![]);
     let late = hours(now(), 24 * 365);
     bundle.expires_at = hours(late, 1);
-    assert_eq!(refused(&signer, &Memory::default(), &signer.sign(&bundle), late).0, Code::KeyExpired);
+    assert_eq!(
+        refused(&signer, &Memory::default(), &signer.sign(&bundle), late).0,
+        Code::KeyExpired
+    );
 }
 
 #[test]
@@ -103,13 +136,22 @@ fn a_bundle_for_another_fleet_host_or_key_is_refused() {
     let signer = Signer::new();
     let mut other = signer.bundle(1, vec![]);
     other.fleet = FleetId::new(Uuid::from_u128(99));
-    assert_eq!(refused(&signer, &Memory::default(), &signer.sign(&other), now()).0, Code::Audience);
+    assert_eq!(
+        refused(&signer, &Memory::default(), &signer.sign(&other), now()).0,
+        Code::Audience
+    );
     let mut other = signer.bundle(1, vec![]);
     other.host = HostId::new(Uuid::from_u128(99));
-    assert_eq!(refused(&signer, &Memory::default(), &signer.sign(&other), now()).0, Code::Audience);
+    assert_eq!(
+        refused(&signer, &Memory::default(), &signer.sign(&other), now()).0,
+        Code::Audience
+    );
     let mut other = signer.bundle(1, vec![]);
     other.host_key = Digest::from_sha256([9; 32]);
-    assert_eq!(refused(&signer, &Memory::default(), &signer.sign(&other), now()).0, Code::Audience);
+    assert_eq!(
+        refused(&signer, &Memory::default(), &signer.sign(&other), now()).0,
+        Code::Audience
+    );
 }
 
 #[test]
@@ -117,7 +159,10 @@ fn a_freeze_ends_at_the_bundles_expiry_also_when_the_clock_is_set_back() {
     let signer = Signer::new();
     let bundle = signer.bundle(2, vec![]);
     let envelope = signer.sign(&bundle);
-    assert_eq!(refused(&signer, &Memory::default(), &envelope, bundle.expires_at).0, Code::Expired);
+    assert_eq!(
+        refused(&signer, &Memory::default(), &envelope, bundle.expires_at).0,
+        Code::Expired
+    );
 
     // A bundle signed later has been seen: the time cannot be before that.
     let mut newer = signer.bundle(1, vec![]);
@@ -131,8 +176,15 @@ fn a_freeze_ends_at_the_bundles_expiry_also_when_the_clock_is_set_back() {
 fn a_bundle_refused_as_expired_stays_refused_when_the_clock_is_set_back() {
     let signer = Signer::new();
     let envelope = signer.sign(&signer.bundle(1, vec![]));
-    let record = RefusalRecord { digest: digest_of(&envelope), code: "expired".to_owned(), stands: true };
-    let memory = Memory { accepted: None, refusals: vec![record] };
+    let record = RefusalRecord {
+        digest: digest_of(&envelope),
+        code: "expired".to_owned(),
+        stands: true,
+    };
+    let memory = Memory {
+        accepted: None,
+        refusals: vec![record],
+    };
     assert_eq!(refused(&signer, &memory, &envelope, now()).0, Code::Expired);
 }
 
@@ -169,7 +221,10 @@ fn another_epoch_than_the_trust_roots_is_refused() {
     let signer = Signer::new();
     let mut bundle = signer.bundle(1, vec![]);
     bundle.epoch = 2;
-    assert_eq!(refused(&signer, &Memory::default(), &signer.sign(&bundle), now()).0, Code::Epoch);
+    assert_eq!(
+        refused(&signer, &Memory::default(), &signer.sign(&bundle), now()).0,
+        Code::Epoch
+    );
 }
 
 #[test]
@@ -179,7 +234,12 @@ fn generations_cannot_be_used_up_by_a_fast_forward() {
     let memory = after(&bundle, &signer.sign(&bundle));
     let far = signer.sign(&signer.bundle(u64::MAX, vec![]));
     assert_eq!(refused(&signer, &memory, &far, now()).0, Code::FastForward);
-    assert!(is_news(&signer, &memory, &signer.sign(&signer.bundle(1000, vec![])), now()));
+    assert!(is_news(
+        &signer,
+        &memory,
+        &signer.sign(&signer.bundle(1000, vec![])),
+        now()
+    ));
 }
 
 #[test]
@@ -190,7 +250,10 @@ fn a_fork_of_the_history_is_refused() {
     let memory = after(&bundle, &envelope);
     let mut next = signer.bundle(2, vec![]);
     next.previous = Some(Digest::from_sha256([7; 32]));
-    assert_eq!(refused(&signer, &memory, &signer.sign(&next), now()).0, Code::Fork);
+    assert_eq!(
+        refused(&signer, &memory, &signer.sign(&next), now()).0,
+        Code::Fork
+    );
     next.previous = Some(digest_of(&envelope));
     assert!(is_news(&signer, &memory, &signer.sign(&next), now()));
 }
@@ -203,7 +266,10 @@ fn a_document_without_meaning_is_refused_with_its_place() {
     let bundle = signer.bundle(1, vec![stack("web-01", compose, None)]);
     let (code, detail) = refused(&signer, &Memory::default(), &signer.sign(&bundle), now());
     assert_eq!(code, Code::Document);
-    assert!(detail.contains("web-01") && detail.contains("services.ssh.devices"), "{detail}");
+    assert!(
+        detail.contains("web-01") && detail.contains("services.ssh.devices"),
+        "{detail}"
+    );
 }
 
 #[test]
@@ -226,11 +292,17 @@ async fn a_refusal_is_reported_once_and_leaves_the_accepted_bundle_in_place() {
     let (bundles, published) = watch::channel(None);
     let admission = Admission::new(signer.audience(), Arc::clone(&ledger), clock.clone(), bundles);
     let good = signer.sign(&signer.bundle(5, vec![]));
-    assert!(matches!(admission.admit(good.clone()).await.unwrap(), Verdict::Accepted));
+    assert!(matches!(
+        admission.admit(good.clone()).await.unwrap(),
+        Verdict::Accepted
+    ));
     assert!(matches!(admission.admit(good).await.unwrap(), Verdict::NoNews));
     let old = signer.sign(&signer.bundle(4, vec![]));
     for _ in 0..3 {
-        assert!(matches!(admission.admit(old.clone()).await.unwrap(), Verdict::Refused));
+        assert!(matches!(
+            admission.admit(old.clone()).await.unwrap(),
+            Verdict::Refused
+        ));
     }
     let events = ledger.waiting_events().unwrap();
     assert_eq!(events.len(), 1, "{events:?}");
@@ -239,14 +311,25 @@ async fn a_refusal_is_reported_once_and_leaves_the_accepted_bundle_in_place() {
         matches!(body, decnet_wire::report::EventBody::Refused { code, generation: Some(4), .. } if code == "rollback"),
         "{body:?}"
     );
-    let kept = published.borrow().as_ref().map(|admitted| admitted.bundle().generation);
+    let kept = published
+        .borrow()
+        .as_ref()
+        .map(|admitted| admitted.bundle().generation);
     assert_eq!(kept, Some(5));
 
     // After a restart the same bundle is published, even when it has expired.
     clock.set(hours(now(), 48));
     let (bundles, published) = watch::channel(None);
-    Admission::new(signer.audience(), ledger, clock, bundles).restore().unwrap();
-    assert_eq!(published.borrow().as_ref().map(|admitted| admitted.bundle().generation), Some(5));
+    Admission::new(signer.audience(), ledger, clock, bundles)
+        .restore()
+        .unwrap();
+    assert_eq!(
+        published
+            .borrow()
+            .as_ref()
+            .map(|admitted| admitted.bundle().generation),
+        Some(5)
+    );
 }
 
 /// What arrives: which of a few bundles, and when.

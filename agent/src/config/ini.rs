@@ -20,26 +20,39 @@ pub(super) struct Entry {
 
 impl Settings {
     pub(super) fn section<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Entry> {
-        self.0.iter().filter(move |(section, _)| section == name).map(|(_, entry)| entry)
+        self.0
+            .iter()
+            .filter(move |(section, _)| section == name)
+            .map(|(_, entry)| entry)
     }
 }
 
 /// Reads a file; none when there is no such file.
 pub(super) fn read(path: &Path) -> Result<Option<Settings>, ConfigError> {
-    let read = |source| ConfigError::Read { path: path.to_owned(), source };
+    let read = |source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(read(error)),
     };
     let mut text = String::new();
-    file.take(MAX_LEN as u64 + 1).read_to_string(&mut text).map_err(read)?;
+    file.take(MAX_LEN as u64 + 1)
+        .read_to_string(&mut text)
+        .map_err(read)?;
     if text.len() > MAX_LEN {
-        return Err(ConfigError::TooLarge { path: path.to_owned(), most: MAX_LEN });
+        return Err(ConfigError::TooLarge {
+            path: path.to_owned(),
+            most: MAX_LEN,
+        });
     }
-    parse(&text)
-        .map(Some)
-        .map_err(|(line, why)| ConfigError::Syntax { path: path.to_owned(), line, why })
+    parse(&text).map(Some).map_err(|(line, why)| ConfigError::Syntax {
+        path: path.to_owned(),
+        line,
+        why,
+    })
 }
 
 fn parse(text: &str) -> Result<Settings, (usize, &'static str)> {
@@ -52,20 +65,37 @@ fn parse(text: &str) -> Result<Settings, (usize, &'static str)> {
             continue;
         }
         if let Some(rest) = line.strip_prefix('[') {
-            let name = rest.strip_suffix(']').map(str::trim).filter(|name| !name.is_empty());
+            let name = rest
+                .strip_suffix(']')
+                .map(str::trim)
+                .filter(|name| !name.is_empty());
             section = Some(name.ok_or((number, "a section's name ends with ']'"))?.to_owned());
             continue;
         }
-        let (key, value) = line.split_once('=').ok_or((number, "expected [section] or key = value"))?;
+        let (key, value) = line
+            .split_once('=')
+            .ok_or((number, "expected [section] or key = value"))?;
         let (key, value) = (key.trim(), value.trim());
-        let section = section.clone().ok_or((number, "a setting stands before the first [section]"))?;
+        let section = section
+            .clone()
+            .ok_or((number, "a setting stands before the first [section]"))?;
         if key.is_empty() {
             return Err((number, "a setting without a name"));
         }
-        if entries.iter().any(|(known, entry)| *known == section && entry.key == key) {
+        if entries
+            .iter()
+            .any(|(known, entry)| *known == section && entry.key == key)
+        {
             return Err((number, "the same setting stands twice in its section"));
         }
-        entries.push((section, Entry { line: number, key: key.to_owned(), value: value.to_owned() }));
+        entries.push((
+            section,
+            Entry {
+                line: number,
+                key: key.to_owned(),
+                value: value.to_owned(),
+            },
+        ));
     }
     Ok(Settings(entries))
 }

@@ -19,7 +19,14 @@ impl Tx {
     /// Writes down what is about to be done and gives its number. The number in `entry` does not count.
     pub(crate) fn journal_intent(&self, entry: &JournalEntry) -> Result<u64, LedgerError> {
         let number = self.last_key(&JOURNAL)?.map_or(1, |last| last + 1);
-        self.put_numbered(&JOURNAL, number, &JournalEntry { number, ..entry.clone() })?;
+        self.put_numbered(
+            &JOURNAL,
+            number,
+            &JournalEntry {
+                number,
+                ..entry.clone()
+            },
+        )?;
         self.keep_newest(&JOURNAL, KEPT)?;
         Ok(number)
     }

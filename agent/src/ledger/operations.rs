@@ -8,7 +8,7 @@ use decnet_wire::report::{EventBody, Outcome};
 
 use super::LedgerError;
 use super::records::{
-    AcceptedRecord, Acceptance, Incident, IncidentCause, LastGood, OperationRecord, OperationState,
+    Acceptance, AcceptedRecord, Incident, IncidentCause, LastGood, OperationRecord, OperationState,
     RefusalRecord, operation_key,
 };
 use super::tables::{ACCEPTED, INCIDENTS, LAST_GOOD, ONLY, OPERATIONS, REFUSALS, Snapshot, Tx};
@@ -55,7 +55,9 @@ impl Snapshot {
 
 fn by_parsed_key<K: std::str::FromStr + Ord, T>(rows: Vec<(String, T)>) -> BTreeMap<K, T> {
     // Keys are written from the same type: one that does not parse was never one of ours.
-    rows.into_iter().filter_map(|(key, record)| Some((key.parse().ok()?, record))).collect()
+    rows.into_iter()
+        .filter_map(|(key, record)| Some((key.parse().ok()?, record)))
+        .collect()
 }
 
 impl Tx {
@@ -84,7 +86,9 @@ impl Tx {
             }
         }
         for stack in &acceptance.stacks {
-            let Some(operation) = stack.operation else { continue };
+            let Some(operation) = stack.operation else {
+                continue;
+            };
             let key = operation_key(operation.id);
             if self.get(&OPERATIONS, &key)?.is_none() {
                 let record = OperationRecord {
@@ -101,7 +105,11 @@ impl Tx {
             }
         }
 
-        let stacks: BTreeSet<&str> = acceptance.stacks.iter().map(|stack| stack.name.as_str()).collect();
+        let stacks: BTreeSet<&str> = acceptance
+            .stacks
+            .iter()
+            .map(|stack| stack.name.as_str())
+            .collect();
         for (key, _) in self.named(&LAST_GOOD)? {
             if !stacks.contains(key.as_str()) {
                 self.remove(&LAST_GOOD, &key)?;
@@ -125,7 +133,10 @@ impl Tx {
     ) -> Result<(), LedgerError> {
         let mut known = self.get(&REFUSALS, ONLY)?.unwrap_or_default();
         let same = |other: &RefusalRecord| other.digest == refusal.digest && other.code == refusal.code;
-        if known.iter().any(|other| same(other) && other.stands >= refusal.stands) {
+        if known
+            .iter()
+            .any(|other| same(other) && other.stands >= refusal.stands)
+        {
             return Ok(());
         }
         let reported = known.iter().any(same);
@@ -135,8 +146,11 @@ impl Tx {
         known.drain(..surplus);
         self.put(&REFUSALS, ONLY, &known)?;
         if !reported {
-            let body =
-                EventBody::Refused { code: refusal.code.clone(), detail: detail.to_owned(), generation };
+            let body = EventBody::Refused {
+                code: refusal.code.clone(),
+                detail: detail.to_owned(),
+                generation,
+            };
             self.push_event(at, body)?;
         }
         Ok(())
@@ -154,7 +168,13 @@ impl Tx {
 
     /// Nothing is left to do for these stacks: their documents are good, their operations succeeded.
     pub(crate) fn settle(&self, at: Timestamp, settled: &[Settled]) -> Result<(), LedgerError> {
-        for Settled { stack, operation, good, close_incident } in settled {
+        for Settled {
+            stack,
+            operation,
+            good,
+            close_incident,
+        } in settled
+        {
             if let Some(id) = operation {
                 self.transition(*id, at, |record| {
                     let to = (OperationState::Succeeded, Outcome::Succeeded);
@@ -182,7 +202,9 @@ impl Tx {
         hopeless: bool,
     ) -> Result<bool, LedgerError> {
         let key = operation_key(id);
-        let Some(mut record) = self.get(&OPERATIONS, &key)? else { return Ok(false) };
+        let Some(mut record) = self.get(&OPERATIONS, &key)? else {
+            return Ok(false);
+        };
         if record.state.is_terminal() {
             return Ok(false);
         }
@@ -193,10 +215,18 @@ impl Tx {
             return Ok(false);
         }
         self.transition(id, at, |_| {
-            Some((OperationState::Failed, Outcome::Failed { error: error.to_owned() }))
+            Some((
+                OperationState::Failed,
+                Outcome::Failed {
+                    error: error.to_owned(),
+                },
+            ))
         })?;
         if record.kind != OperationKind::Teardown {
-            let incident = Incident { since: at, cause: IncidentCause::Fallback };
+            let incident = Incident {
+                since: at,
+                cause: IncidentCause::Fallback,
+            };
             self.put(&INCIDENTS, record.stack.as_str(), &incident)?;
         }
         Ok(true)
@@ -213,8 +243,21 @@ impl Tx {
         if self.get(&INCIDENTS, stack.as_str())?.is_some() {
             return Ok(());
         }
-        self.put(&INCIDENTS, stack.as_str(), &Incident { since: at, cause: IncidentCause::Drift })?;
-        self.push_event(at, EventBody::Drift { decky: decky.clone(), detail: detail.to_owned() })
+        self.put(
+            &INCIDENTS,
+            stack.as_str(),
+            &Incident {
+                since: at,
+                cause: IncidentCause::Drift,
+            },
+        )?;
+        self.push_event(
+            at,
+            EventBody::Drift {
+                decky: decky.clone(),
+                detail: detail.to_owned(),
+            },
+        )
     }
 
     /// Changes an operation's state and queues the event that says so, or does neither.
@@ -225,14 +268,23 @@ impl Tx {
         decide: impl FnOnce(&OperationRecord) -> Option<(OperationState, Outcome)>,
     ) -> Result<(), LedgerError> {
         let key = operation_key(id);
-        let Some(mut record) = self.get(&OPERATIONS, &key)? else { return Ok(()) };
-        let Some((state, outcome)) = decide(&record) else { return Ok(()) };
+        let Some(mut record) = self.get(&OPERATIONS, &key)? else {
+            return Ok(());
+        };
+        let Some((state, outcome)) = decide(&record) else {
+            return Ok(());
+        };
         record.state = state;
         record.changed_at = at;
         self.put(&OPERATIONS, &key, &record)?;
         self.push_event(
             at,
-            EventBody::Operation { id, decky: record.decky.clone(), kind: record.kind, outcome },
+            EventBody::Operation {
+                id,
+                decky: record.decky.clone(),
+                kind: record.kind,
+                outcome,
+            },
         )
     }
 }

@@ -44,15 +44,28 @@ impl Tx {
         if self.get(&OUTBOX_STATE, ONLY)?.is_none() {
             let milliseconds = now.get().unix_timestamp_nanos() / 1_000_000;
             let next = u64::try_from(milliseconds).unwrap_or(0).max(1);
-            self.put(&OUTBOX_STATE, ONLY, &OutboxState { next, acked: next - 1 })?;
+            self.put(
+                &OUTBOX_STATE,
+                ONLY,
+                &OutboxState {
+                    next,
+                    acked: next - 1,
+                },
+            )?;
         }
         Ok(())
     }
 
     /// Queues an event under the next number.
     pub(crate) fn push_event(&self, at: Timestamp, body: EventBody) -> Result<(), LedgerError> {
-        let mut state = self.get(&OUTBOX_STATE, ONLY)?.unwrap_or(OutboxState { next: 1, acked: 0 });
-        let event = Event { seq: state.next, at, body };
+        let mut state = self
+            .get(&OUTBOX_STATE, ONLY)?
+            .unwrap_or(OutboxState { next: 1, acked: 0 });
+        let event = Event {
+            seq: state.next,
+            at,
+            body,
+        };
         self.put_numbered(&OUTBOX, event.seq, &event)?;
         state.next += 1;
         self.put(&OUTBOX_STATE, ONLY, &state)?;
@@ -62,7 +75,9 @@ impl Tx {
 
     /// Forgets what the master has stored. An acknowledgement of what was never sent says nothing about it.
     pub(crate) fn acknowledge(&self, acked: u64, sent: u64) -> Result<(), LedgerError> {
-        let Some(mut state) = self.get(&OUTBOX_STATE, ONLY)? else { return Ok(()) };
+        let Some(mut state) = self.get(&OUTBOX_STATE, ONLY)? else {
+            return Ok(());
+        };
         let acked = acked.min(sent);
         if acked <= state.acked {
             return Ok(());

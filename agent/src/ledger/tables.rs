@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use redb::{Key, ReadTransaction, ReadableTable, ReadableTableMetadata as _, TableDefinition, TableError};
 use redb::WriteTransaction;
+use redb::{Key, ReadTransaction, ReadableTable, ReadableTableMetadata as _, TableDefinition, TableError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +44,11 @@ pub(super) struct Table<K: Key + 'static, T> {
 
 impl<K: Key + 'static, T> Table<K, T> {
     const fn new(name: &'static str) -> Self {
-        Self { name, definition: TableDefinition::new(name), record: PhantomData }
+        Self {
+            name,
+            definition: TableDefinition::new(name),
+            record: PhantomData,
+        }
     }
 }
 
@@ -69,23 +73,40 @@ impl<K: Key + 'static, T: Record> Table<K, T> {
         struct Head {
             v: u32,
         }
-        let decode =
-            |source| LedgerError::Decode { table: self.name, source: Arc::new(source) };
+        let decode = |source| LedgerError::Decode {
+            table: self.name,
+            source: Arc::new(source),
+        };
         let head: Head = serde_json::from_slice(bytes).map_err(decode)?;
         if head.v > T::VERSION {
-            return Err(LedgerError::Version { table: self.name, found: head.v, known: T::VERSION });
+            return Err(LedgerError::Version {
+                table: self.name,
+                found: head.v,
+                known: T::VERSION,
+            });
         }
-        serde_json::from_slice::<Versioned<T>>(bytes).map(|versioned| versioned.record).map_err(decode)
+        serde_json::from_slice::<Versioned<T>>(bytes)
+            .map(|versioned| versioned.record)
+            .map_err(decode)
     }
 
     fn encode(&self, record: &T) -> Result<Vec<u8>, LedgerError> {
-        serde_json::to_vec(&Versioned { v: T::VERSION, record })
-            .map_err(|source| LedgerError::Decode { table: self.name, source: Arc::new(source) })
+        serde_json::to_vec(&Versioned {
+            v: T::VERSION,
+            record,
+        })
+        .map_err(|source| LedgerError::Decode {
+            table: self.name,
+            source: Arc::new(source),
+        })
     }
 }
 
 fn storage(doing: &'static str) -> impl Fn(redb::Error) -> LedgerError {
-    move |source| LedgerError::Storage { doing, source: Arc::new(source) }
+    move |source| LedgerError::Storage {
+        doing,
+        source: Arc::new(source),
+    }
 }
 
 fn collect<K, T, Q>(
@@ -119,7 +140,9 @@ impl Snapshot {
         &self,
         table: &Table<K, T>,
     ) -> Result<redb::ReadOnlyTable<K, &'static [u8]>, LedgerError> {
-        self.transaction.open_table(table.definition).map_err(|error| storage("read")(error.into()))
+        self.transaction
+            .open_table(table.definition)
+            .map_err(|error| storage("read")(error.into()))
     }
 
     pub(super) fn only<T: Record>(&self, table: &Table<&'static str, T>) -> Result<Option<T>, LedgerError> {
@@ -175,8 +198,10 @@ impl Snapshot {
     }
 
     pub(super) fn envelope(&self) -> Result<Option<Vec<u8>>, LedgerError> {
-        let open =
-            self.transaction.open_table(ENVELOPE).map_err(|error| storage("read")(error.into()))?;
+        let open = self
+            .transaction
+            .open_table(ENVELOPE)
+            .map_err(|error| storage("read")(error.into()))?;
         Ok(open.get(ONLY)?.map(|value| value.value().to_vec()))
     }
 
@@ -208,13 +233,18 @@ impl std::fmt::Debug for Tx {
 
 impl Tx {
     pub(super) fn new(transaction: WriteTransaction) -> Self {
-        Self { transaction, pushed: Cell::new(false) }
+        Self {
+            transaction,
+            pushed: Cell::new(false),
+        }
     }
 
     /// Commits; true when an event was pushed.
     pub(super) fn commit(self) -> Result<bool, LedgerError> {
         let pushed = self.pushed.get();
-        self.transaction.commit().map_err(|error| storage("commit to")(error.into()))?;
+        self.transaction
+            .commit()
+            .map_err(|error| storage("commit to")(error.into()))?;
         Ok(pushed)
     }
 
@@ -252,10 +282,10 @@ impl Tx {
         Ok(())
     }
 
-    pub(super) fn get<'k, T: Record>(
+    pub(super) fn get<T: Record>(
         &self,
         table: &Table<&'static str, T>,
-        key: &'k str,
+        key: &str,
     ) -> Result<Option<T>, LedgerError> {
         match self.open(table)?.get(key)? {
             Some(value) => table.decode(value.value()).map(Some),

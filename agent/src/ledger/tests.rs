@@ -17,7 +17,11 @@ fn record(generation: u64) -> AcceptedRecord {
 }
 
 fn acceptance(generation: u64, stacks: Vec<Stack>) -> Acceptance {
-    Acceptance { envelope: vec![1, 2, 3], record: record(generation), stacks }
+    Acceptance {
+        envelope: vec![1, 2, 3],
+        record: record(generation),
+        stacks,
+    }
 }
 
 async fn accept(ledger: &Ledger, generation: u64, stacks: Vec<Stack>) {
@@ -49,9 +53,18 @@ fn outcomes(ledger: &Ledger) -> Vec<String> {
         .unwrap()
         .into_iter()
         .map(|event| match event.body {
-            EventBody::Operation { outcome: Outcome::Running, .. } => "running".to_owned(),
-            EventBody::Operation { outcome: Outcome::Succeeded, .. } => "succeeded".to_owned(),
-            EventBody::Operation { outcome: Outcome::Failed { error }, .. } => format!("failed: {error}"),
+            EventBody::Operation {
+                outcome: Outcome::Running,
+                ..
+            } => "running".to_owned(),
+            EventBody::Operation {
+                outcome: Outcome::Succeeded,
+                ..
+            } => "succeeded".to_owned(),
+            EventBody::Operation {
+                outcome: Outcome::Failed { error },
+                ..
+            } => format!("failed: {error}"),
             EventBody::Drift { decky, .. } => format!("drift {decky}"),
             EventBody::Refused { code, .. } => format!("refused {code}"),
         })
@@ -67,24 +80,43 @@ async fn an_operation_runs_through_its_states_across_a_restart_after_every_commi
 
     accept(&file.open(), 1, vec![web.clone()]).await;
     assert_eq!(state(&file.open()), OperationState::Open);
-    file.open().write(move |tx| tx.begin(now(), &[deploy.id])).await.unwrap();
+    file.open()
+        .write(move |tx| tx.begin(now(), &[deploy.id]))
+        .await
+        .unwrap();
     // The same again, as after a kill in between: nothing is told twice.
-    file.open().write(move |tx| tx.begin(now(), &[deploy.id])).await.unwrap();
+    file.open()
+        .write(move |tx| tx.begin(now(), &[deploy.id]))
+        .await
+        .unwrap();
     assert_eq!(state(&file.open()), OperationState::Running);
     assert_eq!(outcomes(&file.open()), ["running"]);
 
     for attempt in 1..=operations::ATTEMPTS {
         let ledger = file.open();
-        let failed =
-            ledger.write(move |tx| tx.attempt_failed(now(), deploy.id, "no image", false)).await.unwrap();
+        let failed = ledger
+            .write(move |tx| tx.attempt_failed(now(), deploy.id, "no image", false))
+            .await
+            .unwrap();
         assert_eq!(failed, attempt == operations::ATTEMPTS);
     }
     let ledger = file.open();
     assert_eq!(state(&ledger), OperationState::Failed);
-    let more = ledger.write(move |tx| tx.attempt_failed(now(), deploy.id, "again", true)).await.unwrap();
+    let more = ledger
+        .write(move |tx| tx.attempt_failed(now(), deploy.id, "again", true))
+        .await
+        .unwrap();
     assert!(!more, "a terminal operation never changes");
-    let settled = Settled { stack: web.name, operation: Some(deploy.id), good: None, close_incident: false };
-    ledger.write(move |tx| tx.settle(now(), std::slice::from_ref(&settled))).await.unwrap();
+    let settled = Settled {
+        stack: web.name,
+        operation: Some(deploy.id),
+        good: None,
+        close_incident: false,
+    };
+    ledger
+        .write(move |tx| tx.settle(now(), std::slice::from_ref(&settled)))
+        .await
+        .unwrap();
     assert_eq!(outcomes(&ledger), ["running", "failed: no image"]);
 }
 
@@ -92,16 +124,32 @@ async fn an_operation_runs_through_its_states_across_a_restart_after_every_commi
 async fn an_operation_that_is_replaced_ends_without_an_event() {
     let file = File::new();
     let ledger = file.open();
-    let (first, second) = (operation(1, OperationKind::Deploy), operation(2, OperationKind::Mutate));
+    let (first, second) = (
+        operation(1, OperationKind::Deploy),
+        operation(2, OperationKind::Mutate),
+    );
     accept(&ledger, 1, vec![stack("web", document(5, &[]), Some(first))]).await;
-    ledger.write(move |tx| tx.begin(now(), &[first.id])).await.unwrap();
-    accept(&ledger, 2, vec![stack("web", document(5, &["ssh"]), Some(second))]).await;
+    ledger
+        .write(move |tx| tx.begin(now(), &[first.id]))
+        .await
+        .unwrap();
+    accept(
+        &ledger,
+        2,
+        vec![stack("web", document(5, &["ssh"]), Some(second))],
+    )
+    .await;
     let operations = ledger.operations().unwrap();
     assert_eq!(operations[&first.id].state, OperationState::Superseded);
     assert_eq!(operations[&second.id].state, OperationState::Open);
     assert_eq!(outcomes(&ledger), ["running"]);
     // Forgotten once it is terminal and no bundle names it any more.
-    accept(&ledger, 3, vec![stack("web", document(5, &["ssh"]), Some(second))]).await;
+    accept(
+        &ledger,
+        3,
+        vec![stack("web", document(5, &["ssh"]), Some(second))],
+    )
+    .await;
     assert!(!ledger.operations().unwrap().contains_key(&first.id));
 }
 
@@ -119,7 +167,10 @@ async fn a_sequence_number_is_given_out_once_whatever_was_acknowledged() {
     };
     let (ledger, batch) = drift(file.open(), 1).await;
     let first = batch.events[0].seq;
-    ledger.write(move |tx| tx.acknowledge(first, first)).await.unwrap();
+    ledger
+        .write(move |tx| tx.acknowledge(first, first))
+        .await
+        .unwrap();
     assert_eq!(ledger.outbox(10, usize::MAX).unwrap().waiting, 0);
     drop(ledger);
     let (ledger, batch) = drift(file.open(), 2).await;
@@ -127,8 +178,14 @@ async fn a_sequence_number_is_given_out_once_whatever_was_acknowledged() {
     assert_eq!(batch.events[0].seq, first + 1);
     assert_eq!(batch.acked, first);
     // An acknowledgement of what was never sent forgets nothing; one of the past brings nothing back.
-    ledger.write(move |tx| tx.acknowledge(u64::MAX, first)).await.unwrap();
-    ledger.write(move |tx| tx.acknowledge(0, first + 1)).await.unwrap();
+    ledger
+        .write(move |tx| tx.acknowledge(u64::MAX, first))
+        .await
+        .unwrap();
+    ledger
+        .write(move |tx| tx.acknowledge(0, first + 1))
+        .await
+        .unwrap();
     assert_eq!(ledger.outbox(10, usize::MAX).unwrap().waiting, 1);
 }
 
@@ -140,7 +197,10 @@ async fn a_batch_holds_at_least_one_event_and_otherwise_keeps_its_bounds() {
         .write(|tx| {
             (0..5).try_for_each(|_| {
                 let detail = "x".repeat(1000);
-                let body = EventBody::Drift { decky: "web".parse().unwrap(), detail };
+                let body = EventBody::Drift {
+                    decky: "web".parse().unwrap(),
+                    detail,
+                };
                 tx.push_event(now(), body)
             })
         })
@@ -163,8 +223,16 @@ async fn drift_is_told_once_an_incident() {
     again(name.clone()).await.unwrap();
     again(name.clone()).await.unwrap();
     assert_eq!(outcomes(&ledger), ["drift web"]);
-    let over = Settled { stack: name.clone(), operation: None, good: None, close_incident: true };
-    ledger.write(move |tx| tx.settle(now(), std::slice::from_ref(&over))).await.unwrap();
+    let over = Settled {
+        stack: name.clone(),
+        operation: None,
+        good: None,
+        close_incident: true,
+    };
+    ledger
+        .write(move |tx| tx.settle(now(), std::slice::from_ref(&over)))
+        .await
+        .unwrap();
     again(name).await.unwrap();
     assert_eq!(outcomes(&ledger), ["drift web", "drift web"]);
 }
@@ -183,14 +251,29 @@ async fn the_journal_keeps_an_unfinished_step_and_only_the_newest() {
         outcome: None,
     };
     let ledger = file.open();
-    let first = ledger.write(move |tx| tx.journal_intent(&entry(0))).await.unwrap();
-    let second = ledger.write(move |tx| tx.journal_intent(&entry(1))).await.unwrap();
-    ledger.write(move |tx| tx.journal_outcome(second, now(), Some("refused".to_owned()))).await.unwrap();
+    let first = ledger
+        .write(move |tx| tx.journal_intent(&entry(0)))
+        .await
+        .unwrap();
+    let second = ledger
+        .write(move |tx| tx.journal_intent(&entry(1)))
+        .await
+        .unwrap();
+    ledger
+        .write(move |tx| tx.journal_outcome(second, now(), Some("refused".to_owned())))
+        .await
+        .unwrap();
     drop(ledger);
     let ledger = file.open();
     let newest = ledger.journal(10).unwrap();
-    assert_eq!(newest.iter().map(|entry| entry.number).collect::<Vec<_>>(), [second, first]);
-    assert_eq!(newest[0].outcome.as_ref().unwrap().error.as_deref(), Some("refused"));
+    assert_eq!(
+        newest.iter().map(|entry| entry.number).collect::<Vec<_>>(),
+        [second, first]
+    );
+    assert_eq!(
+        newest[0].outcome.as_ref().unwrap().error.as_deref(),
+        Some("refused")
+    );
     assert_eq!(newest[1].outcome, None);
 
     ledger
@@ -205,7 +288,10 @@ async fn the_journal_keeps_an_unfinished_step_and_only_the_newest() {
 async fn a_second_agent_does_not_get_the_ledger() {
     let file = File::new();
     let held = file.open();
-    assert!(matches!(Ledger::open(&file.path(), now()), Err(LedgerError::Held { .. })));
+    assert!(matches!(
+        Ledger::open(&file.path(), now()),
+        Err(LedgerError::Held { .. })
+    ));
     drop(held);
     file.open();
 }
@@ -214,7 +300,10 @@ async fn a_second_agent_does_not_get_the_ledger() {
 async fn a_damaged_ledger_is_set_aside_and_its_sequence_numbers_are_not_reused() {
     let file = File::new();
     let ledger = file.open();
-    ledger.write(|tx| tx.drift(now(), &"a".parse().unwrap(), &"a".parse().unwrap(), "x")).await.unwrap();
+    ledger
+        .write(|tx| tx.drift(now(), &"a".parse().unwrap(), &"a".parse().unwrap(), "x"))
+        .await
+        .unwrap();
     let last = ledger.waiting_events().unwrap()[0].seq;
     drop(ledger);
     std::fs::write(file.path(), b"this was a ledger before the disk had its say").unwrap();

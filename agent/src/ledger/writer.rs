@@ -13,8 +13,12 @@ use super::tables::Tx;
 /// Most jobs in one commit, so that the first of them does not wait for ever.
 const BATCH: usize = 64;
 
+type Change = Box<dyn FnMut(&Tx) -> Result<(), LedgerError> + Send>;
+/// Where a change leaves what it gives, until its commit.
+type Given<T> = Arc<Mutex<Option<T>>>;
+
 struct Job {
-    apply: Box<dyn FnMut(&Tx) -> Result<(), LedgerError> + Send>,
+    apply: Change,
     answer: oneshot::Sender<Result<(), LedgerError>>,
 }
 
@@ -29,7 +33,10 @@ impl Writer {
     pub(super) fn start(db: Arc<Database>, outbox_grew: Arc<Notify>) -> Self {
         let (jobs, queue) = channel();
         let thread = std::thread::spawn(move || run(&db, &queue, &outbox_grew));
-        Self { jobs: Some(jobs), thread: Some(thread) }
+        Self {
+            jobs: Some(jobs),
+            thread: Some(thread),
+        }
     }
 
     pub(super) async fn write<T, F>(&self, change: F) -> Result<T, LedgerError>
@@ -42,10 +49,7 @@ impl Writer {
         take(&given)
     }
 
-    fn submit<T, F>(
-        &self,
-        mut change: F,
-    ) -> Result<(Arc<Mutex<Option<T>>>, Answer), LedgerError>
+    fn submit<T, F>(&self, mut change: F) -> Result<(Given<T>, Answer), LedgerError>
     where
         T: Send + 'static,
         F: FnMut(&Tx) -> Result<T, LedgerError> + Send + 'static,
@@ -59,7 +63,8 @@ impl Writer {
             Ok(())
         });
         let jobs = self.jobs.as_ref().ok_or(LedgerError::Closed)?;
-        jobs.send(Job { apply, answer }).map_err(|_| LedgerError::Closed)?;
+        jobs.send(Job { apply, answer })
+            .map_err(|_| LedgerError::Closed)?;
         Ok((given, answered))
     }
 }
@@ -80,7 +85,11 @@ async fn answered(answer: Answer) -> Result<Result<(), LedgerError>, oneshot::er
 }
 
 fn take<T>(given: &Mutex<Option<T>>) -> Result<T, LedgerError> {
-    given.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(LedgerError::Closed)
+    given
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take()
+        .ok_or(LedgerError::Closed)
 }
 
 impl Drop for Writer {
@@ -129,9 +138,10 @@ fn run(db: &Database, queue: &Receiver<Job>, outbox_grew: &Notify) {
 }
 
 fn commit(db: &Database, batch: &mut [Job]) -> Result<bool, LedgerError> {
-    let transaction = db
-        .begin_write()
-        .map_err(|error| LedgerError::Storage { doing: "write to", source: Arc::new(error.into()) })?;
+    let transaction = db.begin_write().map_err(|error| LedgerError::Storage {
+        doing: "write to",
+        source: Arc::new(error.into()),
+    })?;
     let tx = Tx::new(transaction);
     for job in batch {
         (job.apply)(&tx)?;

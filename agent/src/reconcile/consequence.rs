@@ -55,9 +55,10 @@ pub(crate) fn consequences(served: &[BTreeSet<Part>], outcomes: &[Outcome]) -> B
     for (parts, outcome) in served.iter().zip(outcomes) {
         let new = match outcome {
             Outcome::Done => Consequence::Worked,
-            Outcome::Failed { error, hopeless } => {
-                Consequence::Failed { error: error.clone(), hopeless: *hopeless }
-            }
+            Outcome::Failed { error, hopeless } => Consequence::Failed {
+                error: error.clone(),
+                hopeless: *hopeless,
+            },
             Outcome::Away { error, .. } => Consequence::Away { error: error.clone() },
             Outcome::Skipped => continue,
         };
@@ -89,7 +90,9 @@ mod tests {
 
     fn step(stack: Option<&str>, after: &[usize]) -> PlannedStep {
         PlannedStep {
-            step: Step::PullImage { reference: "r@sha256:0".to_owned() },
+            step: Step::PullImage {
+                reference: "r@sha256:0".to_owned(),
+            },
             stack: stack.map(|name| name.parse().unwrap()),
             after: after.to_vec(),
         }
@@ -100,7 +103,10 @@ mod tests {
     }
 
     fn failed(error: &str, hopeless: bool) -> Outcome {
-        Outcome::Failed { error: error.to_owned(), hopeless }
+        Outcome::Failed {
+            error: error.to_owned(),
+            hopeless,
+        }
     }
 
     #[test]
@@ -118,10 +124,18 @@ mod tests {
         let served = served(&plan);
         assert_eq!(served[0], BTreeSet::from([part("a"), part("c")]));
         assert_eq!(served[1], BTreeSet::from([part("a")]));
-        let outcomes =
-            [failed("no image", false), Outcome::Skipped, Outcome::Skipped, Outcome::Done, Outcome::Skipped];
+        let outcomes = [
+            failed("no image", false),
+            Outcome::Skipped,
+            Outcome::Skipped,
+            Outcome::Done,
+            Outcome::Skipped,
+        ];
         let meaning = consequences(&served, &outcomes);
-        let failure = Consequence::Failed { error: "no image".to_owned(), hopeless: false };
+        let failure = Consequence::Failed {
+            error: "no image".to_owned(),
+            hopeless: false,
+        };
         assert_eq!(meaning[&part("a")], failure);
         assert_eq!(meaning[&part("c")], failure);
         assert_eq!(meaning[&part("b")], Consequence::Worked);
@@ -129,7 +143,10 @@ mod tests {
 
     #[test]
     fn a_shared_step_that_nobody_waits_for_stands_for_itself() {
-        let plan = Plan { steps: vec![step(Some("a"), &[]), step(None, &[0])], blocked: vec![] };
+        let plan = Plan {
+            steps: vec![step(Some("a"), &[]), step(None, &[0])],
+            blocked: vec![],
+        };
         let served = served(&plan);
         assert_eq!(served[1], BTreeSet::from([None]));
         assert_eq!(choose(&served, Option::is_some), vec![true, false]);
@@ -148,8 +165,15 @@ mod tests {
     #[test]
     fn the_gravest_outcome_is_a_stacks_outcome() {
         let served = vec![BTreeSet::from([part("a")]); 3];
-        let outcomes = [Outcome::Done, failed("refused", false), failed("exited with code 3", true)];
-        let expected = Consequence::Failed { error: "exited with code 3".to_owned(), hopeless: true };
+        let outcomes = [
+            Outcome::Done,
+            failed("refused", false),
+            failed("exited with code 3", true),
+        ];
+        let expected = Consequence::Failed {
+            error: "exited with code 3".to_owned(),
+            hopeless: true,
+        };
         assert_eq!(consequences(&served, &outcomes)[&part("a")], expected);
     }
 }

@@ -95,8 +95,17 @@ pub(crate) fn effective(
         let stacks = attempt.aims.iter().map(|(name, aim)| (name, &aim.compose));
         match Desired::new(host, &attempt.networks, &attempt.blobs, stacks) {
             Ok(desired) => {
-                let Assembled { aims, networks, blobs } = attempt;
-                return Ok(Effective { desired, aims, networks, blobs });
+                let Assembled {
+                    aims,
+                    networks,
+                    blobs,
+                } = attempt;
+                return Ok(Effective {
+                    desired,
+                    aims,
+                    networks,
+                    blobs,
+                });
             }
             Err(errors) => {
                 let back: BTreeSet<&StackName> = attempt
@@ -133,15 +142,22 @@ fn assemble(
     last_good: &BTreeMap<StackName, LastGood>,
     given_up: &BTreeSet<StackName>,
 ) -> Assembled {
-    let mut assembled =
-        Assembled { aims: BTreeMap::new(), networks: bundle.networks.clone(), blobs: bundle.blobs.clone() };
+    let mut assembled = Assembled {
+        aims: BTreeMap::new(),
+        networks: bundle.networks.clone(),
+        blobs: bundle.blobs.clone(),
+    };
     for stack in &bundle.stacks {
         let failed = stack.operation.is_some_and(|operation| {
             // A teardown that failed is still a teardown: what was to go is never brought back.
             operation.kind != OperationKind::Teardown
-                && operations.get(&operation.id).is_some_and(|known| known.state == OperationState::Failed)
+                && operations
+                    .get(&operation.id)
+                    .is_some_and(|known| known.state == OperationState::Failed)
         });
-        let back = last_good.get(&stack.name).filter(|_| !given_up.contains(&stack.name));
+        let back = last_good
+            .get(&stack.name)
+            .filter(|_| !given_up.contains(&stack.name));
         let (source, compose) = match (failed, back) {
             (false, _) => (Source::Bundle, stack.compose.clone()),
             (true, None) => (Source::Nothing, Value::Object(serde_json::Map::new())),
@@ -150,7 +166,12 @@ fn assemble(
                 (Source::LastGood, good.compose.clone())
             }
         };
-        let aim = Aim { decky: stack.decky.clone(), source, compose, operation: stack.operation };
+        let aim = Aim {
+            decky: stack.decky.clone(),
+            source,
+            compose,
+            operation: stack.operation,
+        };
         assembled.aims.insert(stack.name.clone(), aim);
     }
     assembled
@@ -174,4 +195,3 @@ fn add_missing(assembled: &mut Assembled, good: &LastGood) {
         }
     }
 }
-

@@ -23,9 +23,15 @@ const AT_ONCE: usize = 64;
 pub(crate) enum Outcome {
     Done,
     /// Its own error. Hopeless when trying again at once makes no sense: the container ran and ended.
-    Failed { error: String, hopeless: bool },
+    Failed {
+        error: String,
+        hopeless: bool,
+    },
     /// Nothing is wrong with the step: what it needs is away for now.
-    Away { error: String, engine: bool },
+    Away {
+        error: String,
+        engine: bool,
+    },
     /// Not begun: something before it did not work, it was not its turn, or there was news.
     Skipped,
 }
@@ -64,7 +70,9 @@ impl<M: Machine> Execution<'_, M> {
                     }
                 }
             }
-            let Some((index, outcome)) = under_way.next().await else { break };
+            let Some((index, outcome)) = under_way.next().await else {
+                break;
+            };
             let outcome = outcome?;
             match outcome {
                 Outcome::Done => {
@@ -109,7 +117,9 @@ impl<M: Machine> Execution<'_, M> {
             }
         };
         let at = self.clock.now();
-        self.ledger.write(move |tx| tx.journal_outcome(number, at, error.clone())).await?;
+        self.ledger
+            .write(move |tx| tx.journal_outcome(number, at, error.clone()))
+            .await?;
         Ok(outcome)
     }
 }
@@ -118,7 +128,10 @@ fn judge(step: &str, error: &EngineError) -> Outcome {
     let text = crate::error::one_line(&format!("{step}: {}", error_chain(error)));
     if !error.retryable() {
         let hopeless = matches!(error, EngineError::Unsettled { .. });
-        return Outcome::Failed { error: text, hopeless };
+        return Outcome::Failed {
+            error: text,
+            hopeless,
+        };
     }
     // A blob that cannot be fetched, or one call that hangs, says nothing about the rest of the plan.
     let engine = !matches!(error, EngineError::ReadBlob { .. } | EngineError::Timeout { .. });

@@ -35,7 +35,12 @@ pub(crate) struct DockerMachine {
 
 impl DockerMachine {
     pub(crate) fn new(socket: PathBuf, host: HostId, blobs: SharedBlobs) -> Self {
-        Self { socket, host, blobs, engine: Mutex::new(None) }
+        Self {
+            socket,
+            host,
+            blobs,
+            engine: Mutex::new(None),
+        }
     }
 
     async fn engine(&self) -> Result<(Engine, String), EngineError> {

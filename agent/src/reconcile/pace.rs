@@ -35,7 +35,8 @@ struct Entry {
 impl Pace {
     /// Keeps what is still there. A part that is aimed at something else starts afresh.
     pub(crate) fn aim_at(&mut self, aims: &BTreeMap<Part, u64>) {
-        self.parts.retain(|part, entry| aims.get(part) == Some(&entry.aim));
+        self.parts
+            .retain(|part, entry| aims.get(part) == Some(&entry.aim));
         for (part, aim) in aims {
             self.parts.entry(part.clone()).or_insert(Entry {
                 aim: *aim,
@@ -49,12 +50,17 @@ impl Pace {
 
     /// Whether it is this part's turn.
     pub(crate) fn may(&self, part: &Part, now: Instant) -> bool {
-        self.parts.get(part).and_then(|entry| entry.not_before).is_none_or(|at| at <= now)
+        self.parts
+            .get(part)
+            .and_then(|entry| entry.not_before)
+            .is_none_or(|at| at <= now)
     }
 
     /// Nothing is left to do for it. True when that has been so for [`STEADY`].
     pub(crate) fn settled(&mut self, part: &Part, now: Instant) -> bool {
-        let Some(entry) = self.parts.get_mut(part) else { return false };
+        let Some(entry) = self.parts.get_mut(part) else {
+            return false;
+        };
         let since = *entry.settled_since.get_or_insert(now);
         let steady = now.duration_since(since) >= STEADY;
         if steady {
@@ -80,7 +86,9 @@ impl Pace {
 
     /// Its steps worked. True when that has happened so often that it does not come to rest.
     pub(crate) fn worked(&mut self, part: &Part, now: Instant) -> bool {
-        let Some(entry) = self.parts.get_mut(part) else { return false };
+        let Some(entry) = self.parts.get_mut(part) else {
+            return false;
+        };
         entry.rounds = entry.rounds.saturating_add(1);
         if entry.rounds > FREE_ROUNDS {
             entry.not_before = Some(now + repair_delay(entry.rounds - FREE_ROUNDS));
@@ -90,6 +98,10 @@ impl Pace {
 
     /// When the next part has its turn that does not have it now.
     pub(crate) fn next(&self, now: Instant) -> Option<Instant> {
-        self.parts.values().filter_map(|entry| entry.not_before).filter(|at| *at > now).min()
+        self.parts
+            .values()
+            .filter_map(|entry| entry.not_before)
+            .filter(|at| *at > now)
+            .min()
     }
 }

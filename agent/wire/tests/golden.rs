@@ -1,6 +1,8 @@
 //! Every document as it was once sent. The files are only added to: a change that breaks one breaks agents or
 //! masters that are already out there.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::path::Path;
 
 use decnet_wire::bundle::Bundle;

@@ -94,7 +94,16 @@ impl Client {
     /// Reads the files that the connection names. Nothing is sent yet.
     pub(super) fn new(connection: &Connection) -> Result<Self, Failure> {
         let token = match (&connection.token_file, &connection.token) {
-            (Some(path), _) => Some(read_small(path, "the token file")?),
+            (Some(path), _) => {
+                let token = read_small(path, "the token file")?;
+                if token.trim().is_empty() {
+                    return Err(Failure::Usage(format!(
+                        "the token file {} is empty",
+                        path.display()
+                    )));
+                }
+                Some(token)
+            }
             (None, token) => token.clone(),
         };
         let token = token

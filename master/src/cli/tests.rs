@@ -6,7 +6,8 @@ mod deploy;
 mod reach;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use decnet_pki::ServerName;
 use decnet_pki::tls;
@@ -27,6 +28,8 @@ struct Running {
     socket: PathBuf,
     tls: std::net::SocketAddr,
     end: CancellationToken,
+    /// The last sequence that the agent used.
+    seq: AtomicU64,
 }
 
 impl Drop for Running {
@@ -62,6 +65,7 @@ impl Running {
             socket,
             tls,
             end,
+            seq: AtomicU64::new(0),
         }
     }
 
@@ -83,7 +87,7 @@ impl Running {
     }
 
     /// Speaks as an agent would: every open operation of the host ends so.
-    async fn end_all(&self, host: HostId, seq: &mut u64, outcome: &dyn Fn(&DeckyName) -> Outcome) {
+    async fn end_all(&self, host: HostId, outcome: &dyn Fn(&DeckyName) -> Outcome) {
         let filter = crate::control::rows::RowFilter {
             open: true,
             host: Some(host),
@@ -92,7 +96,7 @@ impl Running {
         let rows = self.master.control.list_rows(filter).unwrap();
         let at = Timestamp::new(time::OffsetDateTime::now_utc());
         let events = rows.into_iter().map(|row| {
-            *seq += 1;
+            let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
             let outcome = outcome(&row.decky);
             let body = EventBody::Operation {
                 id: row.id,
@@ -100,7 +104,7 @@ impl Running {
                 kind: row.operation,
                 outcome,
             };
-            Event { seq: *seq, at, body }
+            Event { seq, at, body }
         });
         let heartbeat = Heartbeat {
             agent_version: "test".to_owned(),
@@ -186,12 +190,9 @@ async fn while_agent(
     input: &str,
     outcome: impl Fn(&DeckyName) -> Outcome,
 ) -> Output {
-    static SEQUENCE: Mutex<u64> = Mutex::new(0);
     let agent = async {
         loop {
-            let mut seq = *SEQUENCE.lock().unwrap_or_else(PoisonError::into_inner);
-            running.end_all(host, &mut seq, &outcome).await;
-            *SEQUENCE.lock().unwrap_or_else(PoisonError::into_inner) = seq;
+            running.end_all(host, &outcome).await;
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     };

@@ -226,4 +226,6 @@ pub fn is_pinned(image: &str) -> bool {
 }
 
 #[cfg(test)]
+mod documentation;
+#[cfg(test)]
 mod tests;

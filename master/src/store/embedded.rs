@@ -156,7 +156,7 @@ fn scan(
 mod tests {
     use super::*;
     use crate::records::{HostStatus, Role};
-    use crate::store::{Db, Record, Writer};
+    use crate::store::{Db, Reader, Record, Writer};
     use decnet_wire::ids::HostId;
     use uuid::Uuid;
 
@@ -166,6 +166,11 @@ mod tests {
 
     fn put(w: &mut Writer<'_>, n: u128) -> Result<(), StoreError> {
         w.put(&host(n), &HostStatus::unheard(host(n)))
+    }
+
+    fn all(db: &Db) -> Vec<HostStatus> {
+        let read = |r: &Reader<'_>| r.all();
+        db.read(read).unwrap()
     }
 
     #[test]
@@ -185,7 +190,7 @@ mod tests {
                 })
         });
         assert!(failed.is_err());
-        assert!(db.read(|r| r.all::<HostStatus>()).unwrap().is_empty());
+        assert!(all(&db).is_empty());
     }
 
     #[test]
@@ -198,12 +203,7 @@ mod tests {
                 .unwrap();
         }
         let db = Db::new(RedbStore::open(&path).unwrap());
-        let hosts: Vec<HostId> = db
-            .read(|r| r.all::<HostStatus>())
-            .unwrap()
-            .into_iter()
-            .map(|status| status.host)
-            .collect();
+        let hosts: Vec<HostId> = all(&db).into_iter().map(|status| status.host).collect();
         assert_eq!(hosts, [host(1), host(2), host(3)]);
     }
 

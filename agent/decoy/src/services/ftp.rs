@@ -63,9 +63,13 @@ pub(super) async fn run(context: Context) -> Result<(), Failure> {
 impl Ftp {
     async fn visit(&self, connection: Connection, session: &Session) -> io::Result<()> {
         let mut lines = LineReader::new(connection, LINE_CAP);
+        let banner = self
+            .software
+            .banner
+            .replace("{ip}", &session.local_address().ip().to_string());
         lines
             .get_mut()
-            .write_all(format!("220 {}\r\n", self.software.banner).as_bytes())
+            .write_all(format!("220 {banner}\r\n").as_bytes())
             .await?;
         let mut dialogue = Dialogue {
             directory: "/".to_owned(),

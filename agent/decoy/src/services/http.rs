@@ -26,8 +26,12 @@ use crate::environment::{Context, EnvironmentError};
 use crate::serve::Session;
 pub(super) use site::Site;
 
-/// The longest request body read, in bytes; more is answered 413.
-const BODY_CAP: usize = 64 * 1024;
+/// The longest request body read, in bytes; more is answered 413. All streams of all connections
+/// together stay well under a container's 64 MiB.
+const BODY_CAP: usize = 32 * 1024;
+
+/// HTTP/2 requests at a time on one connection.
+const STREAMS: u32 = 8;
 
 /// Request line and headers, in bytes.
 const HEAD_CAP: usize = 16 * 1024;
@@ -116,7 +120,7 @@ pub(super) async fn serve(
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(16)
+        .max_concurrent_streams(STREAMS)
         .max_header_list_size(HEAD_CAP as u32)
         .initial_stream_window_size(BODY_CAP as u32)
         .initial_connection_window_size(4 * BODY_CAP as u32);

@@ -28,6 +28,9 @@ const MESSAGE_CAP: usize = 10 * 1024 * 1024;
 /// How much of a message is kept for the log.
 const KEPT: usize = 4096;
 
+/// A local part and a domain of full length, in bytes (RFC 5321 §4.5.3.1).
+const ADDRESS_CAP: usize = 64 + 1 + 255;
+
 /// Commands of one connection, and recipients of one message.
 const COMMANDS: u32 = 1000;
 const RECIPIENTS: usize = 100;
@@ -171,6 +174,9 @@ impl Smtp {
     }
 
     fn recipient(&self, dialogue: &mut Dialogue, address: String) -> String {
+        if address.len() > ADDRESS_CAP {
+            return "501 5.1.3 Bad recipient address syntax\r\n".to_owned();
+        }
         let domain = address.rsplit('@').next().unwrap_or_default().to_lowercase();
         let local = domain == self.domain || self.domain.ends_with(&format!(".{domain}"));
         if !local && !dialogue.admitted && self.relaying == Relaying::Closed {

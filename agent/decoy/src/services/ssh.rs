@@ -14,7 +14,7 @@ use crate::door::Door;
 use crate::environment::Context;
 use crate::host::Host;
 use crate::identity::Identity;
-use crate::serve::{IDLE_TIMEOUT, Session};
+use crate::serve::IDLE_TIMEOUT;
 use crate::shell::ShellPersona;
 use visitor::Visitor;
 
@@ -50,7 +50,7 @@ pub(super) async fn run(context: Context) -> Result<(), Failure> {
         host,
     });
     crate::serve::tcp(&context, move |connection, session| {
-        let visitor = Visitor::new(Arc::clone(&ssh), Arc::clone(&session));
+        let visitor = Visitor::new(Arc::clone(&ssh), session);
         let config = Arc::clone(&config);
         async move {
             let running = russh::server::run_stream(config, connection, visitor).await;
@@ -58,7 +58,6 @@ pub(super) async fn run(context: Context) -> Result<(), Failure> {
                 Ok(running) => running.await,
                 Err(error) => Err(error),
             })
-            .inspect_err(|error| protocol_error(&session, error))
         }
     })
     .await
@@ -68,13 +67,8 @@ pub(super) async fn run(context: Context) -> Result<(), Failure> {
 fn finish(ended: Result<(), russh::Error>) -> io::Result<()> {
     match ended {
         Ok(()) | Err(russh::Error::Disconnect | russh::Error::HUP) => Ok(()),
+        Err(russh::Error::IO(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
         Err(russh::Error::IO(error)) => Err(error),
         Err(error) => Err(io::Error::other(error.to_string())),
-    }
-}
-
-fn protocol_error(session: &Session, error: &io::Error) {
-    if error.kind() == io::ErrorKind::Other {
-        session.garbage(error.to_string());
     }
 }

@@ -103,6 +103,8 @@ impl Unix {
             let (text, status) = match self.command(&words) {
                 Some(answer) => answer,
                 None => {
+                    let code = words.iter().skip(1).find_map(|word| word.parse().ok());
+                    reply.status = code.unwrap_or(reply.status);
                     reply.over = true;
                     return reply;
                 }
@@ -113,7 +115,7 @@ impl Unix {
         reply
     }
 
-    /// Output and exit status of a command; `None` when it ends the shell.
+    /// Output and exit status of a command; `None` when it ends the shell, with the code it names.
     fn command(&mut self, words: &[String]) -> Option<(String, u32)> {
         let prefixes = words
             .windows(2)

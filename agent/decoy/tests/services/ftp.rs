@@ -9,7 +9,7 @@ fn logged_in(decoy: &Decoy) -> FtpStream {
     for _ in 0..4 {
         let mut ftp = FtpStream::connect(("127.0.0.1", decoy.port)).unwrap();
         for guess in 0..5 {
-            if ftp.login("web", format!("guess{guess}")).is_ok() {
+            if ftp.login("web", &format!("guess{guess}")).is_ok() {
                 return ftp;
             }
         }

@@ -1,8 +1,7 @@
 use std::sync::Arc;
 
 use russh::client::{self, AuthResult, KeyboardInteractiveAuthResponse};
-use russh::keys::ssh_key::PublicKey;
-use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg};
+use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::{ChannelMsg, Disconnect};
 use serde_json::json;
 
@@ -17,8 +16,8 @@ struct Client {
 impl client::Handler for Client {
     type Error = russh::Error;
 
-    async fn check_server_key(&mut self, key: &PublicKey) -> Result<bool, Self::Error> {
-        *self.seen.lock().unwrap() = Some(key.fingerprint(HashAlg::Sha256).to_string());
+    async fn check_server_key(&mut self, key: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
+        *self.seen.lock().unwrap() = Some(key.public_key().fingerprint(HashAlg::Sha256).to_string());
         Ok(true)
     }
 }
@@ -35,8 +34,13 @@ async fn connect(decoy: &Decoy) -> (client::Handle<Client>, String) {
 
 /// Output and exit status of an exec request.
 async fn exec(handle: &client::Handle<Client>, command: &str) -> (String, Option<u32>) {
-    let mut channel = handle.channel_open_session().await.unwrap();
+    let channel = handle.channel_open_session().await.unwrap();
     channel.exec(true, command).await.unwrap();
+    drain(channel).await
+}
+
+/// What a channel says until it is closed, and its exit status.
+async fn drain(mut channel: russh::Channel<client::Msg>) -> (String, Option<u32>) {
     let (mut output, mut status) = (Vec::new(), None);
     while let Some(message) = channel.wait().await {
         match message {
@@ -48,7 +52,8 @@ async fn exec(handle: &client::Handle<Client>, command: &str) -> (String, Option
     (String::from_utf8(output).unwrap(), status)
 }
 
-#[tokio::test]
+// Waiting for an event blocks the thread, and the client's own task has to go on meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_personas_password_opens_exec_and_shell_and_everything_is_logged() {
     let decoy = Start::new("ssh")
         .persona(&json!({"password": "t0p", "user": ""}))
@@ -81,20 +86,15 @@ async fn the_personas_password_opens_exec_and_shell_and_everything_is_logged() {
     );
     assert_eq!(exec(&handle, "nothere").await.1, Some(127));
 
-    let mut channel = handle.channel_open_session().await.unwrap();
+    let channel = handle.channel_open_session().await.unwrap();
     channel
         .request_pty(true, "xterm", 80, 24, 0, 0, &[])
         .await
         .unwrap();
     channel.request_shell(true).await.unwrap();
-    channel.data_bytes("hostname\rexit\r").await.unwrap();
-    let mut output = Vec::new();
-    while let Some(message) = channel.wait().await {
-        if let ChannelMsg::Data { data } = message {
-            output.extend_from_slice(&data);
-        }
-    }
-    let output = String::from_utf8(output).unwrap();
+    channel.data_bytes("hostname\rexit 3\r").await.unwrap();
+    let (output, status) = drain(channel).await;
+    assert_eq!(status, Some(3));
     assert!(
         output.contains("root@SRV-MAIL-42:~# hostname\r\nSRV-MAIL-42\r\n"),
         "{output:?}"
@@ -106,7 +106,7 @@ async fn the_personas_password_opens_exec_and_shell_and_everything_is_logged() {
 
     assert_eq!(decoy.login("root", "guess")["event"]["outcome"], "failure");
     assert_eq!(decoy.login("root", "t0p")["event"]["outcome"], "success");
-    for command in ["whoami; uname -s", "nothere", "hostname", "exit"] {
+    for command in ["whoami; uname -s", "nothere", "hostname", "exit 3"] {
         decoy.event("command", |event| event["process"]["command_line"] == command);
     }
     let session = decoy.event("session", |_| true);

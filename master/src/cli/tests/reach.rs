@@ -95,3 +95,14 @@ async fn over_https_the_ca_is_checked_and_the_token_gives_the_role() {
         .await
         .failed(2);
 }
+
+#[tokio::test]
+async fn an_empty_token_file_is_a_usage_error_and_not_the_same_as_no_token() {
+    let running = Running::start().await;
+    let empty = running.file("empty", "\n");
+    let output = running
+        .decnet(&["status", "--token-file", &empty])
+        .await
+        .failed(2);
+    assert!(output.err.contains("empty"), "{output:?}");
+}

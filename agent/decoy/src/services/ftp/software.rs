@@ -4,6 +4,7 @@ use crate::host::{Distro, Host, OsFamily};
 use crate::identity::Identity;
 
 pub(super) struct Software {
+    /// `{ip}` stands for the decky's own address.
     pub(super) banner: String,
     /// `{user}` stands for what was sent.
     pub(super) ask_password: &'static str,
@@ -29,11 +30,9 @@ impl Software {
             };
         }
         let vsftpd = match (host.family, host.distro) {
-            (OsFamily::Embedded | OsFamily::Cisco, _) => None,
-            (OsFamily::Bsd, _) => None,
+            (OsFamily::Embedded | OsFamily::Cisco | OsFamily::Bsd, _) => None,
             (_, Distro::Centos7) => Some("3.0.2"),
-            (_, Distro::Ubuntu20) => Some("3.0.3"),
-            (_, Distro::Debian) => Some("3.0.3"),
+            (_, Distro::Ubuntu20 | Distro::Debian) => Some("3.0.3"),
             _ => Some("3.0.5"),
         };
         // Half of the full-size machines run ProFTPD.
@@ -51,11 +50,13 @@ impl Software {
             None => Self {
                 banner: match host.family {
                     OsFamily::Embedded | OsFamily::Cisco => "FTP server ready.".to_owned(),
-                    _ => format!(
-                        "ProFTPD Server ({}) [{}]",
-                        host.short_name(),
-                        identity.choose("ftp.name", &["Debian", "files", "FTP"])
-                    ),
+                    // ServerName of the packaged configuration, and the address visited.
+                    _ => match host.distro {
+                        Distro::Debian | Distro::Kali | Distro::Ubuntu20 | Distro::Ubuntu22 => {
+                            "ProFTPD Server (Debian) [::ffff:{ip}]".to_owned()
+                        }
+                        _ => "ProFTPD Server (ProFTPD Default Installation) [{ip}]".to_owned(),
+                    },
                 },
                 ask_password: "Password required for {user}",
                 welcome: "User {user} logged in",
