@@ -85,8 +85,11 @@ impl Container {
 
     /// The decky, as the stack's label has it.
     #[must_use]
-    pub fn stack(&self) -> &str {
-        self.labels.get(STACK_LABEL).map_or("", String::as_str)
+    pub fn decky(&self) -> &str {
+        self.labels
+            .get(STACK_LABEL)
+            .and_then(|stack| stack.strip_prefix("decnet-"))
+            .unwrap_or_default()
     }
 
     /// The Compose service: `base`, or a service's slug.

@@ -13,7 +13,7 @@ use serde_json::Value;
 fn of_decky(host: &str, decky: &str) -> Result<BTreeMap<String, Container>> {
     let containers = engine::containers(host)?
         .into_values()
-        .filter(|container| container.stack() == decky);
+        .filter(|container| container.decky() == decky);
     Ok(containers
         .map(|container| (container.service().to_owned(), container))
         .collect())

@@ -18,9 +18,10 @@ use decnet_tests::processes::{Master, bin, bin_dir, decoy_image, tail};
 use decnet_tests::seed::Seed;
 use decnet_tests::wait::{self, Seen, until};
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// What this program made, on disk before it is made: an interrupted run is cleaned up from it.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -37,7 +38,6 @@ struct Record {
 }
 
 fn main() -> ExitCode {
-    watch_signals();
     let down = match std::env::args().nth(1).as_deref() {
         None => false,
         Some("--down") => true,
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let outcome = if down { end_kept() } else { demo() };
+    let outcome = watch_signals().and_then(|()| if down { end_kept() } else { demo() });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -56,20 +56,33 @@ fn main() -> ExitCode {
     }
 }
 
-/// Ctrl-C ends every wait, and with it the run; what was made is then removed as after any failure.
-fn watch_signals() {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    // Blocked before any thread exists, so only the waiting one gets them. Children start with none blocked.
-    if signals.thread_block().is_ok() {
-        std::thread::spawn(move || {
-            while signals.wait().is_ok() {
+/// Ctrl-C ends every wait, and with it the run; what was made is then removed as after any failure. Handlers and not a
+/// blocked mask: children inherit what is blocked, and could not be asked to end.
+fn watch_signals() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (mut interrupt, mut terminate, mut hang_up) = {
+        let _inside = runtime.enter();
+        (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        )
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                    _ = hang_up.recv() => {}
+                }
                 wait::interrupt();
             }
         });
-    }
+    });
+    Ok(())
 }
 
 fn demo() -> Result<()> {
@@ -406,7 +419,7 @@ fn mutate(
         let mut services: Vec<&str> = running
             .values()
             .filter(|container| {
-                container.stack() == after.name && container.service() != "base" && container.running
+                container.decky() == after.name && container.service() != "base" && container.running
             })
             .map(engine::Container::service)
             .collect();
