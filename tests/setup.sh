@@ -17,9 +17,11 @@ fail() {
 }
 
 # What is needed, and the packages that have it, the preferred name first.
-# command:package[|package]...
+# command or file:package[|package]...
 readonly needed=(
     'cc:gcc'
+    '/usr/include/stdlib.h:libc6-dev'
+    'update-ca-certificates:ca-certificates'
     'docker:docker-cli|docker.io'
     'dockerd:docker.io'
     'iptables:iptables'
@@ -47,7 +49,11 @@ export PATH="$PATH:/usr/sbin:/sbin"
 missing() {
     local entry
     for entry in "${needed[@]}"; do
-        command -v "${entry%%:*}" >/dev/null 2>&1 || printf '%s\n' "$entry"
+        if [[ $entry == /* ]]; then
+            [ -e "${entry%%:*}" ] || printf '%s\n' "$entry"
+        else
+            command -v "${entry%%:*}" >/dev/null 2>&1 || printf '%s\n' "$entry"
+        fi
     done
 }
 
