@@ -210,6 +210,23 @@ pub fn images() -> Result<Vec<String>> {
     Ok(said.lines().map(str::to_owned).collect())
 }
 
+/// Removes an image, unless somebody's container uses it.
+///
+/// # Errors
+///
+/// When the engine does not answer, or keeps it.
+pub fn remove_image(image: &str) -> Result<()> {
+    if !images()?.iter().any(|name| name == image) {
+        return Ok(());
+    }
+    let users = docker(&["ps", "-aq", "--filter", &format!("ancestor={image}")])?;
+    if !users.trim().is_empty() {
+        println!("the image {image} stays: containers of somebody else use it");
+        return Ok(());
+    }
+    docker(&["image", "rm", image]).map(drop)
+}
+
 /// A sysctl as the container's network namespace has it.
 ///
 /// # Errors

@@ -66,6 +66,20 @@ pub fn decoy_image() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The name that the decoy image gets on an engine, as its description says.
+///
+/// # Errors
+///
+/// When the description was not made, or names no image.
+pub fn decoy_reference() -> Result<String> {
+    let path = decoy_image()?.with_extension("json");
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}: run `make image`", path.display()))?;
+    let description: serde_json::Value = serde_json::from_str(&text)?;
+    let reference = description["reference"].as_str().map(str::to_owned);
+    reference.with_context(|| format!("{} names no image", path.display()))
+}
+
 /// A port of the loopback address that was free a moment ago.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::engine::{self, Turn};
 use crate::fleet::{Operator, SETTLED};
 use crate::lan::Lan;
-use crate::processes::{Agent, Master, tail};
+use crate::processes::{Agent, Master, decoy_reference, tail};
 use crate::seed::Seed;
 use crate::wait::{Seen, until};
 
@@ -22,6 +22,8 @@ pub struct Scene {
     /// What names of deckies begin with: two runs on one engine cannot collide.
     pub prefix: String,
     hosts: Vec<String>,
+    /// The decoy image, when the engine does not have it yet.
+    image: Option<String>,
     folder: TempDir,
     _turn: Turn,
 }
@@ -40,6 +42,8 @@ impl Scene {
         let lan = Lan::create(&seed)?;
         let master = shape(Master::init(folder.path())?, folder.path())?;
         let operator = Operator::on(&master.socket);
+        let image = decoy_reference()?;
+        let image = (!engine::images()?.contains(&image)).then_some(image);
         let prefix = format!("t{}", seed.below(10_000));
         Ok(Self {
             master,
@@ -48,6 +52,7 @@ impl Scene {
             seed,
             prefix,
             hosts: Vec::new(),
+            image,
             folder,
             _turn: turn,
         })
@@ -206,6 +211,11 @@ impl Drop for Scene {
             if let Err(error) = engine::purge(host) {
                 eprintln!("something of the host {host} stays on the engine: {error:#}");
             }
+        }
+        if let Some(image) = &self.image
+            && let Err(error) = engine::remove_image(image)
+        {
+            eprintln!("the image {image} stays on the engine: {error:#}");
         }
     }
 }

@@ -191,7 +191,7 @@ fn tokens_are_good_once_for_their_own_master_and_for_a_while() -> Result<()> {
 
     let (_, short) = scene.operator.enroll("short", None, &["--ttl", "1s"])?;
     let late = Agent::new(scene.folder(), "late");
-    // The master's clock decides. Waiting for the second to pass is the condition itself.
+    // Waiting for the second to pass is the condition itself.
     std::thread::sleep(Duration::from_millis(2100));
     refused(&late, &short, "a token that has expired")?;
 

@@ -14,7 +14,7 @@ use decnet_tests::clients::{self, SERVICES, Visitor};
 use decnet_tests::engine;
 use decnet_tests::fleet::{Decky, Operator, SETTLED};
 use decnet_tests::lan::{self, Lan, LanNames};
-use decnet_tests::processes::{Master, bin, bin_dir, decoy_image, tail};
+use decnet_tests::processes::{Master, bin, bin_dir, decoy_image, decoy_reference, tail};
 use decnet_tests::seed::Seed;
 use decnet_tests::wait::{self, Seen, until};
 use nix::fcntl::{Flock, FlockArg};
@@ -98,7 +98,7 @@ fn demo() -> Result<()> {
             problems.join("; ")
         );
     }
-    let image = reference()?;
+    let image = decoy_reference()?;
     let there = engine::images()?.contains(&image);
     let mut record = Record {
         folder: tempfile::Builder::new()
@@ -165,18 +165,6 @@ fn prerequisites() -> Result<Flock<std::fs::File>> {
     let path = bin_dir()?.join("demo.lock");
     let file = std::fs::File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| anyhow::anyhow!("another demo is running"))
-}
-
-/// The name that the decoy image gets on the engine.
-fn reference() -> Result<String> {
-    let path = decoy_image()?.with_extension("json");
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}: run `make image`", path.display()))?;
-    let description: Value = serde_json::from_str(&text)?;
-    description["reference"]
-        .as_str()
-        .map(str::to_owned)
-        .with_context(|| format!("{} names no image", path.display()))
 }
 
 /// Everything between set-up and removal.
@@ -505,7 +493,7 @@ fn tear_down(record: &Record, orderly: bool) -> Vec<String> {
         note("engine", engine::purge(host));
     }
     if let Some(image) = &record.image {
-        note("image", remove_image(image));
+        note("image", engine::remove_image(image));
     }
     note("LAN", lan::remove(&record.lan));
     if record.folder.exists() {
@@ -534,18 +522,6 @@ fn nothing_of(host: &str) -> Result<()> {
         left.extend(engine::networks(host)?);
         Ok(Seen::when(left.is_empty(), left.join(", ")))
     })
-}
-
-fn remove_image(image: &str) -> Result<()> {
-    if !engine::images()?.iter().any(|name| name == image) {
-        return Ok(());
-    }
-    let users = engine::docker(&["ps", "-aq", "--filter", &format!("ancestor={image}")])?;
-    if !users.trim().is_empty() {
-        println!("  the image {image} stays: containers that are not the demo's use it");
-        return Ok(());
-    }
-    engine::docker(&["image", "rm", image]).map(drop)
 }
 
 fn end(master: &(i32, String)) -> Result<()> {
