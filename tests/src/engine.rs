@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -18,7 +19,7 @@ pub const STACK_LABEL: &str = "io.decnet.stack";
 pub const SERVICE_LABEL: &str = "io.decnet.service";
 
 const LIMIT: Duration = Duration::from_secs(60);
-const LOCK: &str = "/run/lock/decnet-tests";
+const LOCK: &str = "/run/decnet-tests/turn";
 
 /// The engine to oneself, among tests: two fleets at once would only make each other slow.
 #[derive(Debug)]
@@ -32,7 +33,10 @@ pub struct Turn {
 ///
 /// When the lock file cannot be made, or the engine does not answer.
 pub fn turn() -> Result<Turn> {
-    let file = File::create(LOCK).with_context(|| format!("cannot make {LOCK}: root is needed"))?;
+    let made = Path::new(LOCK).parent().map_or(Ok(()), std::fs::create_dir_all);
+    let file = made
+        .and_then(|()| File::create(LOCK))
+        .with_context(|| format!("cannot make {LOCK}: root is needed"))?;
     let lock = Flock::lock(file, FlockArg::LockExclusive)
         .map_err(|(_, error)| error)
         .with_context(|| format!("cannot lock {LOCK}"))?;
