@@ -325,21 +325,16 @@ fn next_records(
                 });
             }
             (ChangeKind::Deploy | ChangeKind::Unchanged, Some(decky), old) => {
-                let previous = old.filter(|old| !old.removing && old.decky != *decky);
-                let moved = old.filter(|old| old.decky.host != decky.host);
-                let leaving = moved.and_then(|old| {
-                    let generation = generations.get(&old.decky.host).copied()?;
-                    Some(Leaving {
-                        host: old.decky.host,
-                        generation,
-                    })
-                });
+                // What last ran: of an operation that its host has not ended, the state before it.
+                let ran = |old: &DeckyRecord| old.previous.clone().unwrap_or_else(|| Box::new(old.decky.clone()));
+                let previous = old.filter(|old| !old.removing).map(ran);
+                let leaving = old.and_then(|old| leaving(old, decky.host, generations));
                 let record = DeckyRecord {
                     decky: decky.clone(),
                     removing: false,
                     operation: old.and_then(|old| old.operation),
-                    previous: previous.map(|old| Box::new(old.decky.clone())),
-                    leaving: leaving.or_else(|| old.and_then(|old| old.leaving.clone())),
+                    previous: previous.filter(|previous| **previous != *decky),
+                    leaving,
                 };
                 next.push(Next {
                     record,
@@ -350,6 +345,19 @@ fn next_records(
         }
     }
     next
+}
+
+/// Who must let go of a decky before `host` gets it. While one host is waited for, no other was given the decky.
+fn leaving(old: &DeckyRecord, host: HostId, generations: &BTreeMap<HostId, u64>) -> Option<Leaving> {
+    let from = old.decky.host;
+    let holder = old.leaving.clone().or_else(|| {
+        let generation = generations.get(&from).copied()?;
+        Some(Leaving {
+            host: from,
+            generation,
+        })
+    });
+    holder.filter(|holder| holder.host != host && generations.contains_key(&holder.host))
 }
 
 /// The hosts whose state differs, or whose deckies get a new operation: where they are and where they were.
