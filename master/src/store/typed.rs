@@ -64,8 +64,13 @@ impl Db {
             let Some(work) = work.take() else {
                 return Decision::Abort;
             };
-            let result = work(&mut Writer(transaction));
-            let decision = if result.is_ok() {
+            let mut writer = Writer {
+                transaction,
+                wrote: false,
+            };
+            let result = work(&mut writer);
+            // A commit waits for the disk, also when there is nothing to write.
+            let decision = if result.is_ok() && writer.wrote {
                 Decision::Commit
             } else {
                 Decision::Abort
@@ -120,7 +125,10 @@ impl Reader<'_> {
 }
 
 /// Typed reads and writes in one transaction.
-pub struct Writer<'a>(&'a mut dyn Transaction);
+pub struct Writer<'a> {
+    transaction: &'a mut dyn Transaction,
+    wrote: bool,
+}
 
 impl std::fmt::Debug for Writer<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -132,7 +140,7 @@ impl Writer<'_> {
     /// The same transaction for code that only reads.
     #[must_use]
     pub fn reader(&self) -> Reader<'_> {
-        Reader(&*self.0)
+        Reader(&*self.transaction)
     }
 
     /// The record under a key.
@@ -161,7 +169,8 @@ impl Writer<'_> {
             table: R::TABLE.name(),
             source,
         })?;
-        self.0.put(R::TABLE, &R::key_bytes(key), &value)
+        self.wrote = true;
+        self.transaction.put(R::TABLE, &R::key_bytes(key), &value)
     }
 
     /// Removes the record under a key, if there is one.
@@ -169,7 +178,8 @@ impl Writer<'_> {
     /// # Errors
     /// The store's.
     pub fn remove<R: Record>(&mut self, key: &R::Key) -> Result<(), StoreError> {
-        self.0.remove(R::TABLE, &R::key_bytes(key))
+        self.wrote = true;
+        self.transaction.remove(R::TABLE, &R::key_bytes(key))
     }
 }
 
