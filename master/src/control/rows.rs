@@ -136,13 +136,28 @@ impl Control {
     /// The store's.
     pub fn list_rows(&self, filter: RowFilter) -> Result<Vec<Row>, ControlError> {
         self.db.read(|r| {
-            let mut rows = r.all::<Row>()?;
-            rows.retain(|row| {
+            let wanted = |row: &Row| {
                 (!filter.open || !row.status.is_terminal())
                     && filter.host.is_none_or(|host| row.host == Some(host))
-            });
-            rows.reverse();
-            rows.truncate(filter.limit);
+            };
+            let mut rows = Vec::new();
+            if filter.open {
+                // An open row is its decky's newest operation, so the history need not be read.
+                for record in r.all::<DeckyRecord>()? {
+                    if let Some(operation) = record.operation {
+                        rows.extend(r.get::<Row>(&operation.id)?.filter(wanted));
+                    }
+                }
+                rows.sort_by_key(|row| std::cmp::Reverse(row.id));
+                rows.truncate(filter.limit);
+                return Ok(rows);
+            }
+            r.newest::<Row>(|row| {
+                if rows.len() < filter.limit && wanted(&row) {
+                    rows.push(row);
+                }
+                rows.len() < filter.limit
+            })?;
             Ok(rows)
         })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Decision, Store, StoreError, Table, Transaction, View};
+use super::{Decision, Order, Store, StoreError, Table, Transaction, View};
 
 /// A record of one table. On disk: one byte of version, then JSON.
 pub trait Record: Serialize + DeserializeOwned {
@@ -122,6 +122,14 @@ impl Reader<'_> {
     pub fn all<R: Record>(&self) -> Result<Vec<R>, StoreError> {
         all(self.0)
     }
+
+    /// Records of a table from the last key down, until `visit` returns `false`.
+    ///
+    /// # Errors
+    /// The store's, or a damaged record.
+    pub fn newest<R: Record>(&self, visit: impl FnMut(R) -> bool) -> Result<(), StoreError> {
+        scan(self.0, Order::Descending, visit)
+    }
 }
 
 /// Typed reads and writes in one transaction.
@@ -192,18 +200,27 @@ fn get<R: Record>(view: &dyn View, key: &R::Key) -> Result<Option<R>, StoreError
 
 fn all<R: Record>(view: &dyn View) -> Result<Vec<R>, StoreError> {
     let mut records = Vec::new();
+    scan(view, Order::Ascending, |record| {
+        records.push(record);
+        true
+    })?;
+    Ok(records)
+}
+
+fn scan<R: Record>(
+    view: &dyn View,
+    order: Order,
+    mut visit: impl FnMut(R) -> bool,
+) -> Result<(), StoreError> {
     let mut failed = None;
-    view.scan(R::TABLE, &[], &mut |key, value| match decode(key, value) {
-        Ok(record) => {
-            records.push(record);
-            true
-        }
+    view.scan(R::TABLE, order, &mut |key, value| match decode(key, value) {
+        Ok(record) => visit(record),
         Err(error) => {
             failed = Some(error);
             false
         }
     })?;
-    failed.map_or(Ok(records), Err)
+    failed.map_or(Ok(()), Err)
 }
 
 fn decode<R: Record>(key: &[u8], value: &[u8]) -> Result<R, StoreError> {
