@@ -1,10 +1,10 @@
 //! Listeners: accept, bound, shake hands, serve HTTP/1.1 with hyper, end cleanly.
 //!
-//! Bounds: connections per listener, time for the handshake, time for a request's head. What is over the bound
-//! waits in the kernel's queue.
+//! Bounds: connections per listener, time for the handshake, time for a request's head, time to finish when the
+//! master ends. What is over the bound waits in the kernel's queue.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +25,15 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const REQUEST_HEAD: Duration = Duration::from_secs(75);
 /// The most bytes of a request's head.
 const HEAD_BYTES: usize = 32 * 1024;
-/// Connections at once on one listener.
-const CONNECTIONS: usize = 20_000;
+/// How long open requests may take to finish once the master ends. A blob that is cut off is resumed.
+const GRACE: Duration = Duration::from_secs(10);
+/// Connections at once of known agents: three each for 10,000 hosts would be the most at one moment, but a report
+/// closes its own.
+pub const AGENTS: usize = 20_000;
+/// Connections at once of operators.
+pub const OPERATORS: usize = 1024;
+/// Connections at once of anybody: they must not use up the file descriptors of the others.
+pub const STRANGERS: usize = 256;
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
@@ -78,23 +85,38 @@ pub async fn bind_unix(path: &Path) -> Result<UnixListener, ListenError> {
     if tokio::net::UnixStream::connect(path).await.is_ok() {
         return Err(ListenError::Busy(path.to_owned()));
     }
-    match std::fs::remove_file(path) {
-        Ok(()) => {}
-        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {}
-        Err(other) => return Err(error(other)),
-    }
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(error)?;
-    }
-    let listener = UnixListener::bind(path).map_err(error)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(error)?;
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    std::fs::create_dir_all(folder).map_err(error)?;
+    // Made in a folder of its own and moved when its rights are set: nobody else can connect in between.
+    let making = folder.join(".new");
+    clear(&making).map_err(error)?;
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&making)
+        .map_err(error)?;
+    let new = making.join("s");
+    let listener = UnixListener::bind(&new).map_err(error)?;
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).map_err(error)?;
+    std::fs::rename(&new, path).map_err(error)?;
+    std::fs::remove_dir(&making).map_err(error)?;
     Ok(listener)
 }
 
-/// Serves TLS connections until `end`, then lets open requests finish. `service` makes one service a connection.
+/// Takes away what a master that was killed at this point left.
+fn clear(making: &Path) -> std::io::Result<()> {
+    let gone = |outcome: std::io::Result<()>| match outcome {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    gone(std::fs::remove_file(making.join("s")))?;
+    gone(std::fs::remove_dir(making))
+}
+
+/// Serves at most `connections` TLS connections at once until `end`, then lets open requests finish. `service` makes one service a connection.
 pub async fn serve_tls<S, F>(
     listener: TcpListener,
     config: Arc<ServerConfig>,
+    connections: usize,
     end: CancellationToken,
     service: F,
 ) where
@@ -103,7 +125,7 @@ pub async fn serve_tls<S, F>(
 {
     let acceptor = TlsAcceptor::from(config);
     let tasks = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Semaphore::new(connections));
     loop {
         let Some(place) = next_place(&places, &end).await else {
             break;
@@ -118,7 +140,12 @@ pub async fn serve_tls<S, F>(
         let (acceptor, service, end) = (acceptor.clone(), service.clone(), end.clone());
         tasks.spawn(async move {
             let _place = place;
-            let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+            let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream));
+            let shaken = tokio::select! {
+                shaken = handshake => shaken,
+                () = end.cancelled() => return,
+            };
+            let stream = match shaken {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => {
                     tracing::debug!(%address, %error, "TLS handshake failed");
@@ -154,7 +181,7 @@ where
     S: HttpService,
 {
     let tasks = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Semaphore::new(OPERATORS));
     loop {
         let Some(place) = next_place(&places, &end).await else {
             break;
@@ -225,7 +252,11 @@ where
         outcome = serving.as_mut() => outcome,
         () = end.cancelled() => {
             serving.as_mut().graceful_shutdown();
-            serving.await
+            match tokio::time::timeout(GRACE, serving).await {
+                Ok(outcome) => outcome,
+                // A client that takes its time does not hold up the end.
+                Err(_) => return,
+            }
         }
     };
     if let Err(error) = outcome {
