@@ -108,6 +108,7 @@ pub async fn run(
     end: CancellationToken,
     ready: impl FnOnce(&Bound),
 ) -> Result<(), ServeError> {
+    listen::allow_files();
     let agent_listener = listen::bind(args.agent_listen).await?;
     let enrol_listener = listen::bind(args.enrol_listen).await?;
     let api_listener = listen::bind(args.api_listen).await?;

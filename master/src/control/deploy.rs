@@ -296,7 +296,9 @@ fn keep_services(
     next: &[Next],
 ) {
     let replaced: BTreeSet<&DeckyName> = next.iter().map(|next| &next.record.decky.name).collect();
-    let untouched = before.values().filter(|record| !replaced.contains(&record.decky.name));
+    let untouched = before
+        .values()
+        .filter(|record| !replaced.contains(&record.decky.name));
     let ran: BTreeSet<&ServiceSlug> = next
         .iter()
         .map(|next| &next.record)
@@ -370,7 +372,11 @@ fn next_records(
             }
             (ChangeKind::Deploy | ChangeKind::Unchanged, Some(decky), old) => {
                 // What last ran: of an operation that its host has not ended, the state before it.
-                let ran = |old: &DeckyRecord| old.previous.clone().unwrap_or_else(|| Box::new(old.decky.clone()));
+                let ran = |old: &DeckyRecord| {
+                    old.previous
+                        .clone()
+                        .unwrap_or_else(|| Box::new(old.decky.clone()))
+                };
                 let previous = old.filter(|old| !old.removing).map(ran);
                 let leaving = old.and_then(|old| leaving(old, decky.host, generations));
                 let record = DeckyRecord {

@@ -223,8 +223,7 @@ impl Control {
             return Ok(false);
         }
         let settings = settings(&w.reader())?;
-        let runs =
-            |slug| self.catalogue.is_deployable(slug) || settings.custom_services.contains_key(slug);
+        let runs = |slug| self.catalogue.is_deployable(slug) || settings.custom_services.contains_key(slug);
         if !previous.services.iter().all(runs) {
             return Ok(false);
         }

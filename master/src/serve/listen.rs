@@ -12,6 +12,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -27,8 +28,7 @@ const REQUEST_HEAD: Duration = Duration::from_secs(75);
 const HEAD_BYTES: usize = 32 * 1024;
 /// How long open requests may take to finish once the master ends. A blob that is cut off is resumed.
 const GRACE: Duration = Duration::from_secs(10);
-/// Connections at once of known agents: three each for 10,000 hosts would be the most at one moment, but a report
-/// closes its own.
+/// Connections at once of agents: a poll and a report for each of 10,000 hosts.
 pub const AGENTS: usize = 20_000;
 /// Connections at once of operators.
 pub const OPERATORS: usize = 1024;
@@ -58,6 +58,15 @@ pub enum ListenError {
     },
     #[error("another process listens on {0}: is a master running already?")]
     Busy(PathBuf),
+}
+
+/// Takes as many file descriptors as this process may have: the usual 1,024 are fewer than the connections.
+pub fn allow_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
 }
 
 /// Opens a TCP listener.
@@ -283,5 +292,65 @@ async fn survive<T>(accepted: std::io::Result<T>) -> Option<T> {
             tokio::time::sleep(Duration::from_millis(50)).await;
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use http_body_util::{BodyExt as _, Full};
+    use hyper::service::service_fn;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// The socket could be connected to by anybody until its rights were set. A killed master leaves both files.
+    #[tokio::test]
+    async fn the_socket_is_its_owners_alone_and_replaces_what_a_killed_master_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("master.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        std::fs::create_dir(folder.path().join(".new")).unwrap();
+        drop(UnixListener::bind(folder.path().join(".new/s")).unwrap());
+        let held = bind_unix(&path).await.unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(matches!(bind_unix(&path).await, Err(ListenError::Busy(_))));
+        drop(held);
+        bind_unix(&path).await.unwrap();
+    }
+
+    /// A client that never finished its body kept its connection for ever, and the master from ending.
+    #[tokio::test]
+    async fn a_client_that_takes_its_time_does_not_hold_up_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = bind_unix(&path).await.unwrap();
+        let end = CancellationToken::new();
+        let (begun, mut asked) = tokio::sync::mpsc::channel(1);
+        let service = move |_| {
+            let begun = begun.clone();
+            service_fn(move |request: hyper::Request<Incoming>| {
+                let begun = begun.clone();
+                async move {
+                    begun.send(()).await.unwrap();
+                    let _ = request.into_body().collect().await;
+                    Ok::<_, Infallible>(hyper::Response::new(Full::<Bytes>::default()))
+                }
+            })
+        };
+        let serving = tokio::spawn(serve_unix(listener, end.clone(), service));
+        let mut client = tokio::net::UnixStream::connect(&path).await.unwrap();
+        client
+            .write_all(b"POST / HTTP/1.1\r\nhost: m\r\ncontent-length: 9\r\n\r\nhalf")
+            .await
+            .unwrap();
+        asked.recv().await.unwrap();
+        tokio::time::pause();
+        end.cancel();
+        serving.await.unwrap();
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0, "it is cut off");
     }
 }
