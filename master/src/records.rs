@@ -167,8 +167,6 @@ pub struct BundleRecord {
     pub host_key: Digest,
     pub issued_at: Timestamp,
     pub expires_at: Timestamp,
-    /// The signed envelope, as it is sent.
-    pub envelope: String,
     /// Blobs that it names: what the host may fetch.
     pub blobs: Vec<Digest>,
 }
@@ -176,6 +174,19 @@ pub struct BundleRecord {
 impl Record for BundleRecord {
     type Key = HostId;
     const TABLE: Table = Table::Bundles;
+    fn key_bytes(key: &HostId) -> Vec<u8> {
+        key.uuid().as_bytes().to_vec()
+    }
+}
+
+/// A bundle's signed envelope, as it is sent. Apart from [`BundleRecord`], which is read for every host at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EnvelopeRecord(pub String);
+
+impl Record for EnvelopeRecord {
+    type Key = HostId;
+    const TABLE: Table = Table::Envelopes;
     fn key_bytes(key: &HostId) -> Vec<u8> {
         key.uuid().as_bytes().to_vec()
     }

@@ -16,6 +16,7 @@ pub mod listen;
 pub mod message;
 pub mod operator;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -107,6 +108,7 @@ pub async fn run(
     end: CancellationToken,
     ready: impl FnOnce(&Bound),
 ) -> Result<(), ServeError> {
+    listen::allow_files();
     let agent_listener = listen::bind(args.agent_listen).await?;
     let enrol_listener = listen::bind(args.enrol_listen).await?;
     let api_listener = listen::bind(args.api_listen).await?;
@@ -137,6 +139,7 @@ pub async fn run(
     tasks.spawn(listen::serve_tls(
         agent_listener,
         agent_tls,
+        listen::AGENTS,
         end.clone(),
         move |remote| {
             let api = Arc::clone(&api);
@@ -147,6 +150,7 @@ pub async fn run(
     tasks.spawn(listen::serve_tls(
         enrol_listener,
         Arc::clone(&public_tls),
+        listen::STRANGERS,
         end.clone(),
         move |remote| {
             let control = Arc::clone(&enrolling);
@@ -158,6 +162,7 @@ pub async fn run(
     tasks.spawn(listen::serve_tls(
         api_listener,
         public_tls,
+        listen::OPERATORS,
         end.clone(),
         move |remote| TowerToHyperService::new(operator::for_peer(over_tls.clone(), &remote)),
     ));
@@ -227,10 +232,13 @@ fn load(args: &ServeArgs, bound: &Bound) -> Result<(Arc<Control>, Vec<String>), 
         detect: crate::lan::detect,
     };
     let control = Control::new(parts, system_clock())?;
-    // The embedded worker and operators on this machine come over loopback.
-    let names =
-        advertise
-            .into_iter()
-            .chain(["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()]);
-    Ok((control, names.collect()))
+    // The embedded worker and operators on this machine come over loopback, or where a listener is bound.
+    let here = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+    let bound = [bound.agent, bound.enrolment, bound.api]
+        .map(|address| address.ip())
+        .into_iter()
+        .filter(|ip| !ip.is_unspecified())
+        .map(|ip| ip.to_string());
+    let names: BTreeSet<String> = advertise.into_iter().chain(here).chain(bound).collect();
+    Ok((control, names.into_iter().collect()))
 }

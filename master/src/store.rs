@@ -20,6 +20,7 @@ pub enum Table {
     Hosts,
     HostStatus,
     Bundles,
+    Envelopes,
     Observed,
     Rows,
     EnrolTokens,
@@ -28,12 +29,13 @@ pub enum Table {
 
 impl Table {
     /// Every table, so that a store can make them all before the first read.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Settings,
         Self::Deckies,
         Self::Hosts,
         Self::HostStatus,
         Self::Bundles,
+        Self::Envelopes,
         Self::Observed,
         Self::Rows,
         Self::EnrolTokens,
@@ -49,6 +51,7 @@ impl Table {
             Self::Hosts => "hosts",
             Self::HostStatus => "host-status",
             Self::Bundles => "bundles",
+            Self::Envelopes => "envelopes",
             Self::Observed => "observed",
             Self::Rows => "lifecycle-rows",
             Self::EnrolTokens => "enrol-tokens",
@@ -94,15 +97,22 @@ pub enum StoreError {
     },
 }
 
+/// In which order a table is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    Ascending,
+    Descending,
+}
+
 /// A snapshot of all tables.
 pub trait View {
     /// The value under a key.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
-    /// Calls `visit` for every entry in ascending order of keys, from `from` on, until it returns `false`.
+    /// Calls `visit` for every entry in this order of keys, until it returns `false`.
     fn scan(
         &self,
         table: Table,
-        from: &[u8],
+        order: Order,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StoreError>;
 }

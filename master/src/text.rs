@@ -3,6 +3,17 @@
 use std::error::Error;
 use std::fmt::Write as _;
 
+/// The most characters that a text of a host is kept with.
+const HOST_TEXT: usize = 2000;
+
+/// What a host says, as one line of at most 2,000 characters: a host may send megabytes, or words that move a
+/// terminal's cursor.
+#[must_use]
+pub fn from_host(text: &str) -> String {
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().take(HOST_TEXT).map(plain).collect()
+}
+
 /// An error with everything that stands behind it, in one line.
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use decnet_plan::desired::Desired;
 use decnet_plan::planner::plan;
-use decnet_plan::policy::Policy;
+use decnet_plan::policy::{self, Policy};
 use decnet_plan::step::Plan;
 use decnet_wire::bundle::OperationKind;
-use decnet_wire::ids::{DeckyName, HostId, HostName, OperationId, Timestamp};
+use decnet_wire::ids::{DeckyName, HostId, HostName, OperationId, ServiceSlug, Timestamp};
 use decnet_wire::observed::Observed;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha20Rng;
@@ -18,6 +18,7 @@ use super::error::FleetProblem;
 use super::{Control, ControlError, rows, settings, slot, targets, touch};
 use crate::fleet::build::{Built, ChangeKind, Deploy, Hosts, build, unpinned_images};
 use crate::fleet::ini;
+use crate::fleet::model::CustomService;
 use crate::records::{DeckyRecord, Host, Leaving, ObservedRecord, Row, Settings};
 use crate::store::{Reader, Writer};
 
@@ -76,10 +77,14 @@ pub struct Preview {
 
 /// The fleet as it is and as it would be.
 struct Draft {
+    /// As they would be.
     settings: Settings,
     hosts: Vec<Host>,
     before: BTreeMap<DeckyName, DeckyRecord>,
-    built: Built,
+    next: Vec<Next>,
+    /// The hosts that get a new bundle.
+    touched: BTreeSet<HostId>,
+    warnings: Vec<String>,
     mode: Mode,
 }
 
@@ -92,6 +97,7 @@ impl Control {
         let now = self.now();
         let (deployed, changed) = self.db.update(|w| {
             let draft = self.draft(&w.reader(), request, now)?;
+            self.desired(&draft)?;
             self.commit(w, draft, now)
         })?;
         self.publish.notify_one();
@@ -107,12 +113,12 @@ impl Control {
         let now = self.now();
         self.db.read(|r| {
             let draft = self.draft(r, request, now)?;
-            self.preview(r, draft)
+            self.preview(r, &draft)
         })
     }
 
     fn draft(&self, r: &Reader<'_>, request: &DeployRequest, now: Timestamp) -> Result<Draft, ControlError> {
-        let settings = settings(r)?;
+        let mut settings = settings(r)?;
         let document =
             ini::parse_with(&request.ini, &self.catalogue, &settings.custom_services).map_err(refused)?;
         let hosts = Self::read_hosts(r)?;
@@ -140,7 +146,7 @@ impl Control {
             .filter(|host| !(request.replace && mode == Mode::Swarm && host.embedded))
             .map(|host| host.id)
             .collect();
-        let before = super::assemble(&settings, &records);
+        let fleet = super::assemble(&settings, &records);
         let mut draws = draws(&settings, &request.ini, request.replace);
         let deploy = Deploy {
             ini: &document,
@@ -153,7 +159,7 @@ impl Control {
         let detected = (self.detect)();
         let built = build(
             &deploy,
-            &before,
+            &fleet,
             &self.catalogue,
             &places,
             detected.as_ref(),
@@ -165,15 +171,22 @@ impl Control {
         if !unpinned.is_empty() {
             return Err(refused(unpinned));
         }
-        let before = records
+        let before: BTreeMap<DeckyName, DeckyRecord> = records
             .into_iter()
             .map(|record| (record.decky.name.clone(), record))
             .collect();
+        let next = next_records(&before, &built, &next_generations(&hosts));
+        let touched = touched_hosts(&before, &built);
+        let old_services = std::mem::replace(&mut settings.custom_services, built.fleet.custom_services);
+        keep_services(&mut settings, old_services, &before, &next);
+        settings.lan = built.fleet.lan;
         Ok(Draft {
             settings,
             hosts,
             before,
-            built,
+            next,
+            touched,
+            warnings: built.warnings.iter().map(ToString::to_string).collect(),
             mode,
         })
     }
@@ -186,18 +199,15 @@ impl Control {
     ) -> Result<(Deployed, Vec<Row>), ControlError> {
         let Draft {
             mut settings,
-            hosts,
-            before,
-            built,
+            next,
+            touched,
+            warnings,
             mode,
+            ..
         } = draft;
-        let warnings = built.warnings.iter().map(ToString::to_string).collect();
-        let touched = touched_hosts(&before, &built);
-        let generations = next_generations(&hosts);
         let mut ids = Vec::new();
         let mut changed = Vec::new();
-        for record in next_records(&before, &built, &generations) {
-            let Next { mut record, kind } = record;
+        for Next { mut record, kind } in next {
             changed.extend(rows::begin(w, &mut record, kind, now)?);
             ids.extend(record.operation.map(|operation| operation.id));
             w.put(&record.decky.name.clone(), &record)?;
@@ -205,8 +215,6 @@ impl Control {
         for host in touched {
             touch(w, host)?;
         }
-        settings.lan = built.fleet.lan;
-        settings.custom_services = built.fleet.custom_services;
         settings.revision += 1;
         w.put(&(), &settings)?;
         Ok((
@@ -219,31 +227,36 @@ impl Control {
         ))
     }
 
-    fn preview(&self, r: &Reader<'_>, draft: Draft) -> Result<Preview, ControlError> {
-        let Draft {
-            mut settings,
-            hosts,
-            before,
-            built,
-            mode,
-        } = draft;
-        let generations = next_generations(&hosts);
-        let mut after = before.clone();
-        for Next { record, .. } in next_records(&before, &built, &generations) {
-            after.insert(record.decky.name.clone(), record);
+    /// What each touched host would be sent, as its agent will read it. A host that would refuse it, or a master
+    /// that could not compile it, refuses the description instead.
+    fn desired<'a>(&self, draft: &'a Draft) -> Result<Vec<(&'a Host, Desired)>, ControlError> {
+        let mut after = draft.before.clone();
+        for Next { record, .. } in &draft.next {
+            after.insert(record.decky.name.clone(), record.clone());
         }
-        settings.lan.clone_from(&built.fleet.lan);
-        settings.custom_services.clone_from(&built.fleet.custom_services);
         let records: Vec<DeckyRecord> = after.into_values().collect();
-        let touched = touched_hosts(&before, &built);
-        let mut plans = Vec::new();
-        for host in hosts.iter().filter(|host| touched.contains(&host.id)) {
-            let state = self.host_state(&settings, host, &records)?;
+        let mut all = Vec::new();
+        let lives = |host: &&Host| host.key.is_some() && !host.revoked;
+        for host in draft.hosts.iter().filter(lives) {
+            if !draft.touched.contains(&host.id) {
+                continue;
+            }
+            let state = self.host_state(&draft.settings, host, &records)?;
             let stacks = state.stacks.iter().map(|stack| (&stack.name, &stack.compose));
-            let desired = Desired::new(host.id, &state.networks, &state.blobs, stacks).map_err(|errors| {
-                let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-                ControlError::Invalid(lines.join("; "))
-            })?;
+            let desired = Desired::new(host.id, &state.networks, &state.blobs, stacks)
+                .map_err(|errors| unacceptable(host, &errors))?;
+            let violations = policy::check(&desired, &Policy::built_in());
+            if !violations.is_empty() {
+                return Err(unacceptable(host, &violations));
+            }
+            all.push((host, desired));
+        }
+        Ok(all)
+    }
+
+    fn preview(&self, r: &Reader<'_>, draft: &Draft) -> Result<Preview, ControlError> {
+        let mut plans = Vec::new();
+        for (host, desired) in self.desired(draft)? {
             let observed = r.get::<ObservedRecord>(&host.id)?.map(|record| record.observed);
             let known = observed.is_some();
             let plan = plan(
@@ -258,12 +271,45 @@ impl Control {
                 plan,
             });
         }
-        let warnings = built.warnings.iter().map(ToString::to_string).collect();
         Ok(Preview {
-            mode,
+            mode: draft.mode,
             hosts: plans,
-            warnings,
+            warnings: draft.warnings.clone(),
         })
+    }
+}
+
+fn unacceptable<T: std::fmt::Display>(host: &Host, problems: &[T]) -> ControlError {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    ControlError::Invalid(format!(
+        "the host {} would not take this: {}",
+        host.name,
+        lines.join("; ")
+    ))
+}
+
+/// A decky whose operation fails goes back to what it ran, so the services that it ran stay known until then.
+fn keep_services(
+    settings: &mut Settings,
+    old: BTreeMap<ServiceSlug, CustomService>,
+    before: &BTreeMap<DeckyName, DeckyRecord>,
+    next: &[Next],
+) {
+    let replaced: BTreeSet<&DeckyName> = next.iter().map(|next| &next.record.decky.name).collect();
+    let untouched = before
+        .values()
+        .filter(|record| !replaced.contains(&record.decky.name));
+    let ran: BTreeSet<&ServiceSlug> = next
+        .iter()
+        .map(|next| &next.record)
+        .chain(untouched)
+        .filter_map(|record| record.previous.as_ref())
+        .flat_map(|previous| &previous.services)
+        .collect();
+    for (slug, service) in old {
+        if ran.contains(&slug) {
+            settings.custom_services.entry(slug).or_insert(service);
+        }
     }
 }
 
@@ -325,21 +371,20 @@ fn next_records(
                 });
             }
             (ChangeKind::Deploy | ChangeKind::Unchanged, Some(decky), old) => {
-                let previous = old.filter(|old| !old.removing && old.decky != *decky);
-                let moved = old.filter(|old| old.decky.host != decky.host);
-                let leaving = moved.and_then(|old| {
-                    let generation = generations.get(&old.decky.host).copied()?;
-                    Some(Leaving {
-                        host: old.decky.host,
-                        generation,
-                    })
-                });
+                // What last ran: of an operation that its host has not ended, the state before it.
+                let ran = |old: &DeckyRecord| {
+                    old.previous
+                        .clone()
+                        .unwrap_or_else(|| Box::new(old.decky.clone()))
+                };
+                let previous = old.filter(|old| !old.removing).map(ran);
+                let leaving = old.and_then(|old| leaving(old, decky.host, generations));
                 let record = DeckyRecord {
                     decky: decky.clone(),
                     removing: false,
                     operation: old.and_then(|old| old.operation),
-                    previous: previous.map(|old| Box::new(old.decky.clone())),
-                    leaving: leaving.or_else(|| old.and_then(|old| old.leaving.clone())),
+                    previous: previous.filter(|previous| **previous != *decky),
+                    leaving,
                 };
                 next.push(Next {
                     record,
@@ -350,6 +395,19 @@ fn next_records(
         }
     }
     next
+}
+
+/// Who must let go of a decky before `host` gets it. While one host is waited for, no other was given the decky.
+fn leaving(old: &DeckyRecord, host: HostId, generations: &BTreeMap<HostId, u64>) -> Option<Leaving> {
+    let from = old.decky.host;
+    let holder = old.leaving.clone().or_else(|| {
+        let generation = generations.get(&from).copied()?;
+        Some(Leaving {
+            host: from,
+            generation,
+        })
+    });
+    holder.filter(|holder| holder.host != host && generations.contains_key(&holder.host))
 }
 
 /// The hosts whose state differs, or whose deckies get a new operation: where they are and where they were.

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use decnet_pki::ca::HostSubject;
 use decnet_pki::csr::VerifiedCsr;
 use decnet_pki::digest::Sha256Digest;
-use decnet_pki::secret::Secret;
+use decnet_pki::secret::{Secret, SecretHash};
 use decnet_wire::enrol::{self, EnrolRequest, EnrolResponse, HostNetwork, Token};
 use decnet_wire::ids::{Digest, HostId, HostName, InterfaceName, Timestamp};
 use uuid::Uuid;
@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{Control, ControlError, settings, touch};
 use crate::fleet::model::Lan;
 use crate::records::{EnrolTokenRecord, Host};
+use crate::store::Reader;
 
 /// How long a token lives when nobody says otherwise.
 pub const TOKEN_LIFETIME: time::Duration = time::Duration::minutes(5);
@@ -81,7 +82,7 @@ impl Control {
                 .into_iter()
                 .find(|host| host.name == invitation.name);
             if let Some(host) = &same
-                && (host.key.is_some() || host.embedded != embedded)
+                && (host.embedded != embedded || (host.key.is_some() && !embedded))
             {
                 return Err(ControlError::Conflict(format!(
                     "the host name {} is taken",
@@ -95,10 +96,12 @@ impl Control {
                 id,
                 name: invitation.name.clone(),
                 embedded,
-                key: None,
-                certificate: None,
+                // Only the embedded worker has a key already. It stays until the new one is here: a host without
+                // one counts as gone, and the next deploy would move its deckies elsewhere.
+                key: same.as_ref().and_then(|host| host.key.clone()),
+                certificate: same.as_ref().and_then(|host| host.certificate.clone()),
                 created_at: same.as_ref().map_or(now, |host| host.created_at),
-                enrolled_at: None,
+                enrolled_at: same.as_ref().and_then(|host| host.enrolled_at),
                 revoked: false,
                 ipvlan: invitation.ipvlan,
                 interface: invitation.interface.clone(),
@@ -147,17 +150,17 @@ impl Control {
     pub fn enrol(&self, request: &EnrolRequest) -> Result<EnrolResponse, ControlError> {
         let refuse = || ControlError::Forbidden("the token is not valid: ask for a new one".to_owned());
         let secret: Secret = request.secret.parse().map_err(|_| refuse())?;
+        let now = self.now();
+        // Anybody may ask: without a token it costs one read, no signature check and no turn among the writers.
+        self.db
+            .read(|r| valid_token(r, request.host, &secret, now))?
+            .ok_or_else(refuse)?;
         let csr = VerifiedCsr::parse(&request.csr, CSR_CAP)
             .map_err(|error| ControlError::Invalid(format!("the certificate request is refused: {error}")))?;
         let key = digest(csr.key_digest().sha256().as_bytes());
-        let now = self.now();
         let (host, certificate) = self.db.update(|w| {
-            let mut token = w.get::<EnrolTokenRecord>(&request.host)?.ok_or_else(refuse)?;
-            let mut host = w.get::<Host>(&request.host)?.ok_or_else(refuse)?;
-            let hash: decnet_pki::secret::SecretHash = token.secret_hash.parse().map_err(|_| refuse())?;
-            if !hash.matches(&secret) || now > token.expires_at || host.revoked {
-                return Err(refuse());
-            }
+            let (mut host, mut token) =
+                valid_token(&w.reader(), request.host, &secret, now)?.ok_or_else(refuse)?;
             if let (Some(used_by), Some(certificate)) = (&token.used_by, &token.certificate) {
                 return if *used_by == key {
                     Ok((host, certificate.clone()))
@@ -188,6 +191,9 @@ impl Control {
             token.certificate = Some(certificate.clone());
             w.put(&host.id, &host)?;
             w.put(&host.id, &token)?;
+            // A new key is a new agent, which numbers its events by its own clock: below the old one's numbers its
+            // events would count as known.
+            self.forget_events(w, host.id)?;
             // Its first bundle says what it runs, be it nothing: an agent that has polled knows its state.
             touch(w, host.id)?;
             if host.embedded {
@@ -220,20 +226,11 @@ impl Control {
     }
 
     /// A token for the worker inside this process, which finds the enrolment listener at `enrol_at`
-    /// (`host:port`). A key that the worker had before is not accepted any more.
+    /// (`host:port`). A key that the worker had before is accepted until the token is used.
     ///
     /// # Errors
     /// The store's.
     pub fn invite_embedded(&self, name: &HostName, enrol_at: &str) -> Result<Invited, ControlError> {
-        let stale = self.db.read(|r| {
-            let hosts = Self::read_hosts(r)?;
-            Ok::<_, ControlError>(hosts.into_iter().find(|host| host.embedded))
-        })?;
-        if let Some(mut host) = stale {
-            host.key = None;
-            self.db
-                .update(|w| w.put(&host.id, &host).map_err(ControlError::from))?;
-        }
         let invitation = Invitation {
             name: name.clone(),
             ipvlan: false,
@@ -255,6 +252,24 @@ impl Control {
             .filter(|found| !found.revoked && found.key.as_ref() == Some(key))
             .ok_or_else(|| ControlError::Forbidden(format!("the host {host} is not enrolled with this key")))
     }
+}
+
+/// The host and its token, when this is its secret and the time is right.
+fn valid_token(
+    r: &Reader<'_>,
+    host: HostId,
+    secret: &Secret,
+    now: Timestamp,
+) -> Result<Option<(Host, EnrolTokenRecord)>, ControlError> {
+    let (Some(host), Some(token)) = (r.get::<Host>(&host)?, r.get::<EnrolTokenRecord>(&host)?) else {
+        return Ok(None);
+    };
+    let matches = token
+        .secret_hash
+        .parse::<SecretHash>()
+        .is_ok_and(|hash| hash.matches(secret));
+    let valid = matches && now <= token.expires_at && !host.revoked;
+    Ok(valid.then_some((host, token)))
 }
 
 fn digest(bytes: &[u8; 32]) -> Digest {

@@ -1,5 +1,7 @@
 //! Hosts as operators see them. Liveness is derived from heartbeats when it is asked for, never stored.
 
+use std::collections::BTreeMap;
+
 use decnet_wire::ids::{HostId, HostName, ServiceSlug, Timestamp};
 use decnet_wire::observed::{ContainerState, Observed, ObservedContainer};
 use serde::{Deserialize, Serialize};
@@ -102,25 +104,15 @@ impl Control {
         let (hosts, deckies) = self
             .db
             .read(|r| Ok::<_, ControlError>((Self::read_hosts(r)?, r.all::<DeckyRecord>()?)))?;
+        let mut counts: BTreeMap<HostId, usize> = BTreeMap::new();
+        for record in &deckies {
+            *counts.entry(record.decky.host).or_default() += 1;
+        }
         let mut views: Vec<HostView> = hosts
             .into_iter()
             .map(|host| {
-                let status = self
-                    .status()
-                    .get(&host.id)
-                    .cloned()
-                    .unwrap_or_else(|| HostStatus::unheard(host.id));
-                let state = self.host_condition(&host, &status);
-                let deckies = deckies
-                    .iter()
-                    .filter(|record| record.decky.host == host.id)
-                    .count();
-                HostView {
-                    host,
-                    status,
-                    state,
-                    deckies,
-                }
+                let deckies = counts.get(&host.id).copied().unwrap_or(0);
+                self.view_of(host, deckies)
             })
             .collect();
         views.sort_by(|a, b| a.host.name.cmp(&b.host.name));
@@ -132,11 +124,31 @@ impl Control {
     /// # Errors
     /// No such host (404).
     pub fn host(&self, id: HostId) -> Result<HostView, ControlError> {
-        let found = self.hosts()?.into_iter().find(|view| view.host.id == id);
-        found.ok_or_else(|| ControlError::NotFound {
+        let (host, deckies) = self
+            .db
+            .read(|r| Ok::<_, ControlError>((r.get::<Host>(&id)?, r.all::<DeckyRecord>()?)))?;
+        let host = host.ok_or_else(|| ControlError::NotFound {
             what: "host",
             name: id.to_string(),
-        })
+        })?;
+        let count = deckies.iter().filter(|record| record.decky.host == id).count();
+        Ok(self.view_of(host, count))
+    }
+
+    fn view_of(&self, host: Host, deckies: usize) -> HostView {
+        let heard = self.status().get(&host.id).cloned();
+        let status = heard.unwrap_or_else(|| HostStatus::unheard(host.id));
+        HostView {
+            state: self.host_condition(&host, &status),
+            host,
+            status,
+            deckies,
+        }
+    }
+
+    /// A host's state at this moment.
+    pub(super) fn condition(&self, host: &Host) -> HostState {
+        self.view_of(host.clone(), 0).state
     }
 
     fn host_condition(&self, host: &Host, status: &HostStatus) -> HostState {
@@ -174,21 +186,25 @@ impl Control {
     /// The store's.
     pub fn deckies(&self) -> Result<Vec<DeckyView>, ControlError> {
         self.db.read(|r| {
-            let hosts = Self::read_hosts(r)?;
-            let observed = r.all::<ObservedRecord>()?;
+            let hosts: BTreeMap<HostId, HostName> = Self::read_hosts(r)?
+                .into_iter()
+                .map(|host| (host.id, host.name))
+                .collect();
+            let observed: BTreeMap<HostId, ObservedRecord> = r
+                .all::<ObservedRecord>()?
+                .into_iter()
+                .map(|seen| (seen.host, seen))
+                .collect();
             let mut views = Vec::new();
             for record in r.all::<DeckyRecord>()? {
                 let row = match record.operation {
                     Some(operation) => r.get::<Row>(&operation.id)?,
                     None => None,
                 };
-                let seen = observed.iter().find(|seen| seen.host == record.decky.host);
+                let seen = observed.get(&record.decky.host);
                 let state = decky_state(&record, row.as_ref(), seen.map(|seen| &seen.observed));
                 views.push(DeckyView {
-                    host: hosts
-                        .iter()
-                        .find(|host| host.id == record.decky.host)
-                        .map(|host| host.name.clone()),
+                    host: hosts.get(&record.decky.host).cloned(),
                     state,
                     row,
                     seen_at: seen.map(|seen| seen.received_at),

@@ -5,13 +5,16 @@ use std::collections::BTreeSet;
 
 use decnet_wire::bundle::OperationKind;
 use decnet_wire::ids::{HostId, Timestamp};
+use decnet_wire::observed::Observed;
 use decnet_wire::report::{self, Event, EventBody, Outcome, Report, ReportAnswer};
 
 use super::rows::{self, Applied};
-use super::{Control, ControlError, touch};
+use super::{Control, ControlError, settings, touch};
 use crate::fleet::compile::stack_name;
-use crate::records::{DeckyRecord, HostStatus, Leaving, ObservedRecord, Row};
-use crate::store::Writer;
+use crate::fleet::model::Decky;
+use crate::records::{DeckyRecord, Host, HostStatus, Leaving, ObservedRecord, Row};
+use crate::store::{StoreError, Writer};
+use crate::text::from_host;
 
 /// How long an agent's poll may wait, in seconds.
 const POLL_WAIT_S: u32 = 50;
@@ -25,9 +28,9 @@ impl Control {
     /// The store's: nothing of the report was applied, and the agent sends it again.
     pub fn ingest(&self, host: HostId, report: &Report) -> Result<ReportAnswer, ControlError> {
         let now = self.now();
-        let mut status = self.heartbeat(host, report, now);
+        let (mut status, news) = self.heartbeat(host, report, now);
         let fresh = report.events.iter().any(|event| event.seq > status.acked);
-        if fresh || report.observed.is_some() {
+        if fresh || news || report.observed.is_some() {
             let (changed, touched, written) = self.db.update(|w| self.apply(w, status, report, now))?;
             status = written;
             let mut kept = self.status();
@@ -54,17 +57,36 @@ impl Control {
         })
     }
 
-    fn heartbeat(&self, host: HostId, report: &Report, now: Timestamp) -> HostStatus {
+    /// Takes the heartbeat to memory. True when the host is done with another bundle than it last said.
+    fn heartbeat(&self, host: HostId, report: &Report, now: Timestamp) -> (HostStatus, bool) {
         let heartbeat = &report.heartbeat;
         let mut status = self.status();
         let status = status.entry(host).or_insert_with(|| HostStatus::unheard(host));
+        let other = status.accepted != heartbeat.accepted;
+        let news = heartbeat.converged && (other || !status.converged);
+        if other {
+            // It took a newer bundle than the one that it refused.
+            status.refusal = None;
+        }
         status.last_heartbeat = Some(now);
-        status.agent_version = Some(heartbeat.agent_version.clone());
-        status.engine.clone_from(&heartbeat.engine);
+        status.agent_version = Some(from_host(&heartbeat.agent_version));
+        status.engine = heartbeat.engine.as_deref().map(from_host);
         status.accepted.clone_from(&heartbeat.accepted);
         status.converged = heartbeat.converged;
-        status.reason.clone_from(&heartbeat.reason);
-        status.clone()
+        status.reason = heartbeat.reason.as_deref().map(from_host);
+        (status.clone(), news)
+    }
+
+    /// Counts a host's events from the beginning again.
+    pub(super) fn forget_events(&self, w: &mut Writer<'_>, host: HostId) -> Result<(), StoreError> {
+        if let Some(mut status) = w.get::<HostStatus>(&host)? {
+            status.acked = 0;
+            w.put(&host, &status)?;
+        }
+        if let Some(status) = self.status().get_mut(&host) {
+            status.acked = 0;
+        }
+        Ok(())
     }
 
     fn apply(
@@ -95,7 +117,12 @@ impl Control {
                 observed: observed.clone(),
             };
             w.put(&host, &record)?;
-            touched |= release(w, &record)?;
+            touched |= release(w, &status, &record.observed)?;
+        } else if status.converged
+            && let Some(record) = w.get::<ObservedRecord>(&host)?
+        {
+            // It has nothing left to do and sees what it saw before: what it had let go of may be gone by now.
+            touched |= release(w, &status, &record.observed)?;
         }
         w.put(&host, &status)?;
         Ok((changed, touched, status))
@@ -126,11 +153,11 @@ impl Control {
                     return Ok(false);
                 }
                 let applied = rows::apply(&mut row, outcome, now);
-                if applied == Applied::Unchanged {
-                    return Ok(false);
+                if applied != Applied::Unchanged {
+                    w.put(&row.id, &row)?;
                 }
-                w.put(&row.id, &row)?;
-                let touched = conclude(w, &row, outcome)?;
+                // Also when the row had ended by its deadline: the decky is then what its host says.
+                let touched = self.conclude(w, &row, outcome)?;
                 if applied == Applied::Moved {
                     changed.push(row);
                 }
@@ -142,7 +169,7 @@ impl Control {
                 generation,
             } => {
                 tracing::warn!(%host, code, detail, generation, "a host refused its bundle");
-                status.refusal = Some(format!("{code}: {detail}"));
+                status.refusal = Some(from_host(&format!("{code}: {detail}")));
                 Ok(false)
             }
             EventBody::Drift { decky, detail } => {
@@ -151,68 +178,82 @@ impl Control {
             }
         }
     }
-}
 
-/// What the end of an operation means for its decky, when it is still the decky's newest one. True when a host
-/// needs a new bundle.
-fn conclude(w: &mut Writer<'_>, row: &Row, outcome: &Outcome) -> Result<bool, ControlError> {
-    let Some(mut record) = w.get::<DeckyRecord>(&row.decky)? else {
-        return Ok(false);
-    };
-    if record.operation.is_none_or(|operation| operation.id != row.id) {
-        return Ok(false);
-    }
-    match (row.operation, outcome) {
-        (_, Outcome::Running) => Ok(false),
-        (OperationKind::Teardown, Outcome::Succeeded) => {
-            w.remove::<DeckyRecord>(&row.decky)?;
-            touch(w, record.decky.host)?;
-            Ok(true)
+    /// What the end of an operation means for its decky, when it is still the decky's newest one. True when a host
+    /// needs a new bundle. Saying it twice changes nothing.
+    fn conclude(&self, w: &mut Writer<'_>, row: &Row, outcome: &Outcome) -> Result<bool, ControlError> {
+        if *outcome == Outcome::Running {
+            return Ok(false);
         }
-        (_, Outcome::Succeeded) => {
-            record.previous = None;
-            w.put(&row.decky, &record)?;
-            Ok(false)
+        let Some(mut record) = w.get::<DeckyRecord>(&row.decky)? else {
+            return Ok(false);
+        };
+        if record.operation.is_none_or(|operation| operation.id != row.id) {
+            return Ok(false);
         }
-        (_, Outcome::Failed { .. }) => {
-            // What ran before runs again on the host; the fleet says so too.
-            let Some(previous) = record.previous.take() else {
-                return Ok(false);
-            };
-            if previous.host != record.decky.host {
-                // It was on its way to another host, and the old one has let go: it stays assigned to the new one.
-                w.put(&row.decky, &record)?;
-                return Ok(false);
+        if row.operation == OperationKind::Teardown {
+            if *outcome == Outcome::Succeeded {
+                w.remove::<DeckyRecord>(&row.decky)?;
+                touch(w, record.decky.host)?;
+                return Ok(true);
             }
-            record.decky = *previous;
-            record.operation = None;
-            w.put(&row.decky, &record)?;
-            touch(w, record.decky.host)?;
-            Ok(true)
+            return Ok(false);
         }
+        let Some(previous) = record.previous.take() else {
+            return Ok(false);
+        };
+        // What ran before runs again on the host; the fleet says so too.
+        let back = *outcome != Outcome::Succeeded && self.can_return(w, &previous, &record.decky)?;
+        if back {
+            // The next change by itself is due an interval after this attempt, not at once.
+            let attempted = record.decky.last_mutated.max(previous.last_mutated);
+            record.decky = *previous;
+            record.decky.last_mutated = attempted;
+            record.operation = None;
+            touch(w, record.decky.host)?;
+        }
+        w.put(&row.decky, &record)?;
+        Ok(back)
+    }
+
+    /// Whether the fleet still has room for a decky as it was. Its host has let go of it when it moved; its
+    /// address may be another's by now, its network or its services may be gone with the description that named them.
+    fn can_return(&self, w: &Writer<'_>, previous: &Decky, now: &Decky) -> Result<bool, ControlError> {
+        if previous.host != now.host {
+            return Ok(false);
+        }
+        let settings = settings(&w.reader())?;
+        let runs = |slug| self.catalogue.is_deployable(slug) || settings.custom_services.contains_key(slug);
+        if !previous.services.iter().all(runs) {
+            return Ok(false);
+        }
+        if previous.address == now.address && previous.mac == now.mac {
+            return Ok(true);
+        }
+        let host = w.get::<Host>(&previous.host)?;
+        let lan = host.and_then(|host| host.lan).or(settings.lan);
+        let others = w.all::<DeckyRecord>()?;
+        let taken = others.iter().map(|other| &other.decky).any(|other| {
+            other.name != previous.name && (other.address == previous.address || other.mac == previous.mac)
+        });
+        Ok(!taken && lan.is_some_and(|lan| lan.subnet.contains(&previous.address)))
     }
 }
 
 /// Deckies that were leaving this host and are gone from it now belong to their new host alone.
-fn release(w: &mut Writer<'_>, seen: &ObservedRecord) -> Result<bool, ControlError> {
-    let Some(accepted) = &seen.accepted else {
+fn release(w: &mut Writer<'_>, status: &HostStatus, observed: &Observed) -> Result<bool, StoreError> {
+    let Some(accepted) = &status.accepted else {
         return Ok(false);
     };
-    let gone = |leaving: &Leaving| leaving.host == seen.host && leaving.generation <= accepted.generation;
-    let there: BTreeSet<_> = seen
-        .observed
+    let gone = |leaving: &Leaving| leaving.host == status.host && leaving.generation <= accepted.generation;
+    let there: BTreeSet<_> = observed
         .containers
         .iter()
         .map(|container| &container.stack)
         .collect();
-    let leaving: Vec<DeckyRecord> = w
-        .all::<DeckyRecord>()?
-        .into_iter()
-        .filter(|record| record.leaving.as_ref().is_some_and(gone))
-        .collect();
     let mut touched = false;
-    for mut record in leaving {
-        if there.contains(&stack_name(&record.decky.name)) {
+    for mut record in w.all::<DeckyRecord>()? {
+        if !record.leaving.as_ref().is_some_and(gone) || there.contains(&stack_name(&record.decky.name)) {
             continue;
         }
         record.leaving = None;

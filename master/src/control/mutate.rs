@@ -1,13 +1,16 @@
 //! Mutations: a decky changes its services and keeps its address, MAC and base container. On demand, or when its
 //! interval is over.
 
-use decnet_wire::bundle::OperationKind;
-use decnet_wire::ids::{DeckyName, OperationId, Timestamp};
+use std::collections::BTreeMap;
 
+use decnet_wire::bundle::OperationKind;
+use decnet_wire::ids::{DeckyName, HostId, OperationId, Timestamp};
+
+use super::hosts::HostState;
 use super::{Control, ControlError, decky, rows, settings, touch};
 use crate::fleet::model::Interval;
 use crate::fleet::mutate::{choose_services, due};
-use crate::records::{DeckyRecord, Row};
+use crate::records::{DeckyRecord, Host, Row};
 use crate::store::Writer;
 
 impl Control {
@@ -33,7 +36,8 @@ impl Control {
         Ok(id)
     }
 
-    /// Mutates every decky whose interval is over. Gives out how many.
+    /// Mutates every decky whose interval is over, where its host is there to do it and has done what it was asked
+    /// before. Gives out how many.
     ///
     /// # Errors
     /// The store's.
@@ -44,6 +48,7 @@ impl Control {
             let records = w.all::<DeckyRecord>()?;
             let fleet = super::assemble(&settings, &[]);
             let mut changed = Vec::new();
+            let mut active: BTreeMap<HostId, bool> = BTreeMap::new();
             for record in records {
                 let busy = match record.operation {
                     Some(operation) => w
@@ -51,7 +56,18 @@ impl Control {
                         .is_some_and(|row| !row.status.is_terminal()),
                     None => false,
                 };
-                if record.removing || busy || !due(&fleet, &record.decky, now) {
+                if record.removing || busy || record.previous.is_some() || !due(&fleet, &record.decky, now) {
+                    continue;
+                }
+                let host = record.decky.host;
+                let there = match active.get(&host) {
+                    Some(there) => *there,
+                    None => w
+                        .get::<Host>(&host)?
+                        .is_some_and(|host| self.condition(&host) == HostState::Active),
+                };
+                active.insert(host, there);
+                if !there {
                     continue;
                 }
                 if let Some((_, rows)) = self.draw(w, record, now)? {

@@ -4,8 +4,9 @@
 //! Whoever changes what a host should run raises its generation in the same transaction, so the bundle of a
 //! generation is a function of the snapshot it was compiled from.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use decnet_pki::envelope::Envelope;
 use decnet_wire::bundle::{self, Bundle, Stack};
@@ -15,11 +16,24 @@ use tokio::sync::watch;
 use super::{Control, ControlError, settings, slot, touch};
 use crate::fleet::compile::compile;
 use crate::fleet::model::Fleet;
-use crate::records::{BundleRecord, DeckyRecord, Host, Settings};
+use crate::records::{BundleRecord, DeckyRecord, EnvelopeRecord, Host, Settings};
 use crate::store::Reader;
 
 /// How long a bundle is accepted. An agent that has accepted it keeps it up for as long as it must.
 const BUNDLE_LIFETIME: time::Duration = time::Duration::hours(24);
+
+/// How many bundles are stored at once: every commit waits for the disk.
+const BATCH: usize = 64;
+/// How long a bundle that could not be published waits for the next try, when nothing else wakes the publisher.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// A host's next bundle, compiled from one snapshot.
+struct Due {
+    host: Host,
+    key: Digest,
+    epoch: u64,
+    state: HostState,
+}
 
 /// Everything that a host is to run, before it is signed.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,94 +124,118 @@ impl Control {
                 }
                 Err(error) => tracing::error!(%error, "the publisher's work was cut off"),
             }
-            woken.await;
+            // Woken or not, it goes on: a failure may have passed.
+            let _ = tokio::time::timeout(RETRY, woken).await;
         }
     }
 
     /// Publishes a bundle for every host whose newest generation has none yet.
     ///
     /// # Errors
-    /// The store's, or a document that cannot be signed. Other hosts' bundles are published all the same.
+    /// The store's, or a document that cannot be compiled. Other hosts' bundles are published all the same.
     pub fn publish_due(&self) -> Result<(), ControlError> {
-        let due = self.db.read(|r| {
-            let mut due = Vec::new();
-            for host in r.all::<Host>()? {
-                if host.key.is_none() || host.revoked || host.generation == 0 {
-                    continue;
-                }
-                let bundle = r.get::<BundleRecord>(&host.id)?;
-                if bundle.is_none_or(|bundle| bundle.generation < host.generation) {
-                    due.push(host.id);
-                }
-            }
-            Ok::<_, ControlError>(due)
-        })?;
         let mut failed = None;
-        for host in due {
-            if let Err(error) = self.publish_host(host) {
-                failed = Some(error);
+        let compiled = self.db.read(|r| {
+            let due = Self::due(r)?;
+            if due.is_empty() {
+                return Ok(Vec::new());
             }
+            let settings = settings(r)?;
+            let mut records: BTreeMap<HostId, Vec<DeckyRecord>> = BTreeMap::new();
+            for record in r.all::<DeckyRecord>()? {
+                records.entry(record.decky.host).or_default().push(record);
+            }
+            let mut compiled = Vec::new();
+            for (host, key) in due {
+                let mine = records.get(&host.id).map(Vec::as_slice).unwrap_or_default();
+                match self.host_state(&settings, &host, mine) {
+                    Ok(state) => compiled.push(Due {
+                        epoch: settings.epoch,
+                        host,
+                        key,
+                        state,
+                    }),
+                    Err(error) => {
+                        tracing::error!(host = %host.name, error = %crate::text::chain(&error), "no bundle for a host");
+                        failed = Some(error);
+                    }
+                }
+            }
+            Ok::<_, ControlError>(compiled)
+        })?;
+        for batch in compiled.chunks(BATCH) {
+            self.publish_batch(batch)?;
         }
         failed.map_or(Ok(()), Err)
     }
 
-    fn publish_host(&self, id: HostId) -> Result<(), ControlError> {
-        let compiled = self.db.read(|r| {
-            let Some(host) = r.get::<Host>(&id)? else {
-                return Ok(None);
+    /// Enrolled hosts whose newest generation has no bundle, with their keys.
+    pub(super) fn due(r: &Reader<'_>) -> Result<Vec<(Host, Digest)>, ControlError> {
+        let mut due = Vec::new();
+        for host in r.all::<Host>()? {
+            let Some(key) = host.key.clone().filter(|_| !host.revoked && host.generation > 0) else {
+                continue;
             };
-            let Some(host_key) = host.key.clone() else {
-                return Ok(None);
-            };
-            let settings = settings(r)?;
-            let records = r.all::<DeckyRecord>()?;
-            let state = self.host_state(&settings, &host, &records)?;
-            Ok::<_, ControlError>(Some((host, host_key, settings.epoch, state)))
-        })?;
-        let Some((host, host_key, epoch, state)) = compiled else {
-            return Ok(());
-        };
-        let now = self.now();
-        let stored = self.db.update(|w| {
-            let last = w.get::<BundleRecord>(&id)?;
-            if last
-                .as_ref()
-                .is_some_and(|last| last.generation >= host.generation)
-            {
-                return Ok::<_, ControlError>(false);
+            let bundle = r.get::<BundleRecord>(&host.id)?;
+            if bundle.is_none_or(|bundle| bundle.generation < host.generation) {
+                due.push((host, key));
             }
-            let bundle = Bundle {
-                schema: bundle::SCHEMA,
-                fleet: self.fleet,
-                host: id,
-                host_key: host_key.clone(),
+        }
+        Ok(due)
+    }
+
+    fn publish_batch(&self, batch: &[Due]) -> Result<(), ControlError> {
+        let now = self.now();
+        let published = self.db.update(|w| {
+            let mut published = Vec::new();
+            for Due {
+                host,
+                key,
                 epoch,
-                generation: host.generation,
-                previous: last.map(|last| last.digest),
-                issued_at: now,
-                expires_at: Timestamp::new(now.get() + BUNDLE_LIFETIME),
-                networks: state.networks.clone(),
-                stacks: state.stacks.clone(),
-                blobs: state.blobs.clone(),
-            };
-            w.put(&id, &self.sign(&bundle)?)?;
-            Ok(true)
+                state,
+            } in batch
+            {
+                let last = w.get::<BundleRecord>(&host.id)?;
+                let newer = |last: &BundleRecord| last.generation >= host.generation;
+                if last.as_ref().is_some_and(newer) {
+                    continue;
+                }
+                let bundle = Bundle {
+                    schema: bundle::SCHEMA,
+                    fleet: self.fleet,
+                    host: host.id,
+                    host_key: key.clone(),
+                    epoch: *epoch,
+                    generation: host.generation,
+                    previous: last.map(|last| last.digest),
+                    issued_at: now,
+                    expires_at: Timestamp::new(now.get() + BUNDLE_LIFETIME),
+                    networks: state.networks.clone(),
+                    stacks: state.stacks.clone(),
+                    blobs: state.blobs.clone(),
+                };
+                let (record, envelope) = self.sign(&bundle)?;
+                w.put(&host.id, &record)?;
+                w.put(&host.id, &envelope)?;
+                published.push(host);
+            }
+            Ok::<_, ControlError>(published)
         })?;
-        if stored {
+        for host in published {
             tracing::info!(host = %host.name, generation = host.generation, "published a bundle");
-            self.published_sender(id).send_replace(host.generation);
+            self.published_sender(host.id).send_replace(host.generation);
         }
         Ok(())
     }
 
-    fn sign(&self, bundle: &Bundle) -> Result<BundleRecord, ControlError> {
+    fn sign(&self, bundle: &Bundle) -> Result<(BundleRecord, EnvelopeRecord), ControlError> {
         let sign = |source: Box<dyn std::error::Error + Send + Sync>| ControlError::Sign {
             what: "a bundle",
             source,
         };
         let payload = serde_json::to_vec(bundle).map_err(|error| sign(error.into()))?;
         let envelope = Envelope::sign(bundle::PAYLOAD_TYPE, payload, &[&self.keys.online]);
-        Ok(BundleRecord {
+        let record = BundleRecord {
             host: bundle.host,
             epoch: bundle.epoch,
             generation: bundle.generation,
@@ -205,17 +243,32 @@ impl Control {
             host_key: bundle.host_key.clone(),
             issued_at: bundle.issued_at,
             expires_at: bundle.expires_at,
-            envelope: String::from_utf8(envelope.to_json()).map_err(|error| sign(error.into()))?,
             blobs: bundle.blobs.iter().map(|blob| blob.digest.clone()).collect(),
-        })
+        };
+        let text = String::from_utf8(envelope.to_json()).map_err(|error| sign(error.into()))?;
+        Ok((record, EnvelopeRecord(text)))
     }
 
-    /// The bundle published last for a host.
+    /// What is known of the bundle published last for a host. None while that one is for a key that the host has
+    /// no more: its agent would refuse it.
     ///
     /// # Errors
     /// The store's.
     pub fn bundle(&self, host: HostId) -> Result<Option<BundleRecord>, ControlError> {
-        self.db.read(|r| Ok(r.get::<BundleRecord>(&host)?))
+        self.db.read(|r| current(r, host))
+    }
+
+    /// The signed envelope of a host's bundle, as it is sent, when its generation is beyond `after`.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn envelope(&self, host: HostId, after: u64) -> Result<Option<String>, ControlError> {
+        self.db.read(|r| {
+            if current(r, host)?.is_none_or(|bundle| bundle.generation <= after) {
+                return Ok(None);
+            }
+            Ok(r.get::<EnvelopeRecord>(&host)?.map(|envelope| envelope.0))
+        })
     }
 
     /// Changes when a newer bundle than the one seen is there for the host.
@@ -277,4 +330,11 @@ impl Control {
     pub(super) fn read_hosts(r: &Reader<'_>) -> Result<Vec<Host>, ControlError> {
         Ok(r.all::<Host>()?)
     }
+}
+
+fn current(r: &Reader<'_>, id: HostId) -> Result<Option<BundleRecord>, ControlError> {
+    let (Some(bundle), Some(host)) = (r.get::<BundleRecord>(&id)?, r.get::<Host>(&id)?) else {
+        return Ok(None);
+    };
+    Ok(Some(bundle).filter(|bundle| host.key.as_ref() == Some(&bundle.host_key)))
 }

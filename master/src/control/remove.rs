@@ -1,9 +1,11 @@
-//! Removing one decky. Its record, address and name go when its host reports that nothing of it is left.
+//! Removing one decky. Its record, address and name go when its host reports that nothing of it is left,
+//! or at once when its host is not enrolled any more.
 
 use decnet_wire::bundle::OperationKind;
 use decnet_wire::ids::{DeckyName, OperationId};
 
 use super::{Control, ControlError, decky, rows, settings, touch};
+use crate::records::{DeckyRecord, Host, Row, RowStatus};
 
 impl Control {
     /// Begins to remove a decky. Asking again while it goes gives out the same operation.
@@ -15,14 +17,22 @@ impl Control {
         let (id, changed) = self.db.update(|w| {
             let mut record = decky(&w.reader(), name)?;
             if let (true, Some(operation)) = (record.removing, record.operation)
-                && let Some(row) = w.get::<crate::records::Row>(&operation.id)?
+                && let Some(row) = w.get::<Row>(&operation.id)?
                 && !row.status.is_terminal()
             {
                 return Ok((operation.id, Vec::new()));
             }
             record.removing = true;
             record.previous = None;
-            let changed = rows::begin(w, &mut record, OperationKind::Teardown, now)?;
+            let mut changed = rows::begin(w, &mut record, OperationKind::Teardown, now)?;
+            let host = w.get::<Host>(&record.decky.host)?;
+            let gone = host.is_none_or(|host| host.key.is_none() || host.revoked);
+            if gone && let Some(row) = changed.last_mut() {
+                // Nobody will ever say that it is done. Its name and address are free again.
+                let reason = "its host is not enrolled any more: it is out of the fleet, and what of it still runs there is not known";
+                rows::finish(row, RowStatus::Failed, Some(reason.to_owned()), now);
+                w.put(&row.id, row)?;
+            }
             touch(w, record.decky.host)?;
             let mut settings = settings(&w.reader())?;
             settings.revision += 1;
@@ -31,7 +41,11 @@ impl Control {
                 .operation
                 .map(|operation| operation.id)
                 .unwrap_or_else(super::new_operation);
-            w.put(name, &record)?;
+            if gone {
+                w.remove::<DeckyRecord>(name)?;
+            } else {
+                w.put(name, &record)?;
+            }
             Ok::<_, ControlError>((id, changed))
         })?;
         self.publish.notify_one();

@@ -7,9 +7,7 @@ use decnet_wire::report::Outcome;
 use super::{Control, ControlError};
 use crate::records::{DeckyRecord, Row, RowStatus};
 use crate::store::{StoreError, Writer};
-
-/// The longest error text that a row keeps, in characters.
-const ERROR_CHARS: usize = 2000;
+use crate::text::from_host;
 
 /// Begins an operation on a decky: ends the open one as superseded, writes the new row and notes the operation
 /// in the record, which the caller stores. Gives out the rows that changed.
@@ -68,25 +66,31 @@ pub(super) enum Applied {
 
 /// Applies what a host says of an operation.
 pub(super) fn apply(row: &mut Row, outcome: &Outcome, now: Timestamp) -> Applied {
+    let said = match outcome {
+        Outcome::Failed { error } => Outcome::Failed {
+            error: from_host(error),
+        },
+        other => other.clone(),
+    };
     if row.status.is_terminal() {
         let same = matches!(
             (row.status, outcome),
             (RowStatus::Succeeded, Outcome::Succeeded) | (RowStatus::Failed, Outcome::Failed { .. })
         );
-        if same || matches!(outcome, Outcome::Running) || row.late.as_ref() == Some(outcome) {
+        if same || matches!(outcome, Outcome::Running) || row.late.as_ref() == Some(&said) {
             return Applied::Unchanged;
         }
-        row.late = Some(outcome.clone());
+        row.late = Some(said);
         return Applied::Late;
     }
-    match outcome {
+    match said {
         Outcome::Running if row.status == RowStatus::Running => return Applied::Unchanged,
         Outcome::Running => {
             row.status = RowStatus::Running;
             row.updated_at = now;
         }
         Outcome::Succeeded => finish(row, RowStatus::Succeeded, None, now),
-        Outcome::Failed { error } => finish(row, RowStatus::Failed, Some(error.clone()), now),
+        Outcome::Failed { error } => finish(row, RowStatus::Failed, Some(error), now),
     }
     Applied::Moved
 }
@@ -94,7 +98,7 @@ pub(super) fn apply(row: &mut Row, outcome: &Outcome, now: Timestamp) -> Applied
 /// Ends a row that is open.
 pub(super) fn finish(row: &mut Row, status: RowStatus, error: Option<String>, now: Timestamp) {
     row.status = status;
-    row.error = error.map(|text| text.chars().take(ERROR_CHARS).collect());
+    row.error = error.map(|text| from_host(&text));
     row.updated_at = now;
     row.completed_at = Some(now);
 }
@@ -132,13 +136,28 @@ impl Control {
     /// The store's.
     pub fn list_rows(&self, filter: RowFilter) -> Result<Vec<Row>, ControlError> {
         self.db.read(|r| {
-            let mut rows = r.all::<Row>()?;
-            rows.retain(|row| {
+            let wanted = |row: &Row| {
                 (!filter.open || !row.status.is_terminal())
                     && filter.host.is_none_or(|host| row.host == Some(host))
-            });
-            rows.reverse();
-            rows.truncate(filter.limit);
+            };
+            let mut rows = Vec::new();
+            if filter.open {
+                // An open row is its decky's newest operation, so the history need not be read.
+                for record in r.all::<DeckyRecord>()? {
+                    if let Some(operation) = record.operation {
+                        rows.extend(r.get::<Row>(&operation.id)?.filter(wanted));
+                    }
+                }
+                rows.sort_by_key(|row| std::cmp::Reverse(row.id));
+                rows.truncate(filter.limit);
+                return Ok(rows);
+            }
+            r.newest::<Row>(|row| {
+                if rows.len() < filter.limit && wanted(&row) {
+                    rows.push(row);
+                }
+                rows.len() < filter.limit
+            })?;
             Ok(rows)
         })
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Control, ControlError, rows};
+use super::{Control, ControlError, rows, touch};
 use crate::records::{DeckyRecord, Host, HostStatus, Row, RowStatus};
 
 /// How often the sweep runs.
@@ -21,16 +21,24 @@ impl Control {
             timer.tick().await;
             let control = Arc::clone(&self);
             let swept = tokio::task::spawn_blocking(move || {
-                control.flush_status()?;
-                control.fail_overdue()?;
-                control.republish_outdated()?;
-                control.mutate_due()
+                // One part that fails does not keep the others from their turn.
+                let parts = [
+                    control.flush_status(),
+                    control.release_from_gone(),
+                    control.fail_overdue().map(|_| ()),
+                    control.republish_outdated(),
+                    control.mutate_due().map(|mutated| {
+                        if mutated > 0 {
+                            tracing::info!(mutated, "mutated deckies whose interval was over");
+                        }
+                    }),
+                ];
+                for error in parts.into_iter().filter_map(Result::err) {
+                    tracing::error!(error = %crate::text::chain(&error), "a part of the sweep failed");
+                }
             });
-            match swept.await {
-                Ok(Ok(0)) => {}
-                Ok(Ok(mutated)) => tracing::info!(mutated, "mutated deckies whose interval was over"),
-                Ok(Err(error)) => tracing::error!(error = %crate::text::chain(&error), "the sweep failed"),
-                Err(error) => tracing::error!(%error, "the sweep was cut off"),
+            if let Err(error) = swept.await {
+                tracing::error!(%error, "the sweep was cut off");
             }
         }
     }
@@ -53,6 +61,32 @@ impl Control {
             }
             Ok(())
         })
+    }
+
+    /// Nobody waits for a host that is gone to let go of a decky.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn release_from_gone(&self) -> Result<(), ControlError> {
+        let released = self.db.update(|w| {
+            let mut released = false;
+            for mut record in w.all::<DeckyRecord>()? {
+                let Some(leaving) = &record.leaving else { continue };
+                let host = w.get::<Host>(&leaving.host)?;
+                if host.is_some_and(|host| host.key.is_some() && !host.revoked) {
+                    continue;
+                }
+                record.leaving = None;
+                touch(w, record.decky.host)?;
+                w.put(&record.decky.name.clone(), &record)?;
+                released = true;
+            }
+            Ok::<_, ControlError>(released)
+        })?;
+        if released {
+            self.publish.notify_one();
+        }
+        Ok(())
     }
 
     /// Fails every open row that is past its deadline, with the reason that is known.
@@ -79,8 +113,14 @@ impl Control {
                     Some(id) => w.get::<Host>(&id)?,
                     None => None,
                 };
-                let status = row.host.and_then(|id| statuses.get(&id));
-                let reason = overdue(host.as_ref(), status);
+                let reason = match &record.leaving {
+                    Some(leaving) => {
+                        let name = w.get::<Host>(&leaving.host)?.map(|host| host.name.to_string());
+                        let name = name.unwrap_or_else(|| leaving.host.to_string());
+                        format!("the host {name} has not said that it let go of it; given up waiting")
+                    }
+                    None => overdue(host.as_ref(), row.host.and_then(|id| statuses.get(&id))),
+                };
                 rows::finish(&mut row, RowStatus::Failed, Some(reason), now);
                 w.put(&row.id, &row)?;
                 changed.push(row);

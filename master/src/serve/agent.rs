@@ -131,9 +131,8 @@ impl AgentApi {
         loop {
             newer.borrow_and_update();
             let control = Arc::clone(&self.control);
-            let bundle = blocking(move || control.bundle(host)).await?;
-            if let Some(bundle) = bundle.filter(|bundle| bundle.generation > after) {
-                return Ok(message::whole(StatusCode::OK, bundle.envelope));
+            if let Some(envelope) = blocking(move || control.envelope(host, after)).await? {
+                return Ok(message::whole(StatusCode::OK, envelope));
             }
             tokio::select! {
                 changed = newer.changed() => if changed.is_err() { break },

@@ -93,8 +93,12 @@ pub fn put(folder: &Path, file: &Path, digest: &Digest) -> Result<PathBuf, PutEr
         return Ok(kept);
     }
     let partial = folder.join(format!("{}.partial", digest.hex()));
-    std::fs::copy(file, &partial).map_err(failed)?;
-    let found = sha256(&partial).map_err(failed)?;
+    let copied = std::fs::copy(file, &partial).and_then(|_| sha256(&partial));
+    let found = copied.map_err(|source| {
+        // On a full disk the half of it would take the room that the next try needs.
+        let _ = std::fs::remove_file(&partial);
+        failed(source)
+    })?;
     if found != *digest {
         std::fs::remove_file(&partial).map_err(failed)?;
         return Err(PutError::Digest {

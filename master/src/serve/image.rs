@@ -36,6 +36,8 @@ pub enum ImageError {
     },
     #[error("the archive was not taken")]
     Archive(#[from] PutError),
+    #[error("{0} has another size than its description says: build the image again")]
+    Size(PathBuf),
     #[error("{0} is not UTF-8 text")]
     Text(PathBuf),
     #[error("could not list {path}")]
@@ -59,7 +61,11 @@ pub fn load(archive: &Path, blobs: &Path) -> Result<Option<DecoyImage>, ImageErr
     let path = archive.with_extension("json");
     let description: Description = serde_json::from_slice(&files::read_capped(&path, TEXT_CAP)?)
         .map_err(|source| ImageError::Describe { path, source })?;
-    blobs::put(blobs, archive, &description.digest)?;
+    let kept = blobs::put(blobs, archive, &description.digest)?;
+    let size = std::fs::metadata(&kept).map(|file| file.len());
+    if size.is_ok_and(|size| size != description.size) {
+        return Err(ImageError::Size(archive.to_owned()));
+    }
     let kind = BlobKind::ImageArchive {
         reference: description.reference.clone(),
         image_ids: description.image_ids,

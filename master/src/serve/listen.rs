@@ -1,10 +1,10 @@
 //! Listeners: accept, bound, shake hands, serve HTTP/1.1 with hyper, end cleanly.
 //!
-//! Bounds: connections per listener, time for the handshake, time for a request's head. What is over the bound
-//! waits in the kernel's queue.
+//! Bounds: connections per listener, time for the handshake, time for a request's head, time to finish when the
+//! master ends. What is over the bound waits in the kernel's queue.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -25,8 +26,14 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const REQUEST_HEAD: Duration = Duration::from_secs(75);
 /// The most bytes of a request's head.
 const HEAD_BYTES: usize = 32 * 1024;
-/// Connections at once on one listener.
-const CONNECTIONS: usize = 20_000;
+/// How long open requests may take to finish once the master ends. A blob that is cut off is resumed.
+const GRACE: Duration = Duration::from_secs(10);
+/// Connections at once of agents: a poll and a report for each of 10,000 hosts.
+pub const AGENTS: usize = 20_000;
+/// Connections at once of operators.
+pub const OPERATORS: usize = 1024;
+/// Connections at once of anybody: they must not use up the file descriptors of the others.
+pub const STRANGERS: usize = 256;
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
@@ -51,6 +58,15 @@ pub enum ListenError {
     },
     #[error("another process listens on {0}: is a master running already?")]
     Busy(PathBuf),
+}
+
+/// Takes as many file descriptors as this process may have: the usual 1,024 are fewer than the connections.
+pub fn allow_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
 }
 
 /// Opens a TCP listener.
@@ -78,23 +94,38 @@ pub async fn bind_unix(path: &Path) -> Result<UnixListener, ListenError> {
     if tokio::net::UnixStream::connect(path).await.is_ok() {
         return Err(ListenError::Busy(path.to_owned()));
     }
-    match std::fs::remove_file(path) {
-        Ok(()) => {}
-        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {}
-        Err(other) => return Err(error(other)),
-    }
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(error)?;
-    }
-    let listener = UnixListener::bind(path).map_err(error)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(error)?;
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    std::fs::create_dir_all(folder).map_err(error)?;
+    // Made in a folder of its own and moved when its rights are set: nobody else can connect in between.
+    let making = folder.join(".new");
+    clear(&making).map_err(error)?;
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&making)
+        .map_err(error)?;
+    let new = making.join("s");
+    let listener = UnixListener::bind(&new).map_err(error)?;
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).map_err(error)?;
+    std::fs::rename(&new, path).map_err(error)?;
+    std::fs::remove_dir(&making).map_err(error)?;
     Ok(listener)
 }
 
-/// Serves TLS connections until `end`, then lets open requests finish. `service` makes one service a connection.
+/// Takes away what a master that was killed at this point left.
+fn clear(making: &Path) -> std::io::Result<()> {
+    let gone = |outcome: std::io::Result<()>| match outcome {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    gone(std::fs::remove_file(making.join("s")))?;
+    gone(std::fs::remove_dir(making))
+}
+
+/// Serves at most `connections` TLS connections at once until `end`, then lets open requests finish. `service` makes one service a connection.
 pub async fn serve_tls<S, F>(
     listener: TcpListener,
     config: Arc<ServerConfig>,
+    connections: usize,
     end: CancellationToken,
     service: F,
 ) where
@@ -103,7 +134,7 @@ pub async fn serve_tls<S, F>(
 {
     let acceptor = TlsAcceptor::from(config);
     let tasks = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Semaphore::new(connections));
     loop {
         let Some(place) = next_place(&places, &end).await else {
             break;
@@ -118,7 +149,12 @@ pub async fn serve_tls<S, F>(
         let (acceptor, service, end) = (acceptor.clone(), service.clone(), end.clone());
         tasks.spawn(async move {
             let _place = place;
-            let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+            let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream));
+            let shaken = tokio::select! {
+                shaken = handshake => shaken,
+                () = end.cancelled() => return,
+            };
+            let stream = match shaken {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => {
                     tracing::debug!(%address, %error, "TLS handshake failed");
@@ -154,7 +190,7 @@ where
     S: HttpService,
 {
     let tasks = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Semaphore::new(OPERATORS));
     loop {
         let Some(place) = next_place(&places, &end).await else {
             break;
@@ -225,7 +261,11 @@ where
         outcome = serving.as_mut() => outcome,
         () = end.cancelled() => {
             serving.as_mut().graceful_shutdown();
-            serving.await
+            match tokio::time::timeout(GRACE, serving).await {
+                Ok(outcome) => outcome,
+                // A client that takes its time does not hold up the end.
+                Err(_) => return,
+            }
         }
     };
     if let Err(error) = outcome {
@@ -252,5 +292,65 @@ async fn survive<T>(accepted: std::io::Result<T>) -> Option<T> {
             tokio::time::sleep(Duration::from_millis(50)).await;
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use http_body_util::{BodyExt as _, Full};
+    use hyper::service::service_fn;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// The socket could be connected to by anybody until its rights were set. A killed master leaves both files.
+    #[tokio::test]
+    async fn the_socket_is_its_owners_alone_and_replaces_what_a_killed_master_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("master.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        std::fs::create_dir(folder.path().join(".new")).unwrap();
+        drop(UnixListener::bind(folder.path().join(".new/s")).unwrap());
+        let held = bind_unix(&path).await.unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(matches!(bind_unix(&path).await, Err(ListenError::Busy(_))));
+        drop(held);
+        bind_unix(&path).await.unwrap();
+    }
+
+    /// A client that never finished its body kept its connection for ever, and the master from ending.
+    #[tokio::test]
+    async fn a_client_that_takes_its_time_does_not_hold_up_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = bind_unix(&path).await.unwrap();
+        let end = CancellationToken::new();
+        let (begun, mut asked) = tokio::sync::mpsc::channel(1);
+        let service = move |_| {
+            let begun = begun.clone();
+            service_fn(move |request: hyper::Request<Incoming>| {
+                let begun = begun.clone();
+                async move {
+                    begun.send(()).await.unwrap();
+                    let _ = request.into_body().collect().await;
+                    Ok::<_, Infallible>(hyper::Response::new(Full::<Bytes>::default()))
+                }
+            })
+        };
+        let serving = tokio::spawn(serve_unix(listener, end.clone(), service));
+        let mut client = tokio::net::UnixStream::connect(&path).await.unwrap();
+        client
+            .write_all(b"POST / HTTP/1.1\r\nhost: m\r\ncontent-length: 9\r\n\r\nhalf")
+            .await
+            .unwrap();
+        asked.recv().await.unwrap();
+        tokio::time::pause();
+        end.cancel();
+        serving.await.unwrap();
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0, "it is cut off");
     }
 }

@@ -1,5 +1,7 @@
 //! Request bodies with a cap, and JSON answers, for the listeners that speak to agents.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -8,6 +10,9 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+/// How long a client may take to send a body. An agent behind a slow line sends its largest report in less.
+const ARRIVAL: Duration = Duration::from_secs(60);
 
 /// An answer's body: whole, or streamed from a file.
 pub type Body = BoxBody<Bytes, std::io::Error>;
@@ -19,6 +24,8 @@ pub enum BodyError {
     TooLarge(usize),
     #[error("the body did not arrive whole")]
     Read,
+    #[error("the body took longer than {} s", ARRIVAL.as_secs())]
+    TooSlow,
     #[error("the body is not the document that is expected: {0}")]
     Parse(serde_json::Error),
 }
@@ -30,6 +37,7 @@ impl BodyError {
         let status = match self {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Read => StatusCode::BAD_REQUEST,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Parse(_) => StatusCode::UNPROCESSABLE_ENTITY,
         };
         refuse(status, &self.to_string())
@@ -41,7 +49,8 @@ impl BodyError {
 /// # Errors
 /// It is larger, is cut off, or is another document.
 pub async fn read<T: DeserializeOwned>(body: Incoming, cap: usize) -> Result<T, BodyError> {
-    let bytes = match Limited::new(body, cap).collect().await {
+    let collected = tokio::time::timeout(ARRIVAL, Limited::new(body, cap).collect()).await;
+    let bytes = match collected.map_err(|_| BodyError::TooSlow)? {
         Ok(collected) => collected.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => return Err(BodyError::TooLarge(cap)),
         Err(_) => return Err(BodyError::Read),

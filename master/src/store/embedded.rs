@@ -4,7 +4,7 @@ use std::path::Path;
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
-use super::{Decision, Store, StoreError, Table, Transaction, View};
+use super::{Decision, Order, Store, StoreError, Table, Transaction, View};
 
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
@@ -81,12 +81,12 @@ impl View for Snapshot {
     fn scan(
         &self,
         table: Table,
-        from: &[u8],
+        order: Order,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StoreError> {
         scan(
             &self.0.open_table(definition(table)).map_err(access("read"))?,
-            from,
+            order,
             visit,
         )
     }
@@ -105,12 +105,12 @@ impl View for Writing {
     fn scan(
         &self,
         table: Table,
-        from: &[u8],
+        order: Order,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StoreError> {
         scan(
             &self.0.open_table(definition(table)).map_err(access("read"))?,
-            from,
+            order,
             visit,
         )
     }
@@ -140,10 +140,16 @@ fn get(
 
 fn scan(
     table: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    from: &[u8],
+    order: Order,
     visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
 ) -> Result<(), StoreError> {
-    for entry in table.range(from..).map_err(access("read"))? {
+    let mut entries = table.iter().map_err(access("read"))?;
+    loop {
+        let entry = match order {
+            Order::Ascending => entries.next(),
+            Order::Descending => entries.next_back(),
+        };
+        let Some(entry) = entry else { break };
         let (key, value) = entry.map_err(access("read"))?;
         if !visit(key.value(), value.value()) {
             break;

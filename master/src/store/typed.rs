@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Decision, Store, StoreError, Table, Transaction, View};
+use super::{Decision, Order, Store, StoreError, Table, Transaction, View};
 
 /// A record of one table. On disk: one byte of version, then JSON.
 pub trait Record: Serialize + DeserializeOwned {
@@ -64,8 +64,13 @@ impl Db {
             let Some(work) = work.take() else {
                 return Decision::Abort;
             };
-            let result = work(&mut Writer(transaction));
-            let decision = if result.is_ok() {
+            let mut writer = Writer {
+                transaction,
+                wrote: false,
+            };
+            let result = work(&mut writer);
+            // A commit waits for the disk, also when there is nothing to write.
+            let decision = if result.is_ok() && writer.wrote {
                 Decision::Commit
             } else {
                 Decision::Abort
@@ -117,10 +122,21 @@ impl Reader<'_> {
     pub fn all<R: Record>(&self) -> Result<Vec<R>, StoreError> {
         all(self.0)
     }
+
+    /// Records of a table from the last key down, until `visit` returns `false`.
+    ///
+    /// # Errors
+    /// The store's, or a damaged record.
+    pub fn newest<R: Record>(&self, visit: impl FnMut(R) -> bool) -> Result<(), StoreError> {
+        scan(self.0, Order::Descending, visit)
+    }
 }
 
 /// Typed reads and writes in one transaction.
-pub struct Writer<'a>(&'a mut dyn Transaction);
+pub struct Writer<'a> {
+    transaction: &'a mut dyn Transaction,
+    wrote: bool,
+}
 
 impl std::fmt::Debug for Writer<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -132,7 +148,7 @@ impl Writer<'_> {
     /// The same transaction for code that only reads.
     #[must_use]
     pub fn reader(&self) -> Reader<'_> {
-        Reader(&*self.0)
+        Reader(&*self.transaction)
     }
 
     /// The record under a key.
@@ -161,7 +177,8 @@ impl Writer<'_> {
             table: R::TABLE.name(),
             source,
         })?;
-        self.0.put(R::TABLE, &R::key_bytes(key), &value)
+        self.wrote = true;
+        self.transaction.put(R::TABLE, &R::key_bytes(key), &value)
     }
 
     /// Removes the record under a key, if there is one.
@@ -169,7 +186,8 @@ impl Writer<'_> {
     /// # Errors
     /// The store's.
     pub fn remove<R: Record>(&mut self, key: &R::Key) -> Result<(), StoreError> {
-        self.0.remove(R::TABLE, &R::key_bytes(key))
+        self.wrote = true;
+        self.transaction.remove(R::TABLE, &R::key_bytes(key))
     }
 }
 
@@ -182,18 +200,27 @@ fn get<R: Record>(view: &dyn View, key: &R::Key) -> Result<Option<R>, StoreError
 
 fn all<R: Record>(view: &dyn View) -> Result<Vec<R>, StoreError> {
     let mut records = Vec::new();
+    scan(view, Order::Ascending, |record| {
+        records.push(record);
+        true
+    })?;
+    Ok(records)
+}
+
+fn scan<R: Record>(
+    view: &dyn View,
+    order: Order,
+    mut visit: impl FnMut(R) -> bool,
+) -> Result<(), StoreError> {
     let mut failed = None;
-    view.scan(R::TABLE, &[], &mut |key, value| match decode(key, value) {
-        Ok(record) => {
-            records.push(record);
-            true
-        }
+    view.scan(R::TABLE, order, &mut |key, value| match decode(key, value) {
+        Ok(record) => visit(record),
         Err(error) => {
             failed = Some(error);
             false
         }
     })?;
-    failed.map_or(Ok(records), Err)
+    failed.map_or(Ok(()), Err)
 }
 
 fn decode<R: Record>(key: &[u8], value: &[u8]) -> Result<R, StoreError> {

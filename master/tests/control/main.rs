@@ -1,0 +1,11 @@
+//! The master without listeners and without agents: what a deploy, a report, a failure and a restart do to the
+//! store. A test plays the host: it enrols, reads its bundles and reports.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod enrolment;
+mod fleet;
+mod moves;
+mod outcomes;
+mod publishing;
+mod scene;

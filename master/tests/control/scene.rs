@@ -1,0 +1,333 @@
+//! A master without listeners, its clock, and a host that says what the test wants.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use decnet::control::deploy::DeployRequest;
+use decnet::control::enrol::{Invitation, TOKEN_LIFETIME};
+use decnet::control::hosts::DeckyState;
+use decnet::control::{Addresses, Clock, Control, ControlError, DecoyImage, Parts};
+use decnet::fleet::catalogue::Catalogue;
+use decnet::fleet::model::Lan;
+use decnet::init::{self, InitArgs};
+use decnet::keys::MasterKeys;
+use decnet::records::Row;
+use decnet::store::{Db, RedbStore};
+use decnet_pki::csr;
+use decnet_pki::envelope::Envelope;
+use decnet_pki::key::HostKey;
+use decnet_wire::bundle::{self, Blob, BlobKind, Bundle};
+use decnet_wire::enrol::{EnrolRequest, Token};
+use decnet_wire::ids::{Digest, HostId, OperationId, Timestamp};
+use decnet_wire::limits;
+use decnet_wire::observed::{ContainerState, Interface, Observed, ObservedContainer};
+use decnet_wire::report::{Accepted, Event, EventBody, Heartbeat, Outcome, Report};
+use time::macros::datetime;
+
+pub(crate) const TWO: &str =
+    "[general]\nnet=10.9.0.0/24\ngw=10.9.0.1\ninterface=lan0\n[a]\nservices=ssh\n[b]\nservices=http\n";
+
+pub(crate) struct Master {
+    pub(crate) control: Arc<Control>,
+    pub(crate) now: Arc<Mutex<Timestamp>>,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+pub(crate) fn clock(now: &Arc<Mutex<Timestamp>>) -> Clock {
+    let now = Arc::clone(now);
+    Arc::new(move || *now.lock().unwrap())
+}
+
+pub(crate) fn open(folder: &Path, now: &Arc<Mutex<Timestamp>>) -> Arc<Control> {
+    Control::new(parts(folder), clock(now)).unwrap()
+}
+
+pub(crate) fn parts(folder: &Path) -> Parts {
+    let digest = Digest::from_sha256([7; 32]);
+    let reference = "decnet/decoy:test".to_owned();
+    let kind = BlobKind::ImageArchive {
+        reference: reference.clone(),
+        image_ids: vec![digest.clone()],
+    };
+    Parts {
+        db: Db::new(RedbStore::open(&init::store_path(folder)).unwrap()),
+        keys: MasterKeys::load(&init::keys_path(folder)).unwrap(),
+        catalogue: Catalogue::load(&[]).unwrap(),
+        image: Some(DecoyImage {
+            reference,
+            blob: Blob {
+                digest,
+                size: 1,
+                kind,
+            },
+        }),
+        addresses: Addresses {
+            agent_api: "m:8770".to_owned(),
+            enrolment: "m:8771".to_owned(),
+        },
+        detect: || None,
+    }
+}
+
+impl Master {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let now = Arc::new(Mutex::new(Timestamp::new(datetime!(2026-01-01 00:00 UTC))));
+        let args = InitArgs {
+            state_dir: folder.path().join("master"),
+            advertise: vec!["m".to_owned()],
+        };
+        init::run(&args, *now.lock().unwrap()).unwrap();
+        let control = open(&folder.path().join("master"), &now);
+        Self { control, now, folder }
+    }
+
+    /// As after a `kill -9`: nothing is told to the old one.
+    pub(crate) fn restart(self) -> Self {
+        let Self { control, now, folder } = self;
+        assert_eq!(Arc::strong_count(&control), 1);
+        drop(control);
+        let control = open(&folder.path().join("master"), &now);
+        Self { control, now, folder }
+    }
+
+    pub(crate) fn pass(&self, time: time::Duration) {
+        let mut now = self.now.lock().unwrap();
+        *now = Timestamp::new(now.get() + time);
+    }
+
+    pub(crate) fn deploy(&self, ini: &str, replace: bool) -> Result<Vec<OperationId>, ControlError> {
+        let request = DeployRequest {
+            ini: ini.to_owned(),
+            replace,
+        };
+        let ids = self.control.deploy(&request)?.lifecycle_ids;
+        self.control.publish_due().unwrap();
+        Ok(ids)
+    }
+
+    pub(crate) fn row(&self, id: OperationId) -> Row {
+        self.control.rows(&[id]).unwrap().remove(0)
+    }
+
+    pub(crate) fn state(&self, name: &str) -> Option<DeckyState> {
+        let deckies = self.control.deckies().unwrap();
+        deckies
+            .into_iter()
+            .find(|view| view.record.decky.name.as_str() == name)
+            .map(|view| view.state)
+    }
+}
+
+/// A host that says what the test wants.
+pub(crate) struct Host {
+    pub(crate) id: HostId,
+    pub(crate) seq: u64,
+}
+
+impl Host {
+    pub(crate) fn enrol(master: &Master, name: &str) -> Self {
+        let host = Self::enrol_quietly(master, name);
+        master.control.publish_due().unwrap();
+        host
+    }
+
+    /// On the LAN 10.9.`lan`.0/24.
+    pub(crate) fn enrol_on(master: &Master, name: &str, lan: u8) -> Self {
+        let lan = Lan {
+            subnet: format!("10.9.{lan}.0/24").parse().unwrap(),
+            gateway: Some(format!("10.9.{lan}.1").parse().unwrap()),
+            interface: Some("lan0".parse().unwrap()),
+        };
+        let host = Self::invited(
+            master,
+            &Invitation {
+                lan: Some(lan),
+                ..invitation(name)
+            },
+        );
+        master.control.publish_due().unwrap();
+        host
+    }
+
+    /// Its first bundle is left to whoever publishes next.
+    pub(crate) fn enrol_quietly(master: &Master, name: &str) -> Self {
+        Self::invited(master, &invitation(name))
+    }
+
+    fn invited(master: &Master, invitation: &Invitation) -> Self {
+        let invited = master.control.invite(invitation).unwrap();
+        master
+            .control
+            .enrol(&request(&invited.token, &HostKey::generate().unwrap()))
+            .unwrap();
+        Self {
+            id: invited.host,
+            seq: 0,
+        }
+    }
+
+    /// What comes every thirty seconds.
+    pub(crate) fn heartbeat(&self, master: &Master) {
+        let host = master.control.host(self.id).unwrap().host;
+        master
+            .control
+            .authorize(self.id, host.key.as_ref().unwrap())
+            .unwrap();
+        let report = self.compose(master, None, Vec::new());
+        master.control.ingest(self.id, &report).unwrap();
+    }
+
+    pub(crate) fn bundle(&self, master: &Master) -> Bundle {
+        let record = master.control.bundle(self.id).unwrap().unwrap();
+        let sent = master
+            .control
+            .envelope(self.id, record.generation - 1)
+            .unwrap()
+            .unwrap();
+        let envelope = Envelope::parse(sent.as_bytes(), limits::BUNDLE_ENVELOPE).unwrap();
+        let keys = [master.control.keys().online.public()];
+        let verified = envelope
+            .verify(bundle::PAYLOAD_TYPE, &keys, NonZeroUsize::MIN)
+            .unwrap();
+        serde_json::from_slice(verified.bytes()).unwrap()
+    }
+
+    pub(crate) fn report(&self, master: &Master, observed: Option<Observed>, events: Vec<Event>) -> u64 {
+        let report = self.compose(master, observed, events);
+        let answer = master.control.ingest(self.id, &report).unwrap();
+        master.control.publish_due().unwrap();
+        answer.acked
+    }
+
+    fn compose(&self, master: &Master, observed: Option<Observed>, events: Vec<Event>) -> Report {
+        let record = master.control.bundle(self.id).unwrap().unwrap();
+        let accepted = Accepted {
+            epoch: record.epoch,
+            generation: record.generation,
+            digest: record.digest,
+        };
+        let heartbeat = Heartbeat {
+            agent_version: "test".to_owned(),
+            sent_at: *master.now.lock().unwrap(),
+            accepted: Some(accepted),
+            converged: true,
+            reason: None,
+            engine: Some("20.10".to_owned()),
+        };
+        Report {
+            schema: 1,
+            heartbeat,
+            observed,
+            events,
+        }
+    }
+
+    pub(crate) fn event(&mut self, master: &Master, row: &Row, outcome: Outcome) -> Event {
+        self.seq += 1;
+        let body = EventBody::Operation {
+            id: row.id,
+            decky: row.decky.clone(),
+            kind: row.operation,
+            outcome,
+        };
+        Event {
+            seq: self.seq,
+            at: *master.now.lock().unwrap(),
+            body,
+        }
+    }
+
+    pub(crate) fn say(&mut self, master: &Master, id: OperationId, outcome: Outcome) {
+        let event = self.event(master, &master.row(id), outcome);
+        let seq = event.seq;
+        assert_eq!(self.report(master, None, vec![event]), seq);
+    }
+
+    /// Runs exactly what its bundle asks for, and says so.
+    pub(crate) fn obey(&mut self, master: &Master) {
+        let bundle = self.bundle(master);
+        let mut containers = Vec::new();
+        let mut events = Vec::new();
+        for stack in &bundle.stacks {
+            let services = stack.compose["services"].as_object().unwrap();
+            for service in services.keys() {
+                containers.push(container(stack.name.as_str(), service));
+            }
+            if let Some(operation) = stack.operation
+                && !master.row(operation.id).status.is_terminal()
+            {
+                events.push(self.event(master, &master.row(operation.id), Outcome::Succeeded));
+            }
+        }
+        self.report(
+            master,
+            Some(Observed {
+                containers,
+                interfaces: vec![lan0()],
+                ..Observed::default()
+            }),
+            events,
+        );
+    }
+}
+
+pub(crate) fn container(stack: &str, service: &str) -> ObservedContainer {
+    ObservedContainer {
+        id: format!("{stack}-{service}"),
+        name: format!("{stack}-{service}-1"),
+        stack: stack.parse().unwrap(),
+        service: service.to_owned(),
+        hash: String::new(),
+        image: String::new(),
+        state: ContainerState::Running,
+        restarts: 0,
+        joined: None,
+        attachments: Vec::new(),
+        expose: Vec::new(),
+    }
+}
+
+pub(crate) fn lan0() -> Interface {
+    Interface {
+        name: "lan0".parse().unwrap(),
+        up: true,
+        addresses: Vec::new(),
+    }
+}
+
+pub(crate) fn invitation(name: &str) -> Invitation {
+    Invitation {
+        name: name.parse().unwrap(),
+        ipvlan: false,
+        interface: None,
+        lan: None,
+        lifetime: TOKEN_LIFETIME,
+        notes: None,
+    }
+}
+
+pub(crate) fn request(token: &str, key: &HostKey) -> EnrolRequest {
+    use base64::Engine as _;
+    let json = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(token.strip_prefix("decnet1.").unwrap())
+        .unwrap();
+    let token: Token = serde_json::from_slice(&json).unwrap();
+    EnrolRequest {
+        schema: 1,
+        host: token.host,
+        secret: token.secret,
+        csr: csr::create(key).unwrap(),
+        agent_version: "test".to_owned(),
+    }
+}
+
+pub(crate) fn names(bundle: &Bundle) -> Vec<&str> {
+    bundle.stacks.iter().map(|stack| stack.decky.as_str()).collect()
+}
+
+pub(crate) fn sha(bundle: &Bundle) -> [u8; 32] {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(serde_json::to_vec(bundle).unwrap()).into()
+}
