@@ -57,9 +57,13 @@ impl Running {
             .issue_server(&[name], time::OffsetDateTime::now_utc(), lifetime)
             .unwrap();
         let config = tls::server_config(&leaf, &key).unwrap();
-        tokio::spawn(listen::serve_tls(tcp, config, end.clone(), move |remote| {
-            TowerToHyperService::new(for_peer(over_tls.clone(), &remote))
-        }));
+        tokio::spawn(listen::serve_tls(
+            tcp,
+            config,
+            listen::OPERATORS,
+            end.clone(),
+            move |remote| TowerToHyperService::new(for_peer(over_tls.clone(), &remote)),
+        ));
         Self {
             master,
             socket,

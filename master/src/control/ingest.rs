@@ -30,7 +30,7 @@ impl Control {
         let now = self.now();
         let (mut status, news) = self.heartbeat(host, report, now);
         let fresh = report.events.iter().any(|event| event.seq > status.acked);
-        if fresh || news || report.observed.is_some() {
+        if fresh || report.observed.is_some() || (news && self.is_left(host)?) {
             let (changed, touched, written) = self.db.update(|w| self.apply(w, status, report, now))?;
             status = written;
             let mut kept = self.status();
@@ -55,6 +55,12 @@ impl Control {
             heartbeat_s: HEARTBEAT_S,
             resync: !known,
         })
+    }
+
+    /// Whether a decky waits for this host to let go of it.
+    fn is_left(&self, host: HostId) -> Result<bool, StoreError> {
+        let left = |record: &DeckyRecord| record.leaving.as_ref().is_some_and(|it| it.host == host);
+        self.db.read(|r| Ok(r.all::<DeckyRecord>()?.iter().any(left)))
     }
 
     /// Takes the heartbeat to memory. True when the host is done with another bundle than it last said.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use decnet::control::deploy::DeployRequest;
 use decnet::control::{Control, Parts};
 use decnet::init;
-use decnet_wire::ids::HostId;
+use decnet_wire::ids::{Digest, HostId};
 use decnet_wire::observed::Observed;
 
 use crate::scene::{Host, Master, TWO, clock, lan0, names, parts};
@@ -113,11 +113,19 @@ fn a_thousand_hosts_are_no_burden() {
     timed("deploy and publish 500 deckies", 60, &mut || {
         master.deploy(&ini, false).unwrap();
     });
-    timed("1,000 heartbeats", 15, &mut || {
-        for host in &hosts {
-            host.heartbeat(&master);
-        }
-    });
+    let views = master.control.hosts().unwrap();
+    let key = |host: &Host| {
+        let view = views.iter().find(|view| view.host.id == host.id);
+        view.and_then(|view| view.host.key.clone()).unwrap()
+    };
+    let keys: Vec<Digest> = hosts.iter().map(key).collect();
+    for round in ["the first 1,000 heartbeats", "1,000 heartbeats"] {
+        timed(round, 20, &mut || {
+            for (host, key) in hosts.iter().zip(&keys) {
+                host.heartbeat(&master, key);
+            }
+        });
+    }
     timed("20 reports with 1,000 containers", 30, &mut || {
         for host in &hosts[..20] {
             host.report(&master, Some(crowd(host.id)), vec![]);
