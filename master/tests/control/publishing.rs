@@ -1,14 +1,10 @@
 //! Bundles: one content for each generation, whoever asks for them and however often.
 
-use std::time::{Duration, Instant};
-
 use decnet::control::deploy::DeployRequest;
 use decnet::control::{Control, Parts};
 use decnet::init;
-use decnet_wire::ids::{Digest, HostId};
-use decnet_wire::observed::Observed;
 
-use crate::scene::{Host, Master, TWO, clock, lan0, names, parts};
+use crate::scene::{Host, Master, TWO, clock, names, parts};
 
 #[test]
 fn publishers_at_once_sign_a_generation_once() {
@@ -87,69 +83,4 @@ fn an_idle_pass_writes_nothing() {
     master.control.republish_outdated().unwrap();
     master.control.mutate_due().unwrap();
     assert!(std::fs::read(&store).unwrap() == before);
-}
-
-/// A thousand hosts, each with a heartbeat every thirty seconds, leave the master most of its time. The bounds are
-/// far above what it takes, and far below what reading everything for everyone would.
-#[test]
-fn a_thousand_hosts_are_no_burden() {
-    let master = Master::new();
-    let hosts: Vec<Host> = (0..1000)
-        .map(|n| Host::enrol_quietly(&master, &format!("h{n}")))
-        .collect();
-    master.control.publish_due().unwrap();
-    let groups: String = (0..5)
-        .map(|n| format!("[d{n}]\namount=100\nservices=ssh\n"))
-        .collect();
-    let ini = format!("[general]\nnet=10.8.0.0/16\ngw=10.8.0.1\ninterface=lan0\n{groups}");
-    let timed = |what: &str, most: u64, work: &mut dyn FnMut()| {
-        let begun = Instant::now();
-        work();
-        let took = begun.elapsed();
-        println!("{what}: {took:?}");
-        assert!(took < Duration::from_secs(most), "{what} took {took:?}");
-    };
-    master.control.set_deployment_limit(500).unwrap();
-    timed("deploy and publish 500 deckies", 60, &mut || {
-        master.deploy(&ini, false).unwrap();
-    });
-    let views = master.control.hosts().unwrap();
-    let key = |host: &Host| {
-        let view = views.iter().find(|view| view.host.id == host.id);
-        view.and_then(|view| view.host.key.clone()).unwrap()
-    };
-    let keys: Vec<Digest> = hosts.iter().map(key).collect();
-    for round in ["the first 1,000 heartbeats", "1,000 heartbeats"] {
-        timed(round, 20, &mut || {
-            for (host, key) in hosts.iter().zip(&keys) {
-                host.heartbeat(&master, key);
-            }
-        });
-    }
-    timed("20 reports with 1,000 containers", 30, &mut || {
-        for host in &hosts[..20] {
-            host.report(&master, Some(crowd(host.id)), vec![]);
-        }
-    });
-    timed("a sweep", 15, &mut || {
-        master.control.flush_status().unwrap();
-        master.control.release_from_gone().unwrap();
-        master.control.fail_overdue().unwrap();
-        master.control.republish_outdated().unwrap();
-        master.control.mutate_due().unwrap();
-    });
-    timed("the lists of hosts and deckies", 10, &mut || {
-        assert_eq!(master.control.hosts().unwrap().len(), 1000);
-        assert_eq!(master.control.deckies().unwrap().len(), 500);
-    });
-}
-
-fn crowd(host: HostId) -> Observed {
-    let containers =
-        (0..1000).map(|n| crate::scene::container(&format!("decnet-{}{n}", host.short()), "base"));
-    Observed {
-        containers: containers.collect(),
-        interfaces: vec![lan0()],
-        ..Observed::default()
-    }
 }

@@ -168,13 +168,6 @@ impl Host {
         }
     }
 
-    /// What comes every thirty seconds.
-    pub(crate) fn heartbeat(&self, master: &Master, key: &Digest) {
-        master.control.authorize(self.id, key).unwrap();
-        let report = self.compose(master, None, Vec::new());
-        master.control.ingest(self.id, &report).unwrap();
-    }
-
     pub(crate) fn bundle(&self, master: &Master) -> Bundle {
         let record = master.control.bundle(self.id).unwrap().unwrap();
         let sent = master
