@@ -327,7 +327,7 @@ impl<M: Machine> Reconciler<M> {
         for (name, aim) in &look.effective.aims {
             let part = Some(name.clone());
             if look.pending.contains_key(name) {
-                pace.unsettled(&part);
+                pace.unsettled(&part, now);
                 continue;
             }
             let steady = pace.settled(&part, now);

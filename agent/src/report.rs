@@ -59,9 +59,8 @@ impl Reporter {
         // What the master has of the observed state.
         let mut theirs: Option<Arc<Observed>> = None;
         loop {
-            let report = self.compose(theirs.as_ref())?;
+            let (report, observed) = self.compose(theirs.as_ref())?;
             let sent = report.events.last().map(|event| event.seq);
-            let observed = self.condition.borrow().observed.clone();
             let full = report.observed.is_some();
             let heartbeat = match self.send(&report).await {
                 Ok(answer) => {
@@ -98,7 +97,11 @@ impl Reporter {
         }
     }
 
-    fn compose(&mut self, theirs: Option<&Arc<Observed>>) -> Result<Report, LedgerError> {
+    /// The report, and the observed state that the master has once it took the report.
+    fn compose(
+        &mut self,
+        theirs: Option<&Arc<Observed>>,
+    ) -> Result<(Report, Option<Arc<Observed>>), LedgerError> {
         let batch = self.ledger.outbox(limits::EVENTS, EVENT_BYTES)?;
         let condition = self.condition.borrow_and_update().clone();
         let bundle = self.bundles.borrow_and_update().clone();
@@ -110,7 +113,8 @@ impl Reporter {
         } else {
             Some("the newest bundle was not looked at yet".to_owned())
         };
-        Ok(Report {
+        let observed = condition.observed;
+        let report = Report {
             schema: SCHEMA,
             heartbeat: Heartbeat {
                 agent_version: crate::VERSION.to_owned(),
@@ -124,12 +128,13 @@ impl Reporter {
                 reason,
                 engine: condition.engine,
             },
-            observed: condition
-                .observed
-                .filter(|observed| theirs.is_none_or(|theirs| theirs != observed))
-                .map(|observed| (*observed).clone()),
+            observed: observed
+                .as_ref()
+                .filter(|observed| theirs.is_none_or(|theirs| theirs != *observed))
+                .map(|observed| (**observed).clone()),
             events: batch.events,
-        })
+        };
+        Ok((report, observed))
     }
 
     async fn send(&mut self, report: &Report) -> Result<ReportAnswer, SendError> {
@@ -159,9 +164,12 @@ impl Reporter {
         let poll = clamp(answer.poll_wait_s, &POLL_RANGE);
         self.poll_wait
             .send_if_modified(|known| std::mem::replace(known, poll) != poll);
-        let ahead = self.clock.now().get() - answer.time.get();
-        self.contact
-            .send_modify(|contact| contact.clock_ahead_s = Some(ahead.whole_seconds()));
+        let now = self.clock.now();
+        let ahead = now.get() - answer.time.get();
+        self.contact.send_modify(|contact| {
+            contact.last = Some(now);
+            contact.clock_ahead_s = Some(ahead.whole_seconds());
+        });
         clamp(answer.heartbeat_s, &HEARTBEAT_RANGE)
     }
 
@@ -172,7 +180,7 @@ impl Reporter {
         Ok(acked >= sent && self.ledger.outbox(1, 1)?.waiting > 0)
     }
 
-    /// Until the next heartbeat, or until there is something to tell.
+    /// Until the next heartbeat, until there is something to tell, or until the poll loses the master.
     async fn wait(&mut self, heartbeat: Duration) {
         let told = {
             let condition = self.condition.borrow();
@@ -186,9 +194,18 @@ impl Reporter {
                 std::future::pending::<()>().await;
             }
         };
+        // A master that went away may be back without its newest memory of this host: it is told again.
+        let mut contact = self.contact.subscribe();
+        let lost = async {
+            let polls = contact.wait_for(|contact| contact.error.is_none()).await.is_ok();
+            if !polls || contact.wait_for(|contact| contact.error.is_some()).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             () = self.ledger.outbox_grew().notified() => tokio::time::sleep(COALESCE).await,
             () = converged => tokio::time::sleep(COALESCE).await,
+            () = lost => {}
             () = tokio::time::sleep(heartbeat) => {}
         }
     }

@@ -48,7 +48,7 @@ pub struct Running {
 /// How it goes with the master.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contact {
-    /// When the master last answered a poll.
+    /// When the master last answered a poll or a report.
     pub last: Option<Timestamp>,
     /// Why the newest poll failed, if it did.
     pub error: Option<String>,

@@ -8,8 +8,11 @@ use tokio::time::Instant;
 
 use crate::backoff::repair_delay;
 
-/// A stack that has been as it should be for this long starts with a clean slate.
+/// A stack that has been as it should be for this long is over what befell it.
 pub(crate) const STEADY: Duration = Duration::from_secs(60);
+/// What befalls a stack that was as it should be for this long says nothing about the repairs before: the next
+/// one is made at once. A container that lives longer than this and dies costs one repair in as long.
+const CALM: Duration = Duration::from_secs(10);
 /// Rounds without a failure that may follow each other before a stack is slowed down. One change takes one
 /// or two.
 const FREE_ROUNDS: u32 = 3;
@@ -62,17 +65,20 @@ impl Pace {
             return false;
         };
         let since = *entry.settled_since.get_or_insert(now);
-        let steady = now.duration_since(since) >= STEADY;
-        if steady {
-            (entry.failures, entry.rounds, entry.not_before) = (0, 0, None);
-        }
-        steady
+        now.duration_since(since) >= STEADY
     }
 
     /// Something is left to do for it.
-    pub(crate) fn unsettled(&mut self, part: &Part) {
-        if let Some(entry) = self.parts.get_mut(part) {
-            entry.settled_since = None;
+    pub(crate) fn unsettled(&mut self, part: &Part, now: Instant) {
+        let Some(entry) = self.parts.get_mut(part) else {
+            return;
+        };
+        if entry
+            .settled_since
+            .take()
+            .is_some_and(|since| now.duration_since(since) >= CALM)
+        {
+            (entry.failures, entry.rounds, entry.not_before) = (0, 0, None);
         }
     }
 
@@ -103,5 +109,49 @@ impl Pace {
             .filter_map(|entry| entry.not_before)
             .filter(|at| *at > now)
             .min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace() -> (Pace, Part) {
+        let part: Part = Some("web".parse().unwrap());
+        let mut pace = Pace::default();
+        pace.aim_at(&BTreeMap::from([(part.clone(), 1)]));
+        (pace, part)
+    }
+
+    /// A decky that dies and is brought back, again and again, and lives for `lives`: how long each repair waits.
+    fn waits(lives: Duration, deaths: usize) -> Vec<Duration> {
+        let (mut pace, part) = pace();
+        let mut now = Instant::now();
+        let mut waits = Vec::new();
+        for _ in 0..deaths {
+            pace.unsettled(&part, now);
+            let wait = pace.next(now).map_or(Duration::ZERO, |at| at.duration_since(now));
+            waits.push(wait);
+            now += wait;
+            assert!(pace.may(&part, now));
+            pace.worked(&part, now);
+            pace.settled(&part, now);
+            now += lives;
+        }
+        waits
+    }
+
+    // Four faults in a minute made the fifth wait for a repair for seconds, the tenth for a minute.
+    #[test]
+    fn faults_that_have_nothing_to_do_with_each_other_are_each_repaired_at_once() {
+        assert_eq!(waits(CALM, 20), [Duration::ZERO; 20]);
+    }
+
+    #[test]
+    fn what_does_not_stay_up_is_repaired_ever_more_rarely() {
+        let waits = waits(CALM - Duration::from_secs(1), 20);
+        assert_eq!(waits[..4], [Duration::ZERO; 4]);
+        assert!(waits.is_sorted(), "{waits:?}");
+        assert!(*waits.last().unwrap() > Duration::from_secs(200), "{waits:?}");
     }
 }

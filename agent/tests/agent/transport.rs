@@ -117,6 +117,34 @@ async fn a_cut_poll_and_a_bundle_that_comes_twice_change_nothing() {
     running.reopen().await;
 }
 
+// A master that was killed came back with the heartbeat of before, and showed an old state until the next
+// one, half a minute later.
+#[tokio::test]
+async fn a_master_that_was_lost_is_told_the_state_again_before_the_next_heartbeat() {
+    let master = Master::start().await;
+    master.break_next(Faults {
+        rare_heartbeats: true,
+        ..Faults::default()
+    });
+    let running = Running::enrolled_at(&master).await;
+    let accepted = |master: &Master| {
+        let accepted = master.heartbeat().and_then(|heartbeat| heartbeat.accepted);
+        accepted.is_some_and(|accepted| accepted.generation == 1)
+    };
+    master.publish(&master.bundle(1));
+    master.until("generation 1", accepted).await;
+    // What else there is to tell is told within the first poll's five seconds; its end is cut, and so is the
+    // second try on a new connection.
+    master.break_next(Faults {
+        rare_heartbeats: true,
+        cut_polls: 2,
+        ..Faults::default()
+    });
+    master.forget_heartbeat();
+    master.until("the state once more", accepted).await;
+    running.reopen().await;
+}
+
 #[tokio::test]
 async fn a_refused_bundle_is_told_once_and_the_next_good_one_is_taken() {
     let master = Master::start().await;
