@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use russh::client::{self, AuthResult, KeyboardInteractiveAuthResponse};
 use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
-use russh::{ChannelMsg, Disconnect};
+use russh::{ChannelMsg, Disconnect, MethodKind};
 use serde_json::json;
 
 use crate::decoy::{Decoy, Start};
@@ -154,6 +154,30 @@ async fn keys_and_keyboard_interactive_answers_are_captured() {
         decoy.login("root", "admin")["decnet"]["auth_method"],
         "keyboard-interactive"
     );
+}
+
+/// The server dropped a method once it had failed, which no sshd does: a scanner could tell the decoy by it.
+#[tokio::test]
+async fn a_wrong_password_leaves_every_method_on_offer() {
+    let decoy = Decoy::start("ssh");
+    let (mut handle, _) = connect(&decoy).await;
+    let answer = handle.authenticate_password("root", "not this").await.unwrap();
+    let AuthResult::Failure {
+        remaining_methods, ..
+    } = answer
+    else {
+        panic!("a wrong password got in");
+    };
+    for method in [
+        MethodKind::PublicKey,
+        MethodKind::Password,
+        MethodKind::KeyboardInteractive,
+    ] {
+        assert!(
+            remaining_methods.contains(&method),
+            "{method:?} is gone: {remaining_methods:?}"
+        );
+    }
 }
 
 #[tokio::test]
