@@ -1,9 +1,13 @@
 //! One JSON line on stdout for everything a visitor does, in the Elastic Common Schema's field names.
 
+mod budget;
+mod queue;
+
 use std::fs::File;
-use std::io::Write;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
@@ -11,6 +15,9 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 use crate::host::Host;
+use budget::Ledger;
+pub(crate) use budget::{Purse, TELL};
+use queue::Queue;
 
 /// The schema version the field names are taken from.
 const ECS_VERSION: &str = "8.17";
@@ -87,10 +94,18 @@ pub struct EventLog {
 
 #[derive(Debug)]
 struct Inner {
-    out: Option<File>,
+    out: Option<Arc<Queue>>,
+    ledger: Mutex<Ledger>,
     slug: &'static str,
     node: String,
     hostname: String,
+}
+
+/// Who an event is charged to.
+#[derive(Debug, Clone)]
+pub(crate) struct Payer {
+    pub(crate) address: IpAddr,
+    pub(crate) connection: Arc<Mutex<Purse>>,
 }
 
 impl EventLog {
@@ -99,15 +114,16 @@ impl EventLog {
     pub fn to_stdout(slug: &'static str, host: &Host) -> Self {
         // An own descriptor: std's buffer would split a long line into several writes. Without a
         // standard output there is nobody to tell, and the decoy still serves.
-        let out = std::io::stdout()
-            .as_fd()
-            .try_clone_to_owned()
-            .ok()
-            .map(File::from);
+        let out = std::io::stdout().as_fd().try_clone_to_owned();
+        Self::to(slug, host, out.and_then(|out| Queue::to(File::from(out))).ok())
+    }
+
+    fn to(slug: &'static str, host: &Host, out: Option<Arc<Queue>>) -> Self {
         let (node, hostname) = (host.node.clone(), host.hostname.clone());
         Self {
             inner: Arc::new(Inner {
                 out,
+                ledger: Mutex::new(Ledger::new(Instant::now())),
                 slug,
                 node,
                 hostname,
@@ -115,11 +131,51 @@ impl EventLog {
         }
     }
 
+    /// Logs how many events were left out since the last call, because a visitor caused too many or
+    /// because nobody read them. To be called every [`TELL`].
+    pub(crate) fn tell_suppressed(&self) {
+        let counts = self.with_ledger(Ledger::settle);
+        for (address, count) in counts {
+            let event = self.event("suppressed", Category::Network).of_type("info");
+            let event = match address {
+                Some(address) => event.field("source.ip", address.to_string()),
+                None => event,
+            };
+            event
+                .field("event.reason", "too many events")
+                .field("decnet.suppressed", count)
+                .emit();
+        }
+        match self.inner.out.as_ref().map_or(0, |out| out.dropped()) {
+            0 => {}
+            dropped => self
+                .event("suppressed", Category::Network)
+                .of_type("info")
+                .field("event.reason", "the log was not read")
+                .field("decnet.suppressed", dropped)
+                .emit(),
+        }
+    }
+
+    /// Tells what is left to tell, and waits until everything is written, but not longer than `patience`.
+    pub fn finish(&self, patience: Duration) {
+        self.tell_suppressed();
+        if let Some(out) = &self.inner.out {
+            out.flush(patience);
+        }
+    }
+
+    fn with_ledger<T>(&self, work: impl FnOnce(&mut Ledger) -> T) -> T {
+        // Numbers only: after a panic they are at worst a line off.
+        work(&mut self.inner.ledger.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Begins an event; [`Event::emit`] writes it.
     pub fn event(&self, action: &str, category: Category) -> Event {
         let (category, kind) = category.names();
         let mut event = Event {
             log: self.clone(),
+            payer: None,
             fields: Vec::with_capacity(24),
         };
         event.fields.push(("ecs.version".into(), json!(ECS_VERSION)));
@@ -142,9 +198,9 @@ impl EventLog {
     }
 
     fn write(&self, line: &[u8]) {
-        if let Some(mut out) = self.inner.out.as_ref() {
-            // A reader that went away must not take the decoy down with it.
-            let _ = out.write_all(line);
+        if let Some(out) = &self.inner.out {
+            // What finds no room is counted there.
+            out.push(line);
         }
     }
 }
@@ -154,10 +210,17 @@ impl EventLog {
 #[must_use = "an event is written by `emit`"]
 pub struct Event {
     log: EventLog,
+    payer: Option<Payer>,
     fields: Vec<(String, Value)>,
 }
 
 impl Event {
+    /// Charges the event to a visitor, who may have no more events coming.
+    pub(crate) fn charged_to(mut self, payer: &Payer) -> Self {
+        self.payer = Some(payer.clone());
+        self
+    }
+
     /// Sets a field to a value of the program's own making. The last value of a name counts.
     pub fn field(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.fields.push((name.to_owned(), value.into()));
@@ -195,9 +258,23 @@ impl Event {
         self.field("event.outcome", word)
     }
 
-    /// Writes the event as one line, in one write.
+    /// Writes the event as one line, unless its visitor has caused too many: then it is counted.
     pub fn emit(self) {
+        let Some(payer) = &self.payer else {
+            return self.log.write(&self.render(OffsetDateTime::now_utc()));
+        };
+        let now = Instant::now();
+        let mut connection = payer.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        // Asked before the line is put together: most of a flood's work is that.
+        if !self
+            .log
+            .with_ledger(|ledger| ledger.admits(payer.address, &mut connection, now))
+        {
+            return;
+        }
         let line = self.render(OffsetDateTime::now_utc());
+        self.log
+            .with_ledger(|ledger| ledger.charge(payer.address, &mut connection, line.len(), now));
         self.log.write(&line);
     }
 
@@ -255,6 +332,24 @@ fn cut(value: &Value, cap: usize) -> Value {
 }
 
 #[cfg(test)]
+impl EventLog {
+    /// A log that keeps its lines.
+    pub(crate) fn kept(slug: &'static str, host: &Host) -> Self {
+        Self::to(slug, host, Some(Arc::default()))
+    }
+
+    /// The events kept so far, taken away.
+    pub(crate) fn taken(&self) -> Vec<Value> {
+        let lines = self.inner.out.as_ref().map(|out| out.take()).unwrap_or_default();
+        lines
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_slice(line).unwrap())
+            .collect()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::host::{Distro, OsFamily};
@@ -266,7 +361,7 @@ mod tests {
             family: OsFamily::Linux,
             distro: Distro::Debian,
         };
-        EventLog::to_stdout("telnet", &host)
+        EventLog::kept("telnet", &host)
     }
 
     fn line(event: &Event) -> Value {

@@ -6,10 +6,10 @@
 //!                        serve::tcp / serve::udp  <──────────────┘
 //!                          one task a connection: Connection (idle timeout) + Session (events)
 //!                                                                │
-//!                        event::EventLog ── one JSON line a fact ──> stdout
+//!          event::EventLog ── one JSON line a fact, within the visitor's budget ──> queue ──> stdout
 //! ```
 //!
-//! The whole process is one thread with one tokio runtime. It resolves no names, writes no file and
+//! The whole process is one thread with one tokio runtime, and a second that writes the log. It resolves no names, writes no file and
 //! reads nothing but its environment and its sockets, so it runs in an empty, read-only image.
 
 pub mod door;
@@ -24,10 +24,14 @@ pub mod services;
 pub mod shell;
 
 use std::io;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use environment::{Context, EnvironmentError};
+
+/// How long the end waits for a reader of the log.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Why the process ends with an error.
 #[derive(Debug, thiserror::Error)]
@@ -80,11 +84,11 @@ pub fn run(slug: &str) -> Result<(), Failure> {
         known: services::slugs(),
     })?;
     let context = Context::from_process(service)?;
+    let log = context.log.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    // Dropping the runtime drops every session, and each says so in the log as it goes.
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::select! {
@@ -92,5 +96,9 @@ pub fn run(slug: &str) -> Result<(), Failure> {
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
         }
-    })
+    });
+    // Dropping the runtime drops every session, and each says so in the log as it goes.
+    drop(runtime);
+    log.finish(LAST_WORDS);
+    outcome
 }

@@ -18,7 +18,7 @@ pub use connection::Connection;
 pub use session::Session;
 
 use crate::environment::Context;
-use crate::event::{Category, Outcome};
+use crate::event::{Category, Outcome, TELL};
 use crate::{Failure, event::EventLog};
 
 /// Connections of one service at a time; more are closed at once, and logged.
@@ -59,6 +59,7 @@ where
 
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut sessions = JoinSet::new();
+    let mut tell = tokio::time::interval(TELL);
     loop {
         let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -71,6 +72,10 @@ where
             },
             // A finished session, or a panicked one, frees its memory here.
             Some(_) = sessions.join_next() => continue,
+            _ = tell.tick() => {
+                context.log.tell_suppressed();
+                continue;
+            }
         };
         let session = Session::open(
             &context.log,
@@ -123,9 +128,17 @@ where
     announce(&context.log, "udp", local.port());
 
     let mut buffer = vec![0; DATAGRAM_CAP];
+    let mut tell = tokio::time::interval(TELL);
     loop {
+        let received = tokio::select! {
+            received = socket.recv_from(&mut buffer) => received,
+            _ = tell.tick() => {
+                context.log.tell_suppressed();
+                continue;
+            }
+        };
         // Errors are a peer's ICMP complaint about an earlier answer, or a passing lack of memory.
-        let Ok((count, peer)) = socket.recv_from(&mut buffer).await else {
+        let Ok((count, peer)) = received else {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
@@ -151,3 +164,6 @@ fn local_address(stream: &TcpStream, context: &Context) -> SocketAddr {
         .local_addr()
         .unwrap_or_else(|_| SocketAddr::from((Ipv4Addr::UNSPECIFIED, context.port)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use time::OffsetDateTime;
 
-use crate::event::{Category, Event, EventLog, Outcome};
+use crate::event::{Category, Event, EventLog, Outcome, Payer, Purse};
 
 /// Numbers sessions within the process.
 static OPENED: AtomicU64 = AtomicU64::new(0);
@@ -20,6 +21,7 @@ pub struct Session {
     peer: SocketAddr,
     local: SocketAddr,
     id: String,
+    payer: Payer,
     opened: Instant,
     /// Set between the `connection` event and the `disconnect` event.
     open: AtomicBool,
@@ -35,6 +37,7 @@ impl Session {
     ) -> Self {
         let now = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
         let id = format!("{now:x}-{:x}", OPENED.fetch_add(1, Ordering::Relaxed));
+        let opened = Instant::now();
         Self {
             log: log.clone(),
             protocol,
@@ -42,15 +45,21 @@ impl Session {
             peer,
             local,
             id,
-            opened: Instant::now(),
+            payer: Payer {
+                address: peer.ip(),
+                connection: Arc::new(Mutex::new(Purse::of_connection(opened))),
+            },
+            opened,
             open: AtomicBool::new(false),
         }
     }
 
-    /// Begins an event with this session's addresses and id.
+    /// Begins an event with this session's addresses and id, charged to its visitor: a flood is counted
+    /// rather than written.
     pub fn event(&self, action: &str, category: Category) -> Event {
         self.log
             .event(action, category)
+            .charged_to(&self.payer)
             .field("source.ip", self.peer.ip().to_string())
             .field("source.port", self.peer.port())
             .field("destination.ip", self.local.ip().to_string())
