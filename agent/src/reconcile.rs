@@ -199,7 +199,7 @@ impl<M: Machine> Reconciler<M> {
         };
         self.settle(&mut memory.pace, &look).await?;
         self.note_drift(&look).await?;
-        self.publish(&bundle, &look, observed, version);
+        self.publish(&memory.pace, &bundle, &look, observed, version);
         if plan.is_settled() && look.pending.is_empty() {
             self.engine_backoff.reset();
             // Back in time to see that it stayed so.
@@ -455,10 +455,10 @@ impl<M: Machine> Reconciler<M> {
                     }
                 }
                 Consequence::Failed { error, hopeless } => {
-                    pace.failed(&part, now);
+                    pace.failed(&part, now, &error);
                     attempts.extend(open.map(|id| (id, error, hopeless)));
                 }
-                Consequence::Away { .. } => pace.failed(&part, now),
+                Consequence::Away { error } => pace.failed(&part, now, &error),
             }
         }
         if attempts.is_empty() {
@@ -477,11 +477,26 @@ impl<M: Machine> Reconciler<M> {
             .await
     }
 
-    fn publish(&self, bundle: &AdmittedBundle, look: &Look<'_>, observed: Observed, version: String) {
+    fn publish(
+        &self,
+        pace: &Pace,
+        bundle: &AdmittedBundle,
+        look: &Look<'_>,
+        observed: Observed,
+        version: String,
+    ) {
         let converged = look.plan.is_settled() && look.pending.is_empty();
-        let reason = (!converged).then(|| reason(look));
         let digest = bundle.digest().clone();
-        let pending = look.pending.clone();
+        // What a stack lacks says less than why the last try to give it that did not work.
+        let pending: BTreeMap<StackName, String> = look
+            .pending
+            .iter()
+            .map(|(name, reason)| {
+                let reason = pace.error(&Some(name.clone())).unwrap_or(reason);
+                (name.clone(), reason.to_owned())
+            })
+            .collect();
+        let reason = (!converged).then(|| reason(pace, look.plan, &pending));
         self.say(|condition| {
             let observed = match &condition.observed {
                 Some(known) if **known == observed => Arc::clone(known),
@@ -525,15 +540,18 @@ fn add_blocked(meaning: &mut BTreeMap<Part, Consequence>, plan: &Plan, may: impl
 }
 
 /// Why the bundle is not reached yet: one line.
-fn reason(look: &Look<'_>) -> String {
-    let shared = look.plan.blocked.iter().find(|blocked| blocked.stack.is_none());
-    let text = match (shared, look.pending.iter().next()) {
-        (Some(blocked), _) => blocked.reason.clone(),
-        (None, Some((stack, reason))) => match look.pending.len() - 1 {
+fn reason(pace: &Pace, plan: &Plan, pending: &BTreeMap<StackName, String>) -> String {
+    let blocked = plan.blocked.iter().find(|blocked| blocked.stack.is_none());
+    let shared = blocked
+        .map(|blocked| blocked.reason.as_str())
+        .or(pace.error(&None));
+    let text = match (shared, pending.iter().next()) {
+        (Some(reason), _) => reason.to_owned(),
+        (None, Some((stack, reason))) => match pending.len() - 1 {
             0 => format!("{stack}: {reason}"),
             more => format!("{stack}: {reason} (and {more} more)"),
         },
-        (None, None) => format!("{} steps are left", look.plan.steps.len()),
+        (None, None) => format!("{} steps are left", plan.steps.len()),
     };
     one_line(&text)
 }

@@ -24,6 +24,8 @@ use crate::status::Contact;
 
 /// What happens together is sent together.
 const COALESCE: Duration = Duration::from_millis(20);
+/// A reason that is another one waits for as long: while something is being done, one follows the other.
+const REASON: Duration = Duration::from_secs(2);
 /// How long the master may take.
 const ANSWER: Duration = Duration::from_secs(30);
 /// Bytes of events in one report, so that the rest of it fits under [`limits::REPORT`] as well.
@@ -184,15 +186,27 @@ impl Reporter {
     async fn wait(&mut self, heartbeat: Duration) {
         let told = {
             let condition = self.condition.borrow();
-            (condition.digest.clone(), condition.converged)
+            (
+                condition.digest.clone(),
+                condition.converged,
+                condition.reason.clone(),
+            )
         };
         let mut condition = self.condition.clone();
-        // Convergence is worth a report; every other change of the observed state has time.
+        // Convergence is worth a report; what else changes in the observed state has time.
         let converged = async {
-            let differs = |now: &Condition| (now.digest.clone(), now.converged) != told;
+            let differs = |now: &Condition| now.digest != told.0 || now.converged != told.1;
             if condition.wait_for(differs).await.is_err() {
                 std::future::pending::<()>().await;
             }
+        };
+        // Why it does not converge is what somebody who looks wants to know.
+        let mut reason = self.condition.clone();
+        let reason = async {
+            if reason.wait_for(|now| now.reason != told.2).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(REASON).await;
         };
         // A master that went away may be back without its newest memory of this host: it is told again.
         let mut contact = self.contact.subscribe();
@@ -205,6 +219,7 @@ impl Reporter {
         tokio::select! {
             () = self.ledger.outbox_grew().notified() => tokio::time::sleep(COALESCE).await,
             () = converged => tokio::time::sleep(COALESCE).await,
+            () = reason => {}
             () = lost => {}
             () = tokio::time::sleep(heartbeat) => {}
         }

@@ -31,6 +31,17 @@ pub enum EngineError {
         id: String,
         why: &'static str,
     },
+    /// Another network has what this one is to have.
+    #[error(
+        "cannot {what}: network {other} ({id}) has {holds} already; remove it, or give this host another LAN"
+    )]
+    Taken {
+        what: String,
+        other: String,
+        id: String,
+        /// `the interface eth1`, `10.0.0.0/16`.
+        holds: String,
+    },
     /// A container ended, or was restarted, before it had settled.
     #[error("container {name} does not stay up: {how}{logs}")]
     Unsettled {
@@ -74,6 +85,7 @@ impl EngineError {
             Self::Call { source, .. } => is_transient(source),
             Self::ReadBlob { source, .. } => source.kind() != io::ErrorKind::NotFound,
             Self::Foreign { .. }
+            | Self::Taken { .. }
             | Self::Unsettled { .. }
             | Self::Unhealthy { .. }
             | Self::WrongImage { .. }

@@ -33,6 +33,8 @@ struct Entry {
     rounds: u32,
     not_before: Option<Instant>,
     settled_since: Option<Instant>,
+    /// What went wrong in the newest round that was for it.
+    error: Option<String>,
 }
 
 impl Pace {
@@ -47,6 +49,7 @@ impl Pace {
                 rounds: 0,
                 not_before: None,
                 settled_since: None,
+                error: None,
             });
         }
     }
@@ -64,6 +67,7 @@ impl Pace {
         let Some(entry) = self.parts.get_mut(part) else {
             return false;
         };
+        entry.error = None;
         let since = *entry.settled_since.get_or_insert(now);
         now.duration_since(since) >= STEADY
     }
@@ -83,8 +87,9 @@ impl Pace {
     }
 
     /// It did not work; the next try waits longer.
-    pub(crate) fn failed(&mut self, part: &Part, now: Instant) {
+    pub(crate) fn failed(&mut self, part: &Part, now: Instant, error: &str) {
         if let Some(entry) = self.parts.get_mut(part) {
+            entry.error = Some(error.to_owned());
             entry.failures = entry.failures.saturating_add(1);
             entry.not_before = Some(now + repair_delay(entry.failures));
         }
@@ -95,11 +100,17 @@ impl Pace {
         let Some(entry) = self.parts.get_mut(part) else {
             return false;
         };
+        entry.error = None;
         entry.rounds = entry.rounds.saturating_add(1);
         if entry.rounds > FREE_ROUNDS {
             entry.not_before = Some(now + repair_delay(entry.rounds - FREE_ROUNDS));
         }
         entry.rounds >= RESTLESS
+    }
+
+    /// What went wrong with it last, as long as it is not over.
+    pub(crate) fn error(&self, part: &Part) -> Option<&str> {
+        self.parts.get(part)?.error.as_deref()
     }
 
     /// When the next part has its turn that does not have it now.

@@ -443,6 +443,15 @@ async fn a_decky_that_does_not_stay_up_is_repaired_ever_more_slowly() {
     assert!((10..60).contains(&steps), "{steps} steps in an hour");
     assert_eq!(running.told().last().unwrap(), "web drift");
     assert_eq!(running.told().len(), 3, "no operation is open, so none fails");
+    // That the container does not run is seen; why it cannot is what somebody who looks wants to know.
+    let condition = running.condition.borrow().clone();
+    let reason = condition.reason.unwrap();
+    assert!(reason.contains("start container"), "{reason}");
+    assert_eq!(condition.pending.len(), 1);
+    assert!(
+        reason.contains(condition.pending.values().next().unwrap()),
+        "{reason}"
+    );
     running.kill().await;
 }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use decnet_plan::step::NetworkSpec;
 use decnet_wire::bundle::NetworkDriver;
+use ipnet::Ipv4Net;
 use serde_json::json;
 
 use super::why_not_ours;
@@ -29,8 +30,32 @@ impl Engine {
             .await
         {
             Err(error) if status(&error) == Some(409) && self.network_is_there(spec).await? => Ok(()),
+            // The engine says that something overlaps, and not what.
+            Err(error) if status(&error).is_some() && !error.retryable() => {
+                Err(self.in_the_way(spec).await?.unwrap_or(error))
+            }
             other => other.map(drop),
         }
+    }
+
+    /// The network that has the parent interface or a part of the subnet, as an error.
+    async fn in_the_way(&self, spec: &NetworkSpec) -> Result<Option<EngineError>, EngineError> {
+        let all = self
+            .call(
+                LOOK,
+                || "list networks".to_owned(),
+                self.docker.list_networks(None),
+            )
+            .await?;
+        Ok(all.into_iter().find_map(|other| {
+            let holds = clash(spec, &other)?;
+            Some(EngineError::Taken {
+                what: format!("create network {}", spec.name),
+                other: other.name.unwrap_or_default(),
+                id: other.id.unwrap_or_default(),
+                holds,
+            })
+        }))
     }
 
     /// Whether exactly this network is there; a network of that name that is another one is an error.
@@ -60,6 +85,22 @@ impl Engine {
             }),
         }
     }
+}
+
+/// What another network has of that which this one is to have.
+fn clash(spec: &NetworkSpec, other: &bollard::models::Network) -> Option<String> {
+    let parent = other.options.as_ref().and_then(|options| options.get("parent"));
+    if let (Some(wanted), Some(parent)) = (&spec.parent, parent)
+        && parent == wanted.as_str()
+    {
+        return Some(format!("the interface {parent}"));
+    }
+    let pools = other.ipam.as_ref()?.config.as_ref()?;
+    pools.iter().find_map(|pool| {
+        let subnet: Ipv4Net = pool.subnet.as_deref()?.parse().ok()?;
+        let overlaps = subnet.contains(&spec.subnet) || spec.subnet.contains(&subnet);
+        overlaps.then(|| subnet.to_string())
+    })
 }
 
 fn to_request(spec: &NetworkSpec) -> NetworkCreateRequest {

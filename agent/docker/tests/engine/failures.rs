@@ -83,6 +83,34 @@ async fn a_foreign_object_of_our_name_is_named_and_left_alone() {
     );
 }
 
+// The engine's words were "Pool overlaps with other one on this address space", and left the search to the reader.
+#[tokio::test]
+async fn the_network_that_holds_our_subnet_is_named() {
+    let (lab, other) = (Lab::new().await, Lab::new().await);
+    let lan = lab.bridge();
+    lab.converge(&lab.desire(&[&lan], &[("web", lab.decky(&lan, 5, &[]))]))
+        .await;
+    let mut wanted = other.bridge();
+    wanted.subnet = lan.subnet;
+    wanted.gateway = lan.gateway;
+    let plan = other
+        .plan(&other.desire(&[&wanted], &[("web", other.decky(&wanted, 5, &[]))]))
+        .await;
+    let create = plan
+        .steps
+        .iter()
+        .find(|planned| matches!(planned.step, Step::CreateNetwork { .. }));
+    let error = other
+        .engine
+        .apply(&create.unwrap().step, &other)
+        .await
+        .unwrap_err();
+    assert!(!error.retryable());
+    let text = error.to_string();
+    assert!(text.contains(lan.name.as_str()), "{text}");
+    assert!(text.contains(&lan.subnet.to_string()), "{text}");
+}
+
 #[tokio::test]
 async fn an_archive_with_another_image_is_refused() {
     let mut lab = Lab::new().await;
@@ -119,16 +147,19 @@ async fn a_missing_parent_blocks_its_stack_before_any_container_is_touched() {
 #[tokio::test]
 async fn the_engines_own_words_reach_the_error_chain() {
     let lab = Lab::new().await;
-    let (one, mut two) = (lab.bridge(), lab.bridge());
-    two.subnet = one.subnet;
-    lab.converge(&lab.desire(&[&one], &[])).await;
-    let plan = lab.plan(&lab.desire(&[&one, &two], &[])).await;
+    let lan = lab.bridge();
+    let mut plan = lab.plan(&lab.desire(&[&lan], &[])).await;
+    for planned in &mut plan.steps {
+        if let Step::CreateNetwork { network } = &mut planned.step {
+            network.gateway = Some("192.0.2.1".parse().unwrap());
+        }
+    }
     let failures = lab.run(&plan).await;
     let [error] = failures.as_slice() else {
         panic!("{failures:?}")
     };
     assert!(!error.retryable());
     let source = std::error::Error::source(error).unwrap().to_string();
-    assert!(error.to_string().contains(two.name.as_str()), "{error}");
-    assert!(source.contains("overlaps"), "{source}");
+    assert!(error.to_string().contains(lan.name.as_str()), "{error}");
+    assert!(source.contains("gateway"), "{source}");
 }
