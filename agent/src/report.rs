@@ -61,14 +61,15 @@ impl Reporter {
         // What the master has of the observed state.
         let mut theirs: Option<Arc<Observed>> = None;
         loop {
-            let (report, observed) = self.compose(theirs.as_ref())?;
+            let (report, condition) = self.compose(theirs.as_ref())?;
+            let observed = &condition.observed;
             let sent = report.events.last().map(|event| event.seq);
             let full = report.observed.is_some();
             let heartbeat = match self.send(&report).await {
                 Ok(answer) => {
                     self.patience.reset();
                     if full {
-                        theirs.clone_from(&observed);
+                        theirs.clone_from(observed);
                     }
                     if answer.resync {
                         theirs = None;
@@ -95,15 +96,12 @@ impl Reporter {
                     continue;
                 }
             };
-            self.wait(heartbeat).await;
+            self.wait(&condition, heartbeat).await;
         }
     }
 
-    /// The report, and the observed state that the master has once it took the report.
-    fn compose(
-        &mut self,
-        theirs: Option<&Arc<Observed>>,
-    ) -> Result<(Report, Option<Arc<Observed>>), LedgerError> {
+    /// The report, and the condition that the master knows once it took the report.
+    fn compose(&mut self, theirs: Option<&Arc<Observed>>) -> Result<(Report, Condition), LedgerError> {
         let batch = self.ledger.outbox(limits::EVENTS, EVENT_BYTES)?;
         let condition = self.condition.borrow_and_update().clone();
         let bundle = self.bundles.borrow_and_update().clone();
@@ -111,11 +109,10 @@ impl Reporter {
         // The condition may still be about the bundle before.
         let current = condition.digest.as_ref() == digest;
         let reason = if current {
-            condition.reason
+            condition.reason.clone()
         } else {
             Some("the newest bundle was not looked at yet".to_owned())
         };
-        let observed = condition.observed;
         let report = Report {
             schema: SCHEMA,
             heartbeat: Heartbeat {
@@ -128,15 +125,16 @@ impl Reporter {
                 }),
                 converged: current && condition.converged,
                 reason,
-                engine: condition.engine,
+                engine: condition.engine.clone(),
             },
-            observed: observed
+            observed: condition
+                .observed
                 .as_ref()
                 .filter(|observed| theirs.is_none_or(|theirs| theirs != *observed))
                 .map(|observed| (**observed).clone()),
             events: batch.events,
         };
-        Ok((report, observed))
+        Ok((report, condition))
     }
 
     async fn send(&mut self, report: &Report) -> Result<ReportAnswer, SendError> {
@@ -182,20 +180,13 @@ impl Reporter {
         Ok(acked >= sent && self.ledger.outbox(1, 1)?.waiting > 0)
     }
 
-    /// Until the next heartbeat, until there is something to tell, or until the poll loses the master.
-    async fn wait(&mut self, heartbeat: Duration) {
-        let told = {
-            let condition = self.condition.borrow();
-            (
-                condition.digest.clone(),
-                condition.converged,
-                condition.reason.clone(),
-            )
-        };
+    /// Until the next heartbeat, until there is something to tell beyond `told`, or until the poll loses the
+    /// master. What changed while the report was on its way was not told.
+    async fn wait(&mut self, told: &Condition, heartbeat: Duration) {
         let mut condition = self.condition.clone();
         // Convergence is worth a report; what else changes in the observed state has time.
         let converged = async {
-            let differs = |now: &Condition| now.digest != told.0 || now.converged != told.1;
+            let differs = |now: &Condition| now.digest != told.digest || now.converged != told.converged;
             if condition.wait_for(differs).await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -203,7 +194,7 @@ impl Reporter {
         // Why it does not converge is what somebody who looks wants to know.
         let mut reason = self.condition.clone();
         let reason = async {
-            if reason.wait_for(|now| now.reason != told.2).await.is_err() {
+            if reason.wait_for(|now| now.reason != told.reason).await.is_err() {
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep(REASON).await;
