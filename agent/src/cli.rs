@@ -182,13 +182,10 @@ impl Cli {
     /// [`Failure`], to be shown as it is.
     pub async fn run(self) -> Result<Exit, Failure> {
         if let Command::Completions { shell } = self.command {
-            clap_complete::generate(
-                shell,
-                &mut Self::command(),
-                "decnet-agent",
-                &mut std::io::stdout(),
-            );
-            return Ok(Exit::Done);
+            // Not written to the output at once: a reader that leaves would be a panic.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Self::command(), "decnet-agent", &mut script);
+            return written(&script);
         }
         let config = self
             .common
@@ -259,12 +256,17 @@ impl Output {
         if !out.ends_with('\n') {
             out.push('\n');
         }
-        match std::io::stdout().write_all(out.as_bytes()) {
-            // Whoever reads has seen enough.
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Exit::Done),
-            Err(error) => Err(Failure::new(Exit::Failed, &error)),
-            Ok(()) => Ok(Exit::Done),
-        }
+        written(out.as_bytes())
+    }
+}
+
+fn written(out: &[u8]) -> Result<Exit, Failure> {
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(out).and_then(|()| stdout.flush()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Exit::Done),
+        Err(error) => Err(Failure::new(Exit::Failed, &error)),
+        Ok(()) => Ok(Exit::Done),
     }
 }
 
@@ -300,11 +302,11 @@ async fn enroll(token: &str, force: bool, config: &Config) -> Result<Exit, Failu
             };
             Failure::new(exit, &error)
         })?;
-    println!(
-        "enrolled as {} ({}); pulls from {}; certificate until {}",
+    let said = format!(
+        "enrolled as {} ({}); pulls from {}; certificate until {}\n",
         enrolled.name, enrolled.host, enrolled.agent_api, enrolled.certificate_ends_at
     );
-    Ok(Exit::Done)
+    written(said.as_bytes())
 }
 
 async fn run(config: Config) -> Result<Exit, Failure> {

@@ -220,8 +220,8 @@ fn load(args: &ServeArgs, bound: &Bound) -> Result<(Arc<Control>, Vec<String>), 
         .cloned()
         .unwrap_or_else(|| "localhost".to_owned());
     let addresses = Addresses {
-        agent_api: format!("{first}:{}", bound.agent.port()),
-        enrolment: format!("{first}:{}", bound.enrolment.port()),
+        agent_api: authority(&first, bound.agent.port()),
+        enrolment: authority(&first, bound.enrolment.port()),
     };
     let parts = Parts {
         db,
@@ -241,4 +241,33 @@ fn load(args: &ServeArgs, bound: &Bound) -> Result<(Arc<Control>, Vec<String>), 
         .map(|ip| ip.to_string());
     let names: BTreeSet<String> = advertise.into_iter().chain(here).chain(bound).collect();
     Ok((control, names.into_iter().collect()))
+}
+
+/// A name or address with a port, as URLs have it (RFC 3986, §3.2.2).
+fn authority(host: &str, port: u16) -> String {
+    match host.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("[{address}]:{port}"),
+        Err(_) => format!("{host}:{port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::authority;
+
+    /// An advertised IPv6 address came into tokens bare, and no agent took it.
+    #[test]
+    fn an_advertised_address_is_one_that_agents_read() {
+        for (host, expected) in [
+            ("2001:db8::1", "[2001:db8::1]:8770"),
+            ("192.0.2.1", "192.0.2.1:8770"),
+            ("master.example", "master.example:8770"),
+        ] {
+            assert_eq!(authority(host, 8770), expected);
+            assert!(
+                expected.parse::<decnet_agent::config::HostPort>().is_ok(),
+                "{expected}"
+            );
+        }
+    }
 }
