@@ -17,18 +17,13 @@ use sha2::{Digest as _, Sha256};
 use super::error::FleetProblem;
 use super::{Control, ControlError, rows, settings, slot, targets, touch};
 use crate::fleet::build::{Built, ChangeKind, Deploy, Hosts, build, unpinned_images};
+use crate::fleet::generate::generate;
 use crate::fleet::ini;
 use crate::fleet::model::CustomService;
 use crate::records::{DeckyRecord, Host, Leaving, ObservedRecord, Row, Settings};
 use crate::store::{Reader, Writer};
 
-/// What an operator wants deployed.
-#[derive(Debug, Clone)]
-pub struct DeployRequest {
-    pub ini: String,
-    /// The text is the whole fleet; otherwise it is added to what is there.
-    pub replace: bool,
-}
+pub use crate::fleet::request::{DeployRequest, Description};
 
 /// What was committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,8 +114,13 @@ impl Control {
 
     fn draft(&self, r: &Reader<'_>, request: &DeployRequest, now: Timestamp) -> Result<Draft, ControlError> {
         let mut settings = settings(r)?;
-        let document =
-            ini::parse_with(&request.ini, &self.catalogue, &settings.custom_services).map_err(refused)?;
+        let mut draws = draws(&settings, request);
+        let (catalogue, custom) = (&self.catalogue, &settings.custom_services);
+        let document = match &request.description {
+            Description::Ini(text) => ini::parse_with(text, catalogue, custom),
+            Description::Generate(wanted) => generate(wanted, catalogue, custom, &mut draws),
+        }
+        .map_err(refused)?;
         let hosts = Self::read_hosts(r)?;
         let records = r.all::<DeckyRecord>()?;
         let targets = targets(&hosts);
@@ -147,7 +147,6 @@ impl Control {
             .map(|host| host.id)
             .collect();
         let fleet = super::assemble(&settings, &records);
-        let mut draws = draws(&settings, &request.ini, request.replace);
         let deploy = Deploy {
             ini: &document,
             replace: request.replace,
@@ -180,6 +179,7 @@ impl Control {
         let old_services = std::mem::replace(&mut settings.custom_services, built.fleet.custom_services);
         keep_services(&mut settings, old_services, &before, &next);
         settings.lan = built.fleet.lan;
+        settings.mutate_interval = built.fleet.mutate_interval;
         Ok(Draft {
             settings,
             hosts,
@@ -323,14 +323,17 @@ pub(crate) fn refused(errors: Vec<ini::IniError>) -> ControlError {
     ControlError::Fleet(errors.into_iter().map(problem).collect())
 }
 
-/// What is drawn at random follows from the fleet's revision and the text alone: a plan and the deploy after it
+/// What is drawn at random follows from the fleet's revision and the request alone: a plan and the deploy after it
 /// draw the same, and the next deploy draws anew.
-fn draws(settings: &Settings, ini: &str, replace: bool) -> ChaCha20Rng {
+fn draws(settings: &Settings, request: &DeployRequest) -> ChaCha20Rng {
     let mut hash = Sha256::new();
     hash.update(settings.draw_seed.as_bytes());
     hash.update(settings.revision.to_be_bytes());
-    hash.update([u8::from(replace)]);
-    hash.update(ini.as_bytes());
+    hash.update([u8::from(request.replace)]);
+    match &request.description {
+        Description::Ini(text) => hash.update(text.as_bytes()),
+        Description::Generate(wanted) => hash.update(format!("{wanted:?}").as_bytes()),
+    }
     ChaCha20Rng::from_seed(hash.finalize().into())
 }
 

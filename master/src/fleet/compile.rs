@@ -10,12 +10,10 @@ use decnet_wire::ids::{DeckyName, HostName, NetworkName, ServiceSlug, StackName}
 use serde_json::{Map, Value, json};
 
 use super::catalogue::{Catalogue, Runs};
-use super::model::{Decky, DistroSlug, Fleet, HostSlot, OsFamilySlug};
+use super::model::{BASE, Decky, DistroSlug, Fleet, HostSlot, OsFamilySlug};
 
 /// The key of the LAN in every document.
 const LAN: &str = "lan";
-/// The service that owns the decky's network namespace.
-const BASE: &str = "base";
 /// `nobody` and `nogroup` by their numbers, which need no file in the image.
 const NOBODY: &str = "65534:65534";
 

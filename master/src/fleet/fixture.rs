@@ -71,8 +71,13 @@ impl Master {
     /// Parses and builds; the fleet stays as it was.
     pub(super) fn plan(&self, text: &str, replace: bool) -> Result<Built, Vec<BuildError>> {
         let document = ini::parse_with(text, &CATALOGUE, &self.fleet.custom_services)?;
+        self.build(&document, replace)
+    }
+
+    /// Builds; the fleet stays as it was.
+    pub(super) fn build(&self, document: &Document, replace: bool) -> Result<Built, Vec<BuildError>> {
         let request = Deploy {
-            ini: &document,
+            ini: document,
             replace,
         };
         let hosts = Hosts {

@@ -10,10 +10,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::names::{ArchetypeSlug, DistroSlug, Hostname, NameError, OsFamilySlug};
-pub use self::numbers::{DeploymentLimit, Interval, Minutes, Port, Protocol, Seed};
+pub use self::numbers::{DeckyCount, DeploymentLimit, Interval, Minutes, Port, Protocol, Seed};
 
 mod names;
 mod numbers;
+
+/// The container that owns a decky's network namespace, in every Compose document. No service may have its name.
+pub const BASE: &str = "base";
 
 /// Everything the operator wants to run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

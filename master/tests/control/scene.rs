@@ -98,10 +98,7 @@ impl Master {
     }
 
     pub(crate) fn deploy(&self, ini: &str, replace: bool) -> Result<Vec<OperationId>, ControlError> {
-        let request = DeployRequest {
-            ini: ini.to_owned(),
-            replace,
-        };
+        let request = DeployRequest::of_text(ini, replace);
         let ids = self.control.deploy(&request)?.lifecycle_ids;
         self.control.publish_due().unwrap();
         Ok(ids)

@@ -8,7 +8,7 @@ use decnet_wire::ids::ServiceSlug;
 use super::entry::{CatalogueFile, DistroEntry, OsFamilyEntry, ServiceEntry, VendorEntry};
 use super::persona::{Field, FieldType};
 use super::{Archetype, Catalogue, Distro, OsFamily, Runs, Service, Vendor};
-use crate::fleet::model::{DistroSlug, OsFamilySlug};
+use crate::fleet::model::{ArchetypeSlug, BASE, DistroSlug, OsFamilySlug};
 
 /// Most bytes of one catalogue file.
 const MAX_FILE: usize = 1024 * 1024;
@@ -57,7 +57,7 @@ pub(super) fn load(extra: &[(String, String)]) -> Result<Catalogue, Vec<Catalogu
 #[derive(Default)]
 struct Loader {
     services: BTreeMap<ServiceSlug, Service>,
-    archetypes: BTreeMap<crate::fleet::model::ArchetypeSlug, Archetype>,
+    archetypes: BTreeMap<ArchetypeSlug, Archetype>,
     distros: Vec<Distro>,
     os_families: BTreeMap<OsFamilySlug, OsFamily>,
     vendors: BTreeMap<String, Vendor>,
@@ -160,7 +160,7 @@ impl Loader {
             let message = "the decoy program has no such service; remove `decoy`, or give an `image`";
             self.fault(file, &name, message);
         }
-        if entry.slug.as_str() == crate::fleet::ini::RESERVED {
+        if entry.slug.as_str() == BASE {
             self.fault(
                 file,
                 &name,

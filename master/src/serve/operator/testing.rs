@@ -114,10 +114,7 @@ impl Master {
     pub(crate) fn with_fleet() -> Self {
         let master = Self::new();
         master.enrol("edge-01");
-        let request = crate::control::deploy::DeployRequest {
-            ini: FLEET.to_owned(),
-            replace: false,
-        };
+        let request = crate::control::deploy::DeployRequest::of_text(FLEET, false);
         master.control.deploy(&request).unwrap();
         master
     }

@@ -26,11 +26,47 @@ pub struct DeployBody {
     #[schema(
         example = "[general]\nnet = 192.168.1.0/24\ngw = 192.168.1.1\n\n[web]\narchetype = web-server\namount = 3\n"
     )]
-    pub ini_content: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ini_content: Option<String>,
+    /// In the place of `ini_content`: so many deckies, with such services.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generate: Option<GenerateBody>,
     /// The description is the whole fleet; otherwise it is added to what is there.
     #[serde(default)]
     #[schema(default = false)]
     pub replace_fleet: bool,
+}
+
+/// Deckies `decky-01`, `decky-02` and so on. One of `services`, `archetype` and `randomize_services` must be there;
+/// the first that is decides the services.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct GenerateBody {
+    /// How many, 1 to 500.
+    #[schema(minimum = 1, maximum = 500)]
+    pub deckies: u16,
+    /// The services of every decky.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
+    /// The kind of machine of every decky.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archetype: Option<String>,
+    /// One to three services at random for each decky.
+    #[serde(default)]
+    pub randomize_services: bool,
+    /// They get the free addresses from here on; without it, the lowest free ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "ipv4")]
+    pub ip_start: Option<Ipv4Addr>,
+    /// Taken in turns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub distros: Vec<String>,
+    /// A distro at random for each decky, where `distros` names none.
+    #[serde(default)]
+    pub randomize_distros: bool,
+    /// Minutes between changes of services, 30 where left out. Also the fleet's when these deckies are all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 5_256_000)]
+    pub mutate_interval: Option<u32>,
 }
 
 /// An accepted deploy. The work follows; the rows tell how it goes.
