@@ -59,8 +59,20 @@ pub(crate) struct Condition {
     /// The engine's version while it answers.
     pub(crate) engine: Option<String>,
     pub(crate) observed: Option<Arc<Observed>>,
+    /// The bundle that was accepted before that was observed.
+    pub(crate) observed_under: Option<Digest>,
     /// Stacks that are not as they are aimed at, each with the reason.
     pub(crate) pending: BTreeMap<StackName, String>,
+}
+
+impl Condition {
+    /// What was seen since a bundle was accepted. What was seen before says nothing about it: a decky that this host
+    /// is told to let go of, and has not begun to make, is not gone yet.
+    pub(crate) fn observed_under(&self, accepted: Option<&Digest>) -> Option<&Arc<Observed>> {
+        self.observed
+            .as_ref()
+            .filter(|_| self.observed_under.as_ref() == accepted)
+    }
 }
 
 pub(crate) struct Reconciler<M> {
@@ -503,7 +515,8 @@ impl<M: Machine> Reconciler<M> {
                 _ => Arc::new(observed),
             };
             *condition = Condition {
-                digest: Some(digest),
+                digest: Some(digest.clone()),
+                observed_under: Some(digest),
                 converged,
                 reason,
                 engine: Some(version),

@@ -308,6 +308,44 @@ async fn a_teardown_succeeds_when_nothing_is_left() {
     running.kill().await;
 }
 
+/// A decky that was moved within a second of its deploy was let go of by an observation that was older than the
+/// bundle: the host had not begun to make it, so it was not there.
+#[tokio::test(start_paused = true)]
+async fn what_was_seen_before_a_bundle_was_accepted_is_not_told_as_seen_under_it() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    let first = lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy)]);
+    running.admit(&lab, &first).await;
+    running.converged().await;
+    let accepted = |running: &Loop| running.ledger.accepted().unwrap().map(|accepted| accepted.digest);
+    let before = accepted(&running);
+    assert!(
+        running
+            .condition
+            .borrow()
+            .observed_under(before.as_ref())
+            .is_some()
+    );
+
+    lab.machine.away.store(true, Ordering::SeqCst);
+    let second = lab.bundle(2, vec![web(&["http"], 2, OperationKind::Mutate)]);
+    running.admit(&lab, &second).await;
+    let now = accepted(&running);
+    running
+        .condition
+        .wait_for(|condition| condition.digest == now)
+        .await
+        .unwrap();
+    assert!(running.condition.borrow().observed.is_some(), "it is still known");
+    assert!(running.condition.borrow().observed_under(now.as_ref()).is_none());
+
+    lab.machine.away.store(false, Ordering::SeqCst);
+    running.wake.notify_one();
+    running.converged().await;
+    assert!(running.condition.borrow().observed_under(now.as_ref()).is_some());
+    running.kill().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_engine_that_is_away_fails_nothing_and_the_row_ends_when_it_is_back() {
     let lab = Lab::new();
