@@ -1,5 +1,3 @@
-use std::sync::atomic::Ordering;
-
 use decnet_docker::EngineError;
 use decnet_plan::step::Step;
 use decnet_wire::bundle::{Bundle, OperationKind, Stack};
@@ -61,6 +59,7 @@ impl Lab {
             wake: Arc::clone(&wake),
             condition,
             engine_backoff: Backoff::for_the_engine(SmallRng::seed_from_u64(1)),
+            idle_round: Arc::default(),
         };
         let task = tokio::spawn(reconciler.run());
         Loop {
