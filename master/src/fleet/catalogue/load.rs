@@ -252,8 +252,7 @@ impl Loader {
         let ouis: Option<Vec<[u8; 3]>> = entry.ouis.iter().map(|text| oui(text)).collect();
         match ouis.filter(|ouis| !ouis.is_empty()) {
             None => {
-                let message =
-                    "`ouis` must list the first three bytes of its addresses, unicast, as in \"00:14:22\"";
+                let message = "`ouis` must list the first three bytes of its addresses, unicast and globally administered, as in \"00:14:22\"";
                 self.fault(file, &name, message);
             }
             Some(ouis) => {
@@ -394,8 +393,14 @@ fn fault_of(field: &Field) -> Option<String> {
         .map(|error| format!("its default {error}"))
 }
 
+/// The first three bytes of a MAC address that a maker was assigned: unicast and globally administered, so that the
+/// two lowest bits of the first byte are 0 (IEEE Std 802-2014, 8.2.2).
 fn oui(text: &str) -> Option<[u8; 3]> {
     let mut bytes = [0; 3];
-    hex::decode_to_slice(text.replace(':', ""), &mut bytes).ok()?;
-    (text.len() == 8 && bytes[0] & 1 == 0).then_some(bytes)
+    let mut parts = text.split(':');
+    for byte in &mut bytes {
+        let part = parts.next().filter(|part| part.len() == 2)?;
+        hex::decode_to_slice(part, std::slice::from_mut(byte)).ok()?;
+    }
+    (parts.next().is_none() && bytes[0] & 0b11 == 0).then_some(bytes)
 }
