@@ -241,17 +241,31 @@ impl Control {
             if !draft.touched.contains(&host.id) {
                 continue;
             }
-            let state = self.host_state(&draft.settings, host, &records)?;
-            let stacks = state.stacks.iter().map(|stack| (&stack.name, &stack.compose));
-            let desired = Desired::new(host.id, &state.networks, &state.blobs, stacks)
-                .map_err(|errors| unacceptable(host, &errors))?;
-            let violations = policy::check(&desired, &Policy::built_in());
-            if !violations.is_empty() {
-                return Err(unacceptable(host, &violations));
-            }
-            all.push((host, desired));
+            all.push((host, self.acceptable(&draft.settings, host, &records)?));
         }
         Ok(all)
+    }
+
+    /// What one host would be sent, as its agent will read it.
+    ///
+    /// # Errors
+    /// It cannot be compiled, or the agent would refuse it.
+    pub(super) fn acceptable(
+        &self,
+        settings: &Settings,
+        host: &Host,
+        records: &[DeckyRecord],
+    ) -> Result<Desired, ControlError> {
+        let state = self.host_state(settings, host, records)?;
+        let stacks = state.stacks.iter().map(|stack| (&stack.name, &stack.compose));
+        let desired = Desired::new(host.id, &state.networks, &state.blobs, stacks)
+            .map_err(|errors| unacceptable(host, &errors))?;
+        let violations = policy::check(&desired, &Policy::built_in());
+        if violations.is_empty() {
+            Ok(desired)
+        } else {
+            Err(unacceptable(host, &violations))
+        }
     }
 
     fn preview(&self, r: &Reader<'_>, draft: &Draft) -> Result<Preview, ControlError> {

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use decnet_wire::bundle::{Network, NetworkDriver};
+use decnet_wire::bundle::{Network, NetworkDriver, NetworkMode};
 use decnet_wire::ids::{DeckyName, HostName, NetworkName, ServiceSlug, StackName};
 use serde_json::{Map, Value, json};
 
@@ -128,18 +128,23 @@ fn network(fleet: &Fleet, host: &HostSlot) -> Result<Network, CompileError> {
         .clone()
         .or_else(|| lan.interface.clone())
         .or_else(fleet_interface);
+    let driver = if host.ipvlan {
+        NetworkDriver::Ipvlan
+    } else {
+        NetworkDriver::Macvlan
+    };
     Ok(Network {
         name: network_name(host),
-        driver: if host.ipvlan {
-            NetworkDriver::Ipvlan
-        } else {
-            NetworkDriver::Macvlan
-        },
+        driver,
         parent: Some(parent.ok_or_else(|| CompileError::NoInterface {
             host: host.name.clone(),
         })?),
         subnet: lan.subnet,
         gateway: lan.gateway,
+        // The usual one is left out: agents that know no modes have it as well.
+        mode: host
+            .mode
+            .filter(|mode| mode.driver() == driver && NetworkMode::usual(driver) != Some(*mode)),
     })
 }
 

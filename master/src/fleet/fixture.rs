@@ -38,6 +38,7 @@ pub(super) fn host(number: u8, name: &str) -> HostSlot {
         name: name.parse().unwrap(),
         lan: None,
         ipvlan: false,
+        mode: None,
         interface: None,
         addresses: Vec::new(),
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use decnet_wire::bundle::NetworkMode;
 use decnet_wire::ids::{DeckyName, HostId, HostName, InterfaceName, MacAddress, ServiceSlug, Timestamp};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -122,6 +123,8 @@ pub struct HostSlot {
     pub lan: Option<Lan>,
     /// The host's NIC takes one MAC only: use ipvlan instead of macvlan.
     pub ipvlan: bool,
+    /// One of the driver's; none: its usual one.
+    pub mode: Option<NetworkMode>,
     /// The interface for deckies; none: the LAN's.
     pub interface: Option<InterfaceName>,
     /// The host's own addresses, which no decky may have.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use decnet_plan::step::{Blocked, Step};
-use decnet_wire::bundle::OperationKind;
+use decnet_wire::bundle::{NetworkMode, OperationKind};
 use decnet_wire::ids::{
     DeckyName, HostId, HostName, InterfaceName, MacAddress, OperationId, StackName, Timestamp,
 };
@@ -322,6 +322,9 @@ pub struct HostView {
     /// SHA-256 of its certificate, as `sha256:…`.
     pub client_cert_fingerprint: Option<String>,
     pub use_ipvlan: bool,
+    /// The driver's mode; null is its usual one, `bridge` of macvlan and `l2` of ipvlan.
+    #[schema(value_type = Option<String>)]
+    pub mode: Option<NetworkMode>,
     #[schema(value_type = Option<String>)]
     pub interface: Option<InterfaceName>,
     /// Its own LAN, where it differs from the fleet's.
@@ -358,6 +361,7 @@ impl From<Host> for HostView {
             reason: status.reason.or(status.refusal),
             client_cert_fingerprint: host.certificate.map(|digest| digest.to_string()),
             use_ipvlan: host.ipvlan,
+            mode: host.mode,
             interface: host.interface,
             subnet: host.lan.as_ref().map(|lan| lan.subnet),
             gateway: host.lan.as_ref().and_then(|lan| lan.gateway),
@@ -376,7 +380,10 @@ pub struct EnrollBody {
     #[serde(default)]
     #[schema(default = false)]
     pub ipvlan: bool,
-    /// The interface for deckies, where it differs from the fleet's.
+    /// `bridge`, `private`, `vepa` or `passthru` of macvlan, `l2`, `l3` or `l3s` of ipvlan; the first where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// The interface for deckies, where it differs from the fleet's. `eth1.30` is VLAN 30 of `eth1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "eth1")]
     pub interface: Option<String>,
@@ -393,6 +400,22 @@ pub struct EnrollBody {
     pub ttl_seconds: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notes: Option<String>,
+}
+
+/// How a host's deckies are attached to its LAN, whole: what is left out is as if it had never been set.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct NetworkBody {
+    /// ipvlan in place of macvlan, for NICs and switches that take one MAC only.
+    #[serde(default)]
+    #[schema(default = false)]
+    pub ipvlan: bool,
+    /// `bridge`, `private`, `vepa` or `passthru` of macvlan, `l2`, `l3` or `l3s` of ipvlan; the first where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// The interface for deckies, where it differs from the fleet's. `eth1.30` is VLAN 30 of `eth1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "eth1.30")]
+    pub interface: Option<String>,
 }
 
 /// The token for a host. It is shown once.
