@@ -108,6 +108,7 @@ impl Reporter {
         let digest = bundle.as_ref().map(|bundle| bundle.digest());
         // The condition may still be about the bundle before.
         let current = condition.digest.as_ref() == digest;
+        let observed = condition.observed_under(digest).cloned();
         let reason = if current {
             condition.reason.clone()
         } else {
