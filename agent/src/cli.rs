@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
@@ -19,6 +20,9 @@ use crate::enrol::{self, EnrolError, Existing, LONGEST_TOKEN};
 use crate::error::error_chain;
 use crate::ledger::JournalEntry;
 use crate::status::{Preview, Status, journal_text};
+
+/// How long `run` waits for whoever holds the ledger.
+const LOOKED_AT: Duration = Duration::from_secs(5);
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -309,8 +313,21 @@ async fn enroll(token: &str, force: bool, config: &Config) -> Result<Exit, Failu
     written(said.as_bytes())
 }
 
+/// Opens the agent's state to run. Commands that look at an agent that does not run hold the ledger for a moment.
+async fn open(config: Config) -> Result<Agent, OpenError> {
+    let begun = tokio::time::Instant::now();
+    loop {
+        match Agent::open(config.clone()) {
+            Err(error) if error.is_held() && begun.elapsed() < LOOKED_AT => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
 async fn run(config: Config) -> Result<Exit, Failure> {
-    let agent = Agent::open(config)?;
+    let agent = open(config).await?;
     let shutdown = CancellationToken::new();
     let failed = |error: std::io::Error| Failure::new(Exit::Failed, &error);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;

@@ -60,8 +60,14 @@ impl Reporter {
     pub(crate) async fn run(mut self) -> Result<(), LedgerError> {
         // What the master has of the observed state.
         let mut theirs: Option<Arc<Observed>> = None;
+        // Whether it said which events it has. Before that none is sent: a ledger that is an older copy would
+        // give new events the numbers of old ones.
+        let mut greeted = false;
         loop {
-            let (report, condition) = self.compose(theirs.as_ref())?;
+            let (mut report, condition) = self.compose(theirs.as_ref())?;
+            if !greeted {
+                report.events.clear();
+            }
             let observed = &condition.observed;
             let sent = report.events.last().map(|event| event.seq);
             let full = report.observed.is_some();
@@ -77,8 +83,10 @@ impl Reporter {
                     let heartbeat = self.obey(&answer);
                     let waiting = match sent {
                         Some(sent) => self.acknowledge(&answer, sent).await?,
+                        None if !greeted => self.greet(&answer).await?,
                         None => false,
                     };
+                    greeted = true;
                     // A master that asks again and again for the same is left alone until the next heartbeat.
                     if waiting || (answer.resync && !full && observed.is_some()) {
                         continue;
@@ -100,15 +108,16 @@ impl Reporter {
         }
     }
 
-    /// The report, and the condition that the master knows once it took the report.
+    /// The report, and the condition that the master knows once it took the report; what was observed under an
+    /// older bundle is not in it.
     fn compose(&mut self, theirs: Option<&Arc<Observed>>) -> Result<(Report, Condition), LedgerError> {
         let batch = self.ledger.outbox(limits::EVENTS, EVENT_BYTES)?;
-        let condition = self.condition.borrow_and_update().clone();
+        let mut condition = self.condition.borrow_and_update().clone();
         let bundle = self.bundles.borrow_and_update().clone();
         let digest = bundle.as_ref().map(|bundle| bundle.digest());
         // The condition may still be about the bundle before.
         let current = condition.digest.as_ref() == digest;
-        let observed = condition.observed_under(digest).cloned();
+        condition.observed = condition.observed_under(digest).cloned();
         let reason = if current {
             condition.reason.clone()
         } else {
@@ -172,6 +181,18 @@ impl Reporter {
             contact.clock_ahead_s = Some(ahead.whole_seconds());
         });
         clamp(answer.heartbeat_s, &HEARTBEAT_RANGE)
+    }
+
+    /// Goes on after what the master has. True when events are waiting.
+    async fn greet(&self, answer: &ReportAnswer) -> Result<bool, LedgerError> {
+        let (acked, first) = (answer.acked, self.ledger.first_number());
+        if self.ledger.write(move |tx| tx.number_after(acked, first)).await? {
+            tracing::warn!(
+                acked,
+                "the master knows more than this ledger: it is an older copy"
+            );
+        }
+        Ok(self.ledger.outbox(1, 1)?.waiting > 0)
     }
 
     /// Forgets what the master has. True when more is waiting and the last batch went through.

@@ -106,7 +106,7 @@ pub fn run(args: &InitArgs, now: Timestamp) -> Result<Initialised, InitError> {
         })?;
     }
     let token = {
-        let db = Db::new(RedbStore::open(&making)?);
+        let db = Db::new(RedbStore::create(&making)?);
         let settings = Settings {
             fleet,
             revision: 0,

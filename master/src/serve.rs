@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use decnet_pki::ServerName;
+use decnet_pki::files::{self, FileError};
 use decnet_pki::tls;
 use hyper::service::service_fn;
 use hyper_util::service::TowerToHyperService;
@@ -79,6 +80,8 @@ pub struct ServeArgs {
 pub enum ServeError {
     #[error("there is no master in {0}: run `decnet init`")]
     NotInitialised(PathBuf),
+    #[error("the state folder cannot be used")]
+    StateDir(#[source] FileError),
     #[error("the store does not open")]
     Store(#[from] StoreError),
     #[error("the keys do not load")]
@@ -202,9 +205,14 @@ pub struct Bound {
 
 fn load(args: &ServeArgs, bound: &Bound) -> Result<(Arc<Control>, Vec<String>), ServeError> {
     let store = init::store_path(&args.state_dir);
-    if !store.exists() {
-        return Err(ServeError::NotInitialised(args.state_dir.clone()));
+    match store.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Err(ServeError::NotInitialised(args.state_dir.clone())),
+        Err(source) => {
+            return Err(ServeError::StateDir(FileError::Read { path: store, source }));
+        }
     }
+    files::create_private_dir(&args.state_dir).map_err(ServeError::StateDir)?;
     let db = Db::new(RedbStore::open(&store)?);
     let keys = MasterKeys::load(&init::keys_path(&args.state_dir))?;
     let extra = image::catalogue_files(&args.catalogue_dir)?;
