@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{Agent, OpenError};
+use crate::agent::{Agent, OpenError, RunError};
 use crate::config::{CONFIG_FILE, Config, DOCKER_SOCKET, STATE_DIR};
 use crate::control::{self, ControlError};
 use crate::doctor;
@@ -23,6 +23,9 @@ use crate::status::{Preview, Status, journal_text};
 
 /// How long `run` waits for whoever holds the ledger.
 const LOOKED_AT: Duration = Duration::from_secs(5);
+
+/// How long `run` leaves a disk alone that was full.
+const DISK: Duration = Duration::from_secs(5);
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -327,7 +330,7 @@ async fn open(config: Config) -> Result<Agent, OpenError> {
 }
 
 async fn run(config: Config) -> Result<Exit, Failure> {
-    let agent = open(config).await?;
+    let mut agent = open(config.clone()).await?;
     let shutdown = CancellationToken::new();
     let failed = |error: std::io::Error| Failure::new(Exit::Failed, &error);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
@@ -341,9 +344,37 @@ async fn run(config: Config) -> Result<Exit, Failure> {
         tracing::info!("stopping; the deckies keep running");
         cancel.cancel();
     });
-    let outcome = agent.run(shutdown).await;
+    let outcome = loop {
+        match agent.run(shutdown.clone()).await {
+            Ok(()) => break Ok(Exit::Done),
+            // What was not written did not happen: it goes on from what the ledger has.
+            Err(RunError::Ledger(error)) if error.may_pass() => {
+                tracing::error!("{}; trying again", error_chain(&error));
+            }
+            Err(error) => break Err(Failure::new(Exit::Failed, &error)),
+        }
+        match reopen(&config, &shutdown).await {
+            Ok(Some(opened)) => agent = opened,
+            Ok(None) => break Ok(Exit::Done),
+            Err(error) => break Err(error.into()),
+        }
+    };
     signals.abort();
     outcome
-        .map(|()| Exit::Done)
-        .map_err(|error| Failure::new(Exit::Failed, &error))
+}
+
+/// Opens the state again once the disk lets it; none when the agent is to end before that.
+async fn reopen(config: &Config, shutdown: &CancellationToken) -> Result<Option<Agent>, OpenError> {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(DISK) => {}
+            () = shutdown.cancelled() => return Ok(None),
+        }
+        match open(config.clone()).await {
+            Err(error) if error.may_pass() => {
+                tracing::warn!("the state cannot be used yet: {}", error_chain(&error));
+            }
+            opened => return opened.map(Some),
+        }
+    }
 }

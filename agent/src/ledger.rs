@@ -93,6 +93,16 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
+    /// Whether the disk is at fault, and not what lies on it.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Open { source, .. } | Self::Storage { source, .. } => {
+                matches!(&**source, redb::Error::Io(_) | redb::Error::PreviousIo) && !is_damage(self)
+            }
+            _ => false,
+        }
+    }
+
     fn storage(doing: &'static str) -> impl FnOnce(redb::Error) -> Self {
         move |source| Self::Storage {
             doing,

@@ -1,7 +1,8 @@
 //! The store in one redb file.
 
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
@@ -14,8 +15,12 @@ const fn definition(table: Table) -> Definition {
 }
 
 /// One redb file, opened by one process.
+///
+/// After a write that the disk refused redb takes no more: the file is then opened anew, as after a crash.
 pub struct RedbStore {
-    database: Database,
+    path: PathBuf,
+    /// None between a failure and the next use.
+    database: Mutex<Option<Arc<Database>>>,
 }
 
 impl std::fmt::Debug for RedbStore {
@@ -76,7 +81,50 @@ impl RedbStore {
                 .map_err(|error| failed(path, error.into()))?;
         }
         begin.commit().map_err(|error| failed(path, error.into()))?;
-        Ok(Self { database })
+        Ok(Self {
+            path: path.to_owned(),
+            database: Mutex::new(Some(Arc::new(database))),
+        })
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<Database>>> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn database(&self) -> Result<Arc<Database>, StoreError> {
+        let mut slot = self.slot();
+        if let Some(database) = &*slot {
+            return Ok(Arc::clone(database));
+        }
+        let database = Database::open(&self.path).map_err(|error| failed(&self.path, error.into()))?;
+        tracing::warn!(path = %self.path.display(), "the store was opened anew after a failed write");
+        Ok(Arc::clone(slot.insert(Arc::new(database))))
+    }
+
+    /// Begins a transaction; once more on the file opened anew where an earlier failure stands in the way.
+    fn begin<T>(
+        &self,
+        action: &'static str,
+        begin: impl Fn(&Database) -> Result<T, redb::Error>,
+    ) -> Result<(T, Arc<Database>), StoreError> {
+        let database = self.database()?;
+        match begin(&database) {
+            Err(redb::Error::PreviousIo) => {}
+            begun => return Ok((begun.map_err(access(action))?, database)),
+        }
+        drop(database);
+        {
+            let mut slot = self.slot();
+            // Whoever uses it meets the same failure soon, and lets go.
+            if let Some(database) = slot.take()
+                && let Err(used) = Arc::try_unwrap(database)
+            {
+                *slot = Some(used);
+            }
+        }
+        let database = self.database()?;
+        let begun = begin(&database).map_err(access(action))?;
+        Ok((begun, database))
     }
 }
 
@@ -102,12 +150,13 @@ fn access<E: Into<redb::Error>>(action: &'static str) -> impl Fn(E) -> StoreErro
 
 impl Store for RedbStore {
     fn view(&self) -> Result<Box<dyn View + '_>, StoreError> {
-        let transaction = self.database.begin_read().map_err(access("read"))?;
-        Ok(Box::new(Snapshot(transaction)))
+        let (transaction, database) = self.begin("read", |database| Ok(database.begin_read()?))?;
+        Ok(Box::new(Snapshot(transaction, database)))
     }
 
     fn transact(&self, work: &mut dyn FnMut(&mut dyn Transaction) -> Decision) -> Result<(), StoreError> {
-        let transaction = self.database.begin_write().map_err(access("begin a write to"))?;
+        let (transaction, _database) =
+            self.begin("begin a write to", |database| Ok(database.begin_write()?))?;
         let mut writing = Writing(transaction);
         match work(&mut writing) {
             Decision::Commit => writing.0.commit().map_err(access("commit to")),
@@ -116,7 +165,8 @@ impl Store for RedbStore {
     }
 }
 
-struct Snapshot(ReadTransaction);
+/// The database is in use as long as this is.
+struct Snapshot(ReadTransaction, #[expect(dead_code)] Arc<Database>);
 
 impl View for Snapshot {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
