@@ -132,6 +132,14 @@ impl RedbStore {
             Err(redb::Error::PreviousIo) => {}
             begun => return Ok((begun.map_err(access(action))?, database)),
         }
+        self.give_up(database);
+        let database = self.database()?;
+        let begun = begin(&database).map_err(access(action))?;
+        Ok((begun, database))
+    }
+
+    /// Closes a database that takes no more; the next use opens the file anew.
+    fn give_up(&self, database: Arc<Database>) {
         let failed = Arc::downgrade(&database);
         drop(database);
         for _ in 0..LETTING_GO {
@@ -140,9 +148,6 @@ impl RedbStore {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        let database = self.database()?;
-        let begun = begin(&database).map_err(access(action))?;
-        Ok((begun, database))
     }
 }
 
@@ -173,13 +178,23 @@ impl Store for RedbStore {
     }
 
     fn transact(&self, work: &mut dyn FnMut(&mut dyn Transaction) -> Decision) -> Result<(), StoreError> {
-        let (transaction, _database) =
+        let (transaction, database) =
             self.begin("begin a write to", |database| Ok(database.begin_write()?))?;
-        let mut writing = Writing(transaction);
-        match work(&mut writing) {
-            Decision::Commit => writing.0.commit().map_err(access("commit to")),
-            Decision::Abort => writing.0.abort().map_err(access("abort a write to")),
+        let mut writing = Writing {
+            transaction,
+            failed: false,
+        };
+        let decision = work(&mut writing);
+        let Writing { transaction, failed } = writing;
+        let outcome = match decision {
+            Decision::Commit => transaction.commit().map_err(access("commit to")),
+            Decision::Abort => transaction.abort().map_err(access("abort a write to")),
+        };
+        if failed || outcome.is_err() {
+            // Also reads fail on it from now on.
+            self.give_up(database);
         }
+        outcome
     }
 }
 
@@ -208,12 +223,30 @@ impl View for Snapshot {
     }
 }
 
-struct Writing(WriteTransaction);
+struct Writing {
+    transaction: WriteTransaction,
+    /// The disk did not take something.
+    failed: bool,
+}
+
+impl Writing {
+    fn noting<T>(
+        &mut self,
+        write: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let written = write(&self.transaction);
+        self.failed |= written.is_err();
+        written.map_err(access("write to"))
+    }
+}
 
 impl View for Writing {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         get(
-            &self.0.open_table(definition(table)).map_err(access("read"))?,
+            &self
+                .transaction
+                .open_table(definition(table))
+                .map_err(access("read"))?,
             key,
         )
     }
@@ -225,7 +258,10 @@ impl View for Writing {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StoreError> {
         scan(
-            &self.0.open_table(definition(table)).map_err(access("read"))?,
+            &self
+                .transaction
+                .open_table(definition(table))
+                .map_err(access("read"))?,
             order,
             visit,
         )
@@ -234,15 +270,17 @@ impl View for Writing {
 
 impl Transaction for Writing {
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        let mut table = self.0.open_table(definition(table)).map_err(access("write to"))?;
-        table.insert(key, value).map_err(access("write to"))?;
-        Ok(())
+        self.noting(|transaction| {
+            transaction.open_table(definition(table))?.insert(key, value)?;
+            Ok(())
+        })
     }
 
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
-        let mut table = self.0.open_table(definition(table)).map_err(access("write to"))?;
-        table.remove(key).map_err(access("write to"))?;
-        Ok(())
+        self.noting(|transaction| {
+            transaction.open_table(definition(table))?.remove(key)?;
+            Ok(())
+        })
     }
 }
 
