@@ -29,10 +29,12 @@ struct Ssh {
 pub(super) async fn run(context: Context) -> Result<(), Failure> {
     let persona: ShellPersona = context.persona()?;
     let host = persona.host(&context.host);
+    let banner = software::banner(&host, &context.identity);
+    let program = software::Program::of(banner);
     let config = Arc::new(Config {
-        server_id: russh::SshId::Standard(software::banner(&host, &context.identity).into()),
-        keys: software::host_keys(&context.identity),
-        preferred: software::preferred(),
+        server_id: russh::SshId::Standard(banner.into()),
+        keys: software::host_keys(&context.identity, program),
+        preferred: program.algorithms(banner),
         // What sshd offers with PAM.
         methods: software::methods(),
         auth_rejection_time: Duration::from_millis(700),
