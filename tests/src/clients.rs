@@ -15,8 +15,21 @@ use crate::wait::{Seen, until};
 
 /// Services that have a visit.
 pub const SERVICES: &[&str] = &[
-    "ssh", "telnet", "ftp", "http", "https", "smtp", "smtp_relay", "pop3", "imap", "mysql", "postgres",
-    "redis", "mqtt", "vnc", "snmp",
+    "ssh",
+    "telnet",
+    "ftp",
+    "http",
+    "https",
+    "smtp",
+    "smtp_relay",
+    "pop3",
+    "imap",
+    "mysql",
+    "postgres",
+    "redis",
+    "mqtt",
+    "vnc",
+    "snmp",
 ];
 
 /// How long a client may take. Decoys that refuse logins take their time, as the real ones do.

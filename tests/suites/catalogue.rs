@@ -12,9 +12,7 @@ type Services = BTreeMap<String, (Vec<String>, BTreeSet<String>)>;
 
 static CATALOGUE: LazyLock<Services> = LazyLock::new(|| {
     let catalogue = Catalogue::load(&[]).expect("the built-in catalogue is sound");
-    let decoys = catalogue
-        .services()
-        .filter(|service| service.runs == Runs::Decoy);
+    let decoys = catalogue.services().filter(|service| service.runs == Runs::Decoy);
     decoys
         .map(|service| {
             let ports = service.ports.iter().map(ToString::to_string).collect();

@@ -158,7 +158,10 @@ async fn respond(
         Some(host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned())
     });
     // Whatever stands in a page of the server's is escaped there; a name needs nothing that would have to be.
-    let plain = |name: &String| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+    let plain = |name: &String| {
+        name.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+    };
     let host = asked.filter(plain).unwrap_or_else(|| own.ip().to_string());
     let place = (host.as_str(), own.port());
     let mut response = match whole {

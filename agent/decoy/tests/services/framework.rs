@@ -123,13 +123,10 @@ fn rubbish_and_half_open_connections_do_not_end_a_service() {
 #[test]
 fn the_65th_visitor_is_turned_away_and_a_place_that_falls_free_is_given_again() {
     let decoy = Decoy::start("telnet");
-    let mut visitors: Vec<_> = (0..64)
-        .map(|_| {
-            let mut visitor = decoy.connect();
-            visitor.expect("login: ");
-            visitor
-        })
-        .collect();
+    let mut visitors: Vec<_> = (0..64).map(|_| decoy.connect()).collect();
+    for visitor in &mut visitors {
+        visitor.expect("login: ");
+    }
     assert_eq!(decoy.connect().rest(), b"");
     let refused = decoy.event("connection", |event| event["event"]["outcome"] == "failure");
     assert_eq!(refused["event"]["reason"], "too many connections");

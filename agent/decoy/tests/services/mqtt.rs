@@ -33,17 +33,17 @@ fn connect_packet(level: u8, client: &str) -> Vec<u8> {
     packet(0x10, &body)
 }
 
-fn enter(talk: &mut Talk) {
+pub(crate) fn enter(talk: &mut Talk) {
     talk.send(connect_packet(4, "c1"));
     assert_eq!(talk.bytes(4), [0x20, 2, 0, 0]);
 }
 
-fn subscribe(talk: &mut Talk, filter: &str) {
+pub(crate) fn subscribe(talk: &mut Talk, filter: &str) {
     talk.send(packet(0x82, &[&[0, 1][..], &text(filter), &[0]].concat()));
     assert_eq!(talk.bytes(5), [0x90, 3, 0, 1, 0]);
 }
 
-fn publish(topic: &str, payload: &str, retain: bool) -> Vec<u8> {
+pub(crate) fn publish(topic: &str, payload: &str, retain: bool) -> Vec<u8> {
     packet(
         0x30 | u8::from(retain),
         &[&text(topic), payload.as_bytes()].concat(),

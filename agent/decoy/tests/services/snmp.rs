@@ -46,7 +46,7 @@ fn request(version: u8, community: &str, operation: u8, oid: &[u8], numbers: [u8
     )
 }
 
-fn ask(socket: &UdpSocket, request: &[u8]) -> Vec<u8> {
+pub(crate) fn ask(socket: &UdpSocket, request: &[u8]) -> Vec<u8> {
     socket.send(request).unwrap();
     let mut answer = [0; 4096];
     let count = socket.recv(&mut answer).unwrap();
@@ -200,7 +200,7 @@ fn a_flood_from_one_address_is_answered_only_so_far() {
 }
 
 /// A version 3 message; the engine id and the user are the visitor's.
-fn version_3(engine: &[u8], user: &str) -> Vec<u8> {
+pub(crate) fn version_3(engine: &[u8], user: &str) -> Vec<u8> {
     let header = sequence(
         0x30,
         &[

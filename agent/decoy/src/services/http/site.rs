@@ -98,7 +98,9 @@ impl Site {
         let hosts = head.headers.get_all(HOST).iter().count();
         if hosts > 1 || (hosts == 0 && head.version == Version::HTTP_11) {
             let mut refused = self.failure(StatusCode::BAD_REQUEST, place);
-            refused.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            refused
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
             return Some(refused);
         }
         // Servers as distributions configure them neither trace nor tunnel.

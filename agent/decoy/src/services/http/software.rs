@@ -8,11 +8,7 @@ pub(super) fn server_header(host: &Host, identity: &Identity) -> &'static str {
     let options: &[&'static str] = match (host.family, host.distro) {
         (OsFamily::Windows | OsFamily::WindowsServer, _) => &["Microsoft-IIS/10.0"],
         (OsFamily::Cisco, _) => &["cisco-IOS"],
-        (OsFamily::Embedded, _) => &[
-            "lighttpd/1.4.35",
-            "Boa/0.94.14rc21",
-            "mini_httpd/1.30 26Oct2018",
-        ],
+        (OsFamily::Embedded, _) => &["lighttpd/1.4.35", "Boa/0.94.14rc21", "mini_httpd/1.30 26Oct2018"],
         (OsFamily::Bsd, _) => &["Apache/2.4.57 (FreeBSD)", "nginx/1.24.0"],
         (_, Distro::Debian) => &[
             "Apache/2.4.56 (Debian)",

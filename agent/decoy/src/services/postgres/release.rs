@@ -30,12 +30,7 @@ const V13: &Release = &release(326, 2133, 2270, "2.0");
 const V14: &Release = &release(335, 2138, 2275, "3.0");
 const V15: &Release = &release(334, 2194, 2323, "3.0");
 
-const fn release(
-    auth_failed: u32,
-    unsupported: u32,
-    no_user: u32,
-    oldest_protocol: &'static str,
-) -> Release {
+const fn release(auth_failed: u32, unsupported: u32, no_user: u32, oldest_protocol: &'static str) -> Release {
     Release {
         auth_failed,
         unsupported,

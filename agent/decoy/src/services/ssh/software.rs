@@ -142,7 +142,11 @@ impl Program {
                 cipher::AES_128_GCM,
                 cipher::AES_256_GCM,
             ],
-            Self::Dropbear(2020..) => &[cipher::CHACHA20_POLY1305, cipher::AES_128_CTR, cipher::AES_256_CTR],
+            Self::Dropbear(2020..) => &[
+                cipher::CHACHA20_POLY1305,
+                cipher::AES_128_CTR,
+                cipher::AES_256_CTR,
+            ],
             Self::Dropbear(_) => &[
                 cipher::AES_128_CTR,
                 cipher::AES_256_CTR,
@@ -280,13 +284,33 @@ mod tests {
         assert!(kex("SSH-2.0-OpenSSH_9.6").contains(&"ext-info-s".to_owned()));
         assert!(kex("SSH-2.0-OpenSSH_7.4").contains(&"diffie-hellman-group14-sha1".to_owned()));
         let dropbear = kex("SSH-2.0-dropbear_2017.75");
-        assert!(dropbear.iter().all(|name| !name.contains("exchange") && !name.contains("strict")));
+        assert!(
+            dropbear
+                .iter()
+                .all(|name| !name.contains("exchange") && !name.contains("strict"))
+        );
         assert_eq!(dropbear[0], "curve25519-sha256@libssh.org");
-        assert!(kex("SSH-2.0-Cisco-1.25").iter().all(|name| !name.contains("25519")));
+        assert!(
+            kex("SSH-2.0-Cisco-1.25")
+                .iter()
+                .all(|name| !name.contains("25519"))
+        );
 
         let keys = |banner: &str| host_keys(&Identity::from_seed(&[1; 32]), Program::of(banner)).len();
-        assert_eq!((keys("SSH-2.0-OpenSSH_for_Windows_8.1"), keys("SSH-2.0-dropbear_2020.81")), (2, 2));
-        assert_eq!((keys("SSH-2.0-dropbear_2019.78"), keys("SSH-2.0-Cisco-1.25")), (1, 1));
-        assert_eq!(Program::of("SSH-2.0-OpenSSH_for_Windows_9.5"), Program::OpenSsh(905));
+        assert_eq!(
+            (
+                keys("SSH-2.0-OpenSSH_for_Windows_8.1"),
+                keys("SSH-2.0-dropbear_2020.81")
+            ),
+            (2, 2)
+        );
+        assert_eq!(
+            (keys("SSH-2.0-dropbear_2019.78"), keys("SSH-2.0-Cisco-1.25")),
+            (1, 1)
+        );
+        assert_eq!(
+            Program::of("SSH-2.0-OpenSSH_for_Windows_9.5"),
+            Program::OpenSsh(905)
+        );
     }
 }

@@ -92,7 +92,12 @@ impl Opening {
             },
             // BusyBox.
             OsFamily::Embedded => Self {
-                first: &[(DO, ECHO), (DO, WINDOW_SIZE), (WILL, ECHO), (WILL, SUPPRESS_GO_AHEAD)],
+                first: &[
+                    (DO, ECHO),
+                    (DO, WINDOW_SIZE),
+                    (WILL, ECHO),
+                    (WILL, SUPPRESS_GO_AHEAD),
+                ],
                 then: &[],
             },
             OsFamily::Cisco => Self {
@@ -108,7 +113,10 @@ impl Opening {
     }
 
     fn bytes(offers: &[(u8, u8)]) -> Vec<u8> {
-        offers.iter().flat_map(|(verb, option)| [IAC, *verb, *option]).collect()
+        offers
+            .iter()
+            .flat_map(|(verb, option)| [IAC, *verb, *option])
+            .collect()
     }
 
     /// Whether the visitor's `verb` about `option` is the answer to an offer, which needs none itself.
@@ -117,7 +125,10 @@ impl Opening {
             DO | DONT => WILL,
             _ => DO,
         };
-        self.first.iter().chain(self.then).any(|known| *known == (offer, option))
+        self.first
+            .iter()
+            .chain(self.then)
+            .any(|known| *known == (offer, option))
     }
 }
 
@@ -142,12 +153,18 @@ impl Terminal {
             typed: VecDeque::new(),
             editor: Editor::default(),
         };
-        terminal.connection.write_all(&Opening::bytes(opening.first)).await?;
+        terminal
+            .connection
+            .write_all(&Opening::bytes(opening.first))
+            .await?;
         if !opening.then.is_empty() {
             if let Ok(filled) = timeout(ANSWER, terminal.fill()).await {
                 filled?;
             }
-            terminal.connection.write_all(&Opening::bytes(opening.then)).await?;
+            terminal
+                .connection
+                .write_all(&Opening::bytes(opening.then))
+                .await?;
         }
         Ok(terminal)
     }
@@ -280,7 +297,8 @@ mod tests {
     #[test]
     fn commands_are_taken_out_and_unknown_options_refused() {
         let sent = [
-            b'a', IAC, DO, ECHO, IAC, WILL, 24, IAC, DO, 32, IAC, WILL, 32, IAC, SB, 31, 0, 80, IAC, IAC, IAC, SE, b'b', IAC, IAC,
+            b'a', IAC, DO, ECHO, IAC, WILL, 24, IAC, DO, 32, IAC, WILL, 32, IAC, SB, 31, 0, 80, IAC, IAC,
+            IAC, SE, b'b', IAC, IAC,
         ];
         let refusals = vec![IAC, WONT, 32, IAC, DONT, 32];
         assert_eq!(feed(&sent), (vec![b'a', b'b', IAC], refusals));
