@@ -23,6 +23,7 @@ use visitor::Visitor;
 struct Ssh {
     host: Host,
     identity: Identity,
+    program: software::Program,
     door: Door,
 }
 
@@ -35,8 +36,7 @@ pub(super) async fn run(context: Context) -> Result<(), Failure> {
         server_id: russh::SshId::Standard(banner.into()),
         keys: software::host_keys(&context.identity, program),
         preferred: program.algorithms(banner),
-        // What sshd offers with PAM.
-        methods: software::methods(),
+        methods: program.methods(),
         auth_rejection_time: Duration::from_millis(700),
         auth_rejection_time_initial: Some(Duration::ZERO),
         // MaxAuthTries of sshd_config(5); russh counts the opening "none" as well.
@@ -49,6 +49,7 @@ pub(super) async fn run(context: Context) -> Result<(), Failure> {
     let ssh = Arc::new(Ssh {
         door: Door::new(&context.identity, "ssh", persona.accounts()),
         identity: context.identity.clone(),
+        program,
         host,
     });
     crate::serve::tcp(&context, move |connection, session| {

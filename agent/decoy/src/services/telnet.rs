@@ -102,7 +102,8 @@ impl Telnet {
             }
             (OsFamily::Cisco, _) => "\n\nUser Access Verification\n\n".to_owned(),
             (OsFamily::Bsd, _) => format!("\nFreeBSD/amd64 ({}) (pts/0)\n\n", self.host.hostname),
-            (OsFamily::Embedded, _) => "\n".to_owned(),
+            // BusyBox's, which has one carriage return more than others.
+            (OsFamily::Embedded, _) => "\r\n".to_owned(),
             (OsFamily::Linux, Distro::Debian) => "Debian GNU/Linux 12\n".to_owned(),
             (OsFamily::Linux, distro) => format!("{}\n", release_name(distro)),
         }

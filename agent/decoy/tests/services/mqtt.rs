@@ -1,11 +1,6 @@
 //! MQTT: logins captured, retained topics shown, messages kept to their own address.
 
-use std::net::TcpStream;
-
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
-use std::os::fd::AsRawFd as _;
-
-use crate::decoy::{Decoy, Start, Talk};
+use crate::decoy::{Decoy, Start, Talk, from_address};
 
 fn text(text: &str) -> Vec<u8> {
     [&u16::try_from(text.len()).unwrap().to_be_bytes(), text.as_bytes()].concat()
@@ -100,15 +95,6 @@ fn a_visitor_hears_its_own_messages_and_no_stranger_does() {
     assert_eq!(stranger.bytes(2), [0xd0, 0]);
     subscribe(&mut other, "cmd/run");
     other.expect("cmd/runreboot");
-}
-
-/// A connection from another loopback address.
-fn from_address(address: [u8; 4], port: u16) -> Talk {
-    let [a, b, c, d] = address;
-    let end = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
-    bind(end.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
-    connect(end.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, port)).unwrap();
-    Talk::new(TcpStream::from(end))
 }
 
 #[test]

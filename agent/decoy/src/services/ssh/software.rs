@@ -81,6 +81,19 @@ impl Program {
         }
     }
 
+    /// How one may log in: what sshd offers with PAM; Dropbear asks for nothing interactively.
+    pub(super) fn methods(self) -> MethodSet {
+        let methods = [
+            MethodKind::PublicKey,
+            MethodKind::Password,
+            MethodKind::KeyboardInteractive,
+        ];
+        MethodSet::from(match self {
+            Self::Dropbear(_) => &methods[..2],
+            _ => &methods[..],
+        })
+    }
+
     /// Dropbear took Ed25519 up in 2020.79; Cisco IOS has none.
     fn has_ed25519(self) -> bool {
         match self {
@@ -255,15 +268,6 @@ pub(super) fn host_keys(identity: &Identity, program: Program) -> Vec<PrivateKey
         keys.extend(PrivateKey::new(KeypairData::Ecdsa(pair), ""));
     }
     keys
-}
-
-pub(super) fn methods() -> MethodSet {
-    let methods = [
-        MethodKind::PublicKey,
-        MethodKind::Password,
-        MethodKind::KeyboardInteractive,
-    ];
-    MethodSet::from(&methods[..])
 }
 
 #[cfg(test)]
