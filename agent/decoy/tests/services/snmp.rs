@@ -275,3 +275,15 @@ fn rubbish_is_logged_and_ends_nothing() {
     assert!(holds(&ask(&socket, &whole), b"SRV-MAIL-42"));
     assert!(decoy.is_running());
 }
+
+/// An engine of Net-SNMP beside the description of a Windows machine gave the decoy away.
+#[test]
+fn windows_has_no_version_3_and_the_attempt_is_captured() {
+    let decoy = Start::new("snmp").with("DECNET_OS_FAMILY", "windows").run();
+    let socket = decoy.udp();
+    socket.send(&version_3(b"", "")).unwrap();
+    decoy.event("discovery", |_| true);
+    // The next answer is the next request's.
+    let answer = ask(&socket, &request(1, "public", GET, SYS_NAME, [0, 0]));
+    assert!(holds(&answer, b"SRV-MAIL-42"), "{answer:02x?}");
+}
