@@ -358,7 +358,11 @@ fn apply(tree: &mut Tree, trail: &Trail<'_>, form: Form, sink: &mut Sink) {
         Some(text) => format!("{text:?}"),
         None => tree.what().to_owned(),
     };
-    sink.fail(tree.at, trail, format!("must be {wanted}, not {given}"));
+    let hint = match (wanted, tree.scalar()) {
+        ("text", Some(_)) => ": put it in quotes",
+        _ => "",
+    };
+    sink.fail(tree.at, trail, format!("must be {wanted}, not {given}{hint}"));
     tree.kind = Kind::Null;
 }
 
@@ -409,7 +413,7 @@ fn scalar(kind: &Kind, form: Form) -> Result<Kind, &'static str> {
         },
         Text => match text {
             Some(_) => Ok(kind.clone()),
-            None => Err("text: put it in quotes"),
+            None => Err("text"),
         },
         Word => match kind {
             Kind::Text(_) => Ok(kind.clone()),

@@ -388,11 +388,11 @@ mod tests {
             ),
             (
                 "a: !x 1",
-                "1:7: a: the tag !x does not fit: !reset and !override are known",
+                "1:4: a: the tag !x does not fit: !reset and !override are known",
             ),
             (
                 "a: !!int x",
-                "1:10: a: the tag !!int does not fit: !reset and !override are known",
+                "1:4: a: the tag !!int does not fit: !reset and !override are known",
             ),
         ] {
             let found = read(text).unwrap_err();
