@@ -294,7 +294,7 @@ fn env_file(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
             item.kind = Kind::Map(Map::from([("path".to_owned(), path)]));
         }
         Kind::Map(map) => {
-            if !map.get("path").is_some_and(|path| path.as_text().is_some()) {
+            if map.get("path").is_none_or(|path| path.as_text().is_none()) {
                 sink.fail(item.at, trail, "needs a path");
             }
         }
@@ -314,7 +314,7 @@ fn file_references(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
             item.kind = Kind::Map(Map::from([("source".to_owned(), source)]));
         }
         Kind::Map(map) => {
-            if !map.get("source").is_some_and(|source| source.as_text().is_some()) {
+            if map.get("source").is_none_or(|source| source.as_text().is_none()) {
                 sink.fail(item.at, trail, "needs a source");
             }
         }
@@ -446,7 +446,7 @@ fn volumes(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
 fn devices(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
     items(tree, trail, sink, |item, trail, sink| match &item.kind {
         Kind::Map(map) => {
-            if !map.get("source").is_some_and(|source| source.as_text().is_some()) {
+            if map.get("source").is_none_or(|source| source.as_text().is_none()) {
                 sink.fail(item.at, trail, "needs a source: the device on the host");
             }
         }

@@ -371,7 +371,7 @@ fn entries(map: &mut Map, trail: &Trail<'_>, form: Form, sink: &mut Sink) {
         let trail = trail.key(key);
         match form {
             Ulimits if value.as_map().is_some() => {
-                forms(value, &trail, &[("soft", Int), ("hard", Int)], sink)
+                forms(value, &trail, &[("soft", Int), ("hard", Int)], sink);
             }
             Ulimits => apply(value, &trail, Int, sink),
             _ if value.is_null() => value.kind = Kind::Text(String::new()),

@@ -73,7 +73,10 @@ impl<'a> Reader<'a, '_> {
                 Err(Bad {
                     at,
                     path: String::new(),
-                    problem: format!("not valid YAML: {}", error.info()),
+                    problem: format!(
+                        "not valid YAML: {}: look at this line and the one before",
+                        error.info()
+                    ),
                 })
             }
         }
