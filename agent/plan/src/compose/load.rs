@@ -174,15 +174,15 @@ pub fn load(inputs: &Inputs, files: &dyn Files) -> Result<Loaded, Vec<LoadError>
         let documents = loader.documents(&path, None).unwrap_or_default();
         sources.push((path, documents));
     }
-    let whole: Vec<Tree> = sources
+    let names: Vec<Tree> = sources
         .iter()
-        .flat_map(|(_, documents)| documents.iter().cloned())
+        .flat_map(|(_, documents)| documents)
+        .filter_map(|document| document.get("name").cloned())
         .collect();
-    let project_name = match loader.name(&settings, &whole) {
+    let project_name = match loader.name(&settings, &names) {
         Ok(name) => name,
         Err(error) => return Err(loader.sink.into_errors(Some(error))),
     };
-    drop(whole);
     let mut environment = settings.environment;
     environment.insert("COMPOSE_PROJECT_NAME".to_owned(), project_name.clone());
     let context = loader.context(settings.directory.clone(), environment.clone(), Vec::new());

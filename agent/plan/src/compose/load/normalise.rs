@@ -160,7 +160,10 @@ fn dependencies(service: &mut Tree) {
     let mut implied: Vec<(String, At, bool)> = Vec::new();
     for link in service.items("links") {
         if let Some(text) = link.as_text() {
-            let name = text.split_once(':').map_or(text, |(name, _)| name);
+            let name = match text.split_once(':') {
+                Some((name, alias)) if !alias.contains(':') => name,
+                _ => text,
+            };
             implied.push((name.to_owned(), link.at, true));
         }
     }

@@ -193,12 +193,11 @@ impl Loader<'_> {
     }
 
     /// The name that the files give, the last of them first, or else the directory's.
-    pub(super) fn name(&mut self, settings: &Settings, documents: &[Tree]) -> Result<String, LoadError> {
+    pub(super) fn name(&mut self, settings: &Settings, names: &[Tree]) -> Result<String, LoadError> {
         if let Some(name) = &settings.name {
             return Ok(name.clone());
         }
-        let given = documents.iter().rev().find_map(|document| document.get("name"));
-        let Some(given) = given.filter(|name| name.as_text() != Some("")) else {
+        let Some(given) = names.iter().rev().find(|name| name.as_text() != Some("")) else {
             let name = normalised(settings.directory.rsplit('/').next().unwrap_or_default());
             return match name.is_empty() {
                 true => Err(failure(

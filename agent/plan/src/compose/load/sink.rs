@@ -20,7 +20,7 @@ pub(super) struct Budget {
 impl Default for Budget {
     fn default() -> Self {
         Self {
-            nodes: 1_000_000,
+            nodes: 500_000,
             bytes: 32 << 20,
         }
     }

@@ -372,6 +372,9 @@ fn entries(map: &mut Map, trail: &Trail<'_>, form: Form, sink: &mut Sink) {
         match form {
             Ulimits if value.as_map().is_some() => {
                 forms(value, &trail, &[("soft", Int), ("hard", Int)], sink);
+                if value.get("soft").is_none() || value.get("hard").is_none() {
+                    sink.fail(value.at, &trail, "needs both soft and hard");
+                }
             }
             Ulimits => apply(value, &trail, Int, sink),
             _ if value.is_null() => value.kind = Kind::Text(String::new()),
