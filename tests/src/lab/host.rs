@@ -21,6 +21,8 @@ use crate::wait::{Seen, until};
 
 /// The guest's network interface.
 pub(super) const INTERFACE: &str = "vec0";
+/// What runs as the guest's kernel.
+const KERNEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/lab/kernel.sh");
 /// How long a boot or a shutdown may take, on a machine that is busy with other things as well.
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
 /// How long a command may take unless the caller says.
@@ -289,9 +291,8 @@ impl Host {
         let child = plan
             .site
             .bound(&[
-                "linux.uml",
+                KERNEL,
                 &format!("mem={}M", plan.memory_mib),
-                &format!("umid={}", plan.name),
                 &format!("uml_dir={}", part("uml")),
                 &format!("ubd0={},{}", part("disk"), plan.site.image.path.display()),
                 "root=/dev/ubda",
