@@ -241,48 +241,30 @@ impl Host {
     ///
     /// When it is off, or does not come back.
     pub fn reboot(&self) -> Result<Boot> {
+        self.begin_reboot()?;
+        self.wait_for_boot()
+    }
+
+    /// Orders a reboot; [`Host::wait_for_boot`] waits for it.
+    ///
+    /// # Errors
+    ///
+    /// When it is off.
+    pub fn begin_reboot(&self) -> Result<()> {
         let boots = self.boots()?;
         if let Some(power) = self.held().as_mut() {
             power.before = boots;
             power.since = Instant::now();
         }
-        self.begin("systemctl reboot", COMMAND_LIMIT)?;
-        self.wait_for_boot()
+        self.begin("systemctl reboot", COMMAND_LIMIT).map(drop)
     }
 
-    /// Waits until a boot that nobody has waited for yet is through.
+    /// Switches it on, on the disk that it had; [`Host::wait_for_boot`] waits for it.
     ///
     /// # Errors
     ///
-    /// When it does not come.
-    fn wait_for_boot(&self) -> Result<Boot> {
-        let name = &self.plan.name;
-        let (before, since) = match self.held().as_ref() {
-            Some(power) => (power.before.clone(), power.since),
-            None => bail!("{name} is off"),
-        };
-        let id = until(&format!("{name} boots"), BOOT_LIMIT, || {
-            ensure!(!self.has_ended()?, "{name} went off: {}", self.says());
-            let boot = self.boots()?.into_iter().find(|boot| !before.contains(boot));
-            Ok(boot.map_or_else(|| Seen::not_yet(self.says()), Seen::Done))
-        })?;
-        // With the engine wanted, `docker version` waits for it behind its socket.
-        let state = self
-            .run_for(
-                "systemctl is-system-running --wait
-                 ! systemctl is-enabled --quiet docker.service || docker version >/dev/null",
-                BOOT_LIMIT,
-            )?
-            .ok()
-            .with_context(|| format!("{name} does not come up: {}", self.says()))?;
-        Ok(Boot {
-            id,
-            state: state.trim().to_owned(),
-            took: since.elapsed(),
-        })
-    }
-
-    fn switch_on(&self) -> Result<()> {
+    /// When it is on.
+    pub fn switch_on(&self) -> Result<()> {
         let plan = &self.plan;
         let mut held = self.held();
         ensure!(held.is_none(), "{} is on", plan.name);
@@ -327,6 +309,38 @@ impl Host {
             before: self.boots()?,
         });
         Ok(())
+    }
+
+    /// Waits until the boot that [`Host::switch_on`] or [`Host::begin_reboot`] began is through.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come.
+    pub fn wait_for_boot(&self) -> Result<Boot> {
+        let name = &self.plan.name;
+        let (before, since) = match self.held().as_ref() {
+            Some(power) => (power.before.clone(), power.since),
+            None => bail!("{name} is off"),
+        };
+        let id = until(&format!("{name} boots"), BOOT_LIMIT, || {
+            ensure!(!self.has_ended()?, "{name} went off: {}", self.says());
+            let boot = self.boots()?.into_iter().find(|boot| !before.contains(boot));
+            Ok(boot.map_or_else(|| Seen::not_yet(self.says()), Seen::Done))
+        })?;
+        // With the engine wanted, `docker version` waits for it behind its socket.
+        let state = self
+            .run_for(
+                "systemctl is-system-running --wait
+                 ! systemctl is-enabled --quiet docker.service || docker version >/dev/null",
+                BOOT_LIMIT,
+            )?
+            .ok()
+            .with_context(|| format!("{name} does not come up: {}", self.says()))?;
+        Ok(Boot {
+            id,
+            state: state.trim().to_owned(),
+            took: since.elapsed(),
+        })
     }
 
     fn begin(&self, script: &str, limit: Duration) -> Result<Job> {
