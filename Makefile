@@ -42,6 +42,14 @@ image: ## the decoy image, as target/decoy-image.tar
 		image --binary $(DECOY_BINARY) --arch $(DECOY_ARCH) --out $(DECOY_IMAGE) >/dev/null
 	@echo 'the decoy image is $(DECOY_IMAGE)'
 
+.PHONY: lab-image
+lab-image: ## the disk of lab hosts, under target/lab; made again when its recipe changes (root)
+	tests/lab/image.sh >/dev/null
+
+.PHONY: lab
+lab: set-up build image lab-image ## the suites on lab hosts: whole Debian guests with their own kernel (root)
+	$(CARGO) test --locked --no-fail-fast -p decnet-tests $(patsubst tests/suites/%.rs,--test %,$(wildcard tests/suites/lab_*.rs))
+
 .PHONY: fmt-check
 fmt-check: toolchain
 	$(CARGO) fmt --all --check
@@ -51,7 +59,7 @@ lint: fmt-check ## format and lints; warnings are errors
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 .PHONY: test
-test: fmt-check set-up build image lint ## everything: set-up, lints, every test, on a real engine (root)
+test: fmt-check set-up build image lab-image lint ## everything: set-up, lints, every test, on real engines (root)
 	$(CARGO) test --workspace --locked --no-fail-fast
 
 .PHONY: deny
@@ -68,6 +76,11 @@ demo: set-up build image ## a whole fleet on this machine: deployed, visited, ch
 demo-down: ## end the demo that KEEP=1 left
 	@test -x $(TARGET_DIR)/debug/demo || $(CARGO) build --locked -p decnet-tests --bin demo
 	@$(TARGET_DIR)/debug/demo --down
+
+.PHONY: bench
+bench: set-up image ## up, nothing to do, one change, down: against Docker Compose and a bare loop (root; DECKIES=5,20,60 ROUNDS=5)
+	$(CARGO) build --release --locked -p decnet -p decnet-agent -p decnet-tests --bins
+	BENCH_OUT='$(BENCH_OUT)' DECKIES='$(DECKIES)' ROUNDS='$(ROUNDS)' $(TARGET_DIR)/release/bench
 
 .PHONY: clean
 clean: ## remove everything that was built
