@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, EndpointSettings};
-use bollard::query_parameters::{ListContainersOptions, ListImagesOptions, ListNetworksOptions};
+use bollard::query_parameters::{ListContainersOptions, ListImagesOptions};
 use decnet_plan::labels;
+use decnet_wire::bundle::NetworkDriver;
 use decnet_wire::ids::HostId;
 use decnet_wire::observed::{
-    Attachment, ContainerState, Observed, ObservedContainer, ObservedImage, ObservedNetwork,
+    Attachment, ContainerState, ForeignNetwork, KernelFeature, Observed, ObservedContainer, ObservedImage,
+    ObservedNetwork,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -19,6 +21,8 @@ use crate::{Engine, EngineError};
 mod interfaces;
 mod namespace;
 
+pub use interfaces::list as interfaces;
+
 impl Engine {
     /// Every object that carries this host's label, all images, and the host's interfaces; sorted by name. An object
     /// that carries the label but not the others that we set is left out and logged: it is not of our making.
@@ -26,13 +30,15 @@ impl Engine {
     /// # Errors
     /// The engine does not answer, or the interfaces cannot be listed.
     pub async fn observe(&self, host: HostId) -> Result<Observed, EngineError> {
-        let (images, networks, containers) =
-            tokio::try_join!(self.images(), self.networks(host), self.containers(host))?;
+        let (images, (networks, foreign_networks), containers, lacks) =
+            tokio::try_join!(self.images(), self.networks(host), self.containers(host), lacks())?;
         Ok(Observed {
             images,
             networks,
             containers,
             interfaces: interfaces::list()?,
+            foreign_networks,
+            lacks,
         })
     }
 
@@ -63,34 +69,32 @@ impl Engine {
         Ok(images)
     }
 
-    async fn networks(&self, host: HostId) -> Result<Vec<ObservedNetwork>, EngineError> {
-        let options = ListNetworksOptions {
-            filters: Some(of_host(host)),
-        };
+    /// This host's networks, and those of others that sit on an interface.
+    async fn networks(
+        &self,
+        host: HostId,
+    ) -> Result<(Vec<ObservedNetwork>, Vec<ForeignNetwork>), EngineError> {
         let list = self
             .call(
                 LOOK,
                 || "list networks".to_owned(),
-                self.docker.list_networks(Some(options)),
+                self.docker.list_networks(None),
             )
             .await?;
-        let mut networks: Vec<_> = list
-            .into_iter()
-            .filter_map(|network| {
-                let hash = network
-                    .labels
-                    .unwrap_or_default()
-                    .remove(labels::HASH)
-                    .unwrap_or_default();
-                Some(ObservedNetwork {
-                    id: network.id?,
-                    name: network.name?,
-                    hash,
-                })
-            })
-            .collect();
+        let host = host.to_string();
+        let (mut networks, mut foreign) = (Vec::new(), Vec::new());
+        for network in list {
+            let mut found = network.labels.clone().unwrap_or_default();
+            if found.get(labels::HOST) != Some(&host) {
+                foreign.extend(to_foreign(&network));
+            } else if let (Some(id), Some(name)) = (network.id, network.name) {
+                let hash = found.remove(labels::HASH).unwrap_or_default();
+                networks.push(ObservedNetwork { id, name, hash });
+            }
+        }
         networks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-        Ok(networks)
+        foreign.sort();
+        Ok((networks, foreign))
     }
 
     async fn containers(&self, host: HostId) -> Result<Vec<ObservedContainer>, EngineError> {
@@ -136,6 +140,27 @@ impl Engine {
         self.call(LOOK, what, self.docker.inspect_container(container, None))
             .await
     }
+}
+
+/// A network that has a part in an interface; None for one that has not.
+fn to_foreign(network: &bollard::models::Network) -> Option<ForeignNetwork> {
+    let driver = match network.driver.as_deref()? {
+        "macvlan" => NetworkDriver::Macvlan,
+        "ipvlan" => NetworkDriver::Ipvlan,
+        _ => return None,
+    };
+    let parent = network.options.as_ref()?.get("parent")?.parse().ok()?;
+    Some(ForeignNetwork {
+        name: network.name.clone()?,
+        driver,
+        parent,
+    })
+}
+
+/// Trying takes a thread of its own, and some milliseconds when it is not known yet.
+async fn lacks() -> Result<Vec<KernelFeature>, EngineError> {
+    let tried = tokio::task::spawn_blocking(crate::host::lacks).await;
+    Ok(tried.unwrap_or_default())
 }
 
 fn of_host(host: HostId) -> HashMap<String, Vec<String>> {

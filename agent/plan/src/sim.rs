@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use decnet_wire::ids::{Digest, HostId, StackName};
 use decnet_wire::observed::{
-    Attachment, ContainerState, Interface, Observed, ObservedContainer, ObservedImage, ObservedNetwork,
+    Attachment, ContainerState, ForeignNetwork, Interface, KernelFeature, Observed, ObservedContainer,
+    ObservedImage, ObservedNetwork,
 };
 
 use crate::labels;
@@ -21,6 +22,8 @@ pub struct Engine {
     /// By name.
     pub containers: BTreeMap<String, Container>,
     pub interfaces: Vec<Interface>,
+    pub foreign_networks: Vec<ForeignNetwork>,
+    pub lacks: Vec<KernelFeature>,
     /// Containers whose process ends at once, with this exit code.
     pub broken: BTreeMap<String, i64>,
     next_id: u64,
@@ -85,6 +88,8 @@ impl Engine {
                 .filter_map(|container| self.observe_container(container))
                 .collect(),
             interfaces: self.interfaces.clone(),
+            foreign_networks: self.foreign_networks.clone(),
+            lacks: self.lacks.clone(),
         }
     }
 

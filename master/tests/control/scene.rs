@@ -279,11 +279,7 @@ pub(crate) fn container(stack: &str, service: &str) -> ObservedContainer {
 }
 
 pub(crate) fn lan0() -> Interface {
-    Interface {
-        name: "lan0".parse().unwrap(),
-        up: true,
-        addresses: Vec::new(),
-    }
+    Interface::new("lan0".parse().unwrap())
 }
 
 pub(crate) fn invitation(name: &str) -> Invitation {

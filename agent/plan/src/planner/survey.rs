@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use decnet_wire::ids::StackName;
 use decnet_wire::observed::{ContainerState, Observed, ObservedContainer, ObservedNetwork};
 
+use super::preflight;
 use crate::desired::{Desired, DesiredService, DesiredStack, endpoints};
 use crate::labels;
 use crate::policy::{self, Policy};
@@ -102,18 +103,22 @@ impl<'a> Survey<'a> {
 
     fn block_networks(&mut self) {
         for (name, network) in self.desired.networks() {
-            let Some(parent) = &network.parent else { continue };
-            let found = self
-                .observed
-                .interfaces
-                .iter()
-                .find(|interface| interface.name == *parent);
-            let reason = match found {
-                Some(interface) if interface.up => continue,
-                Some(_) => format!("network {name}: its parent interface {parent} is down"),
-                None => format!("network {name}: this host has no interface {parent}, its parent"),
-            };
-            self.block_network(name, reason);
+            if let Some(reason) = preflight::obstacle(name, network, self.desired, self.observed) {
+                self.block_network(name, reason);
+            }
+        }
+        for (stack, desired) in self.desired.stacks() {
+            let mut endpoints = desired
+                .services
+                .values()
+                .flat_map(|service| endpoints(&service.spec));
+            let reason = endpoints.find_map(|endpoint| {
+                let network = self.desired.networks().get(&endpoint.network)?;
+                preflight::address_obstacle(endpoint.address?, network, self.observed)
+            });
+            if let Some(reason) = reason {
+                self.blocked_stacks.entry(stack).or_insert(reason);
+            }
         }
     }
 

@@ -26,11 +26,7 @@ pub(crate) fn stack(name: &str) -> StackName {
 }
 
 pub(crate) fn engine() -> Engine {
-    let interface = |name: &str| Interface {
-        name: name.parse().unwrap(),
-        up: true,
-        addresses: Vec::new(),
-    };
+    let interface = |name: &str| Interface::new(name.parse().unwrap());
     let mut engine = Engine::default();
     engine.interfaces = vec![interface("eth0"), interface("eth1")];
     engine
