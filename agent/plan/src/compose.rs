@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `read` | JSON nodes with their path, and the sink for problems |
 //! | `service` | one entry of `services` |
+//! | `egress` | what a service may call: `x-decnet` |
 //! | `network` | how a service is attached, and the top-level `networks` |
 //! | `units` | byte sizes, durations, CPU shares, ports |
 //! | `words` | command lines |
@@ -16,12 +17,14 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+mod egress;
 mod network;
 mod read;
 mod service;
 mod units;
 mod words;
 
+pub use egress::{Destination, Egress, Protocol};
 pub use network::{Attachment, NetworkMode, TopNetwork};
 pub use read::Problem;
 pub use service::{Condition, Service};

@@ -8,6 +8,8 @@ use decnet_wire::ids::{Digest, InterfaceName, MacAddress, NetworkName, StackName
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::compose::Egress;
+
 /// What to do, in an order that holds: a step comes after every step that it waits for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,8 +70,26 @@ pub enum Step {
         name: String,
         id: String,
     },
+    /// Ask the LAN whether somebody has the address already (RFC 5227, section 2.1.1).
+    ProbeAddress {
+        /// The container that is to have it.
+        name: String,
+        /// The network that it is for, by its name on the engine.
+        network: String,
+        /// The interface to ask on.
+        parent: InterfaceName,
+        address: Ipv4Addr,
+    },
     CreateContainer {
         container: Box<ContainerSpec>,
+    },
+    /// Close the network namespace of a running container: from inside, only answers and what is allowed leave it.
+    LockNamespace {
+        /// The container that owns it.
+        name: String,
+        egress: Egress,
+        /// The name of the rules, which the namespace then bears.
+        rules: String,
     },
     /// Start, then wait until the process has run for `settle_ms` without ending or being restarted, or until its
     /// health check, where it has one, says healthy.

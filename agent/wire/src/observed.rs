@@ -100,6 +100,10 @@ pub struct ObservedContainer {
     /// own, and for one that is left in the namespace of an earlier run of the container that it joined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joined: Option<String>,
+    /// The name of the rules that its own network namespace is closed with; none while it is open, and for a
+    /// container without a namespace of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<String>,
     /// The ports that it listens on, as `25/tcp`, sorted: the `io.decnet.expose` label.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expose: Vec<String>,

@@ -273,6 +273,7 @@ pub(crate) fn container(stack: &str, service: &str) -> ObservedContainer {
         state: ContainerState::Running,
         restarts: 0,
         joined: None,
+        lock: None,
         attachments: Vec::new(),
         expose: Vec::new(),
     }

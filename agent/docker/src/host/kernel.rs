@@ -7,11 +7,12 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use decnet_plan::compose::Egress;
 use decnet_wire::observed::KernelFeature;
 use netlink_packet_route::link::InfoKind;
 use nix::errno::Errno;
 
-use super::{links, namespace};
+use super::{links, lock, namespace};
 
 /// What was found missing is looked for again: somebody may have loaded the module meanwhile.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -52,6 +53,12 @@ fn try_all() -> BTreeSet<KernelFeature> {
     let ground = links::create_pair("ground", "other")
         .and_then(|()| links::index("ground"))
         .or_else(|_| links::index("lo"));
+    // `EOPNOTSUPP`: no nftables at all; `ENOENT`: not one of the expressions.
+    if let Err(Errno::EOPNOTSUPP | Errno::ENOENT | Errno::EPROTONOSUPPORT) =
+        lock::close(&Egress::default(), &Egress::default().rules())
+    {
+        lacks.insert(KernelFeature::Nftables);
+    }
     let Ok(ground) = ground else { return lacks };
     for (feature, kind) in [
         (KernelFeature::Macvlan, InfoKind::MacVlan),

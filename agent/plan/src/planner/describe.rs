@@ -21,6 +21,10 @@ pub fn describe(step: &Step) -> String {
             }
         }
         Step::RemoveNetwork { name, .. } => format!("remove network {name}"),
+        Step::ProbeAddress { parent, address, .. } => {
+            format!("ask on {parent} whether somebody has {address}")
+        }
+        Step::LockNamespace { name, .. } => format!("close the network namespace of container {name}"),
         Step::CreateContainer { container } => format!("create container {}", container.name),
         Step::StartContainer { name, .. } => format!("start container {name}"),
         Step::UnpauseContainer { name, .. } => format!("unpause container {name}"),

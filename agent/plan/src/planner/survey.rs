@@ -1,11 +1,13 @@
 //! Compares what is desired with what is observed, object by object. No order yet.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use decnet_wire::ids::StackName;
 use decnet_wire::observed::{ContainerState, Observed, ObservedContainer, ObservedNetwork};
 
 use super::preflight;
+use crate::compose::Egress;
 use crate::desired::{Desired, DesiredService, DesiredStack, endpoints};
 use crate::labels;
 use crate::policy::{self, Policy};
@@ -306,6 +308,30 @@ impl<'a> Survey<'a> {
             Some(Fate::Keep(owner) | Fate::Unpause(owner)) => container.joined.as_ref() != Some(&owner.id),
         };
         lost.then_some(Cause::Namespace)
+    }
+
+    /// What the namespace of a container has to be closed with, when it is not yet, or is about to be a new one.
+    pub(super) fn to_close(&self, service: &'a DesiredService, fate: Fate<'a>) -> Option<&'a Egress> {
+        let egress = service.egress.as_ref()?;
+        let closed = match fate {
+            Fate::Keep(container) | Fate::Unpause(container) => {
+                container.lock.as_ref() == Some(&egress.rules())
+            }
+            Fate::Start(_) | Fate::Create | Fate::Replace(..) => false,
+        };
+        (!closed).then_some(egress)
+    }
+
+    /// Whether a container of ours has had this address since it was first started, so that nobody else can have it
+    /// without our knowing.
+    pub(super) fn holds(&self, network: &str, address: Ipv4Addr) -> bool {
+        self.observed.containers.iter().any(|container| {
+            container.state != ContainerState::Created
+                && container
+                    .attachments
+                    .iter()
+                    .any(|attachment| attachment.network == network && attachment.address == Some(address))
+        })
     }
 
     /// An id, an address or a MAC that the engine does not tell, as of a container that does not run, is no difference.
