@@ -1,6 +1,6 @@
 //! What the engine has.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, EndpointSettings};
@@ -16,6 +16,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::engine::{CALLS, LOOK};
 use crate::error::is_absent;
+use crate::host::{EgressCounters, lock};
 use crate::{Engine, EngineError};
 
 mod interfaces;
@@ -40,6 +41,23 @@ impl Engine {
             foreign_networks,
             lacks,
         })
+    }
+
+    /// What the closed namespaces of this host's running containers have counted, by the container's name.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn egress(&self, host: HostId) -> Result<BTreeMap<String, EgressCounters>, EngineError> {
+        let inspected = self.inspect_all(host).await?;
+        let owners = namespace::owners(&inspected);
+        let read = move || namespace::in_each_of(&owners, lock::counters);
+        let read = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        let mut by_id: HashMap<_, _> = read.into_iter().collect();
+        let counters = |container: &ContainerInspectResponse| {
+            let counters = by_id.remove(container.id.as_deref()?)?.ok()??;
+            Some((name_of(container).to_owned(), counters))
+        };
+        Ok(inspected.iter().filter_map(counters).collect())
     }
 
     async fn images(&self) -> Result<Vec<ObservedImage>, EngineError> {
@@ -97,7 +115,7 @@ impl Engine {
         Ok((networks, foreign))
     }
 
-    async fn containers(&self, host: HostId) -> Result<Vec<ObservedContainer>, EngineError> {
+    async fn inspect_all(&self, host: HostId) -> Result<Vec<ContainerInspectResponse>, EngineError> {
         let options = ListContainersOptions {
             all: true,
             filters: Some(of_host(host)),
@@ -111,7 +129,7 @@ impl Engine {
             )
             .await?;
         let ids = list.into_iter().filter_map(|container| container.id);
-        let inspected: Vec<_> = stream::iter(ids)
+        stream::iter(ids)
             .map(|id| async move {
                 match self.inspect(&id).await {
                     // Removed since it was listed.
@@ -122,7 +140,11 @@ impl Engine {
             .buffer_unordered(CALLS)
             .try_filter_map(|found| async move { Ok(found) })
             .try_collect()
-            .await?;
+            .await
+    }
+
+    async fn containers(&self, host: HostId) -> Result<Vec<ObservedContainer>, EngineError> {
+        let inspected = self.inspect_all(host).await?;
         let by_id: HashMap<_, _> = inspected
             .iter()
             .filter_map(|container| Some((container.id.as_deref()?, container)))
@@ -131,6 +153,10 @@ impl Engine {
             .iter()
             .filter_map(|container| to_observed(container, &by_id))
             .collect();
+        let mut locks = locks(&inspected).await;
+        for container in &mut containers {
+            container.lock = locks.remove(&container.id);
+        }
         containers.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(containers)
     }
@@ -155,6 +181,18 @@ fn to_foreign(network: &bollard::models::Network) -> Option<ForeignNetwork> {
         driver,
         parent,
     })
+}
+
+/// What the namespaces of running containers are closed with, by the container's id.
+async fn locks(containers: &[ContainerInspectResponse]) -> HashMap<String, String> {
+    let owners = namespace::owners(containers);
+    let read = move || {
+        let read = namespace::in_each_of(&owners, lock::rules);
+        read.into_iter()
+            .filter_map(|(id, rules)| Some((id, rules.ok()??)))
+            .collect()
+    };
+    tokio::task::spawn_blocking(read).await.unwrap_or_default()
 }
 
 /// Trying takes a thread of its own, and some milliseconds when it is not known yet.
@@ -227,6 +265,7 @@ fn to_observed(
         state: to_state(container),
         restarts: restarts(container),
         joined: joined.map(str::to_owned),
+        lock: None,
         expose: expose
             .split(',')
             .filter(|port| !port.is_empty())

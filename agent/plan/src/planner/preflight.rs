@@ -15,6 +15,11 @@ use crate::step::NetworkSpec;
 /// What the links that the agent makes for the host itself are called.
 pub const HOST_LINK: &str = "decnet-h-";
 
+/// Why no decky can be had at all.
+pub(super) const NO_NFTABLES: &str = "nftables with connection tracking does not exist in this host's kernel, and \
+     without it a decky cannot be kept from calling out: load the modules nf_tables and nft_ct, or use a kernel that \
+     has them";
+
 /// Why the network cannot be had: one line, or None when nothing speaks against it.
 pub(super) fn obstacle(
     name: &str,

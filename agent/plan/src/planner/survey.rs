@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use decnet_wire::ids::StackName;
-use decnet_wire::observed::{ContainerState, Observed, ObservedContainer, ObservedNetwork};
+use decnet_wire::observed::{ContainerState, KernelFeature, Observed, ObservedContainer, ObservedNetwork};
 
 use super::preflight;
 use crate::compose::Egress;
@@ -118,6 +118,9 @@ impl<'a> Survey<'a> {
                 let network = self.desired.networks().get(&endpoint.network)?;
                 preflight::address_obstacle(endpoint.address?, network, self.observed)
             });
+            let closed = desired.services.values().any(|service| service.egress.is_some());
+            let unclosable = closed && self.observed.lacks.contains(&KernelFeature::Nftables);
+            let reason = reason.or_else(|| unclosable.then(|| preflight::NO_NFTABLES.to_owned()));
             if let Some(reason) = reason {
                 self.blocked_stacks.entry(stack).or_insert(reason);
             }

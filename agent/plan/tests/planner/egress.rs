@@ -147,6 +147,19 @@ fn a_misspelt_extension_is_an_error() {
 }
 
 #[test]
+fn a_kernel_without_nftables_runs_no_decky() {
+    let mut engine = engine();
+    engine.lacks = vec![decnet_wire::observed::KernelFeature::Nftables];
+    let plan = plan_now(&desire(&[lan()], &[("web", web())]), &engine);
+    assert!(
+        plan.steps.iter().all(|planned| planned.stack.is_none()),
+        "{}",
+        lines(&plan)
+    );
+    assert!(plan.blocked[0].reason.contains("nf_tables"), "{:?}", plan.blocked);
+}
+
+#[test]
 fn documents_that_are_no_deckies_are_left_as_compose_has_them() {
     let name = stack("web");
     let document = web();
