@@ -21,6 +21,7 @@ use crate::{Engine, EngineError};
 
 mod interfaces;
 mod namespace;
+mod reach;
 
 pub use interfaces::list as interfaces;
 
@@ -266,6 +267,7 @@ fn to_observed(
         restarts: restarts(container),
         joined: joined.map(str::to_owned),
         lock: None,
+        warnings: Vec::new(),
         expose: expose
             .split(',')
             .filter(|port| !port.is_empty())

@@ -134,6 +134,7 @@ impl Engine {
                 .as_ref()
                 .filter(|(id, run)| !stale(id, *run))
                 .map(|(id, _)| id.clone()),
+            warnings: Vec::new(),
             lock: container
                 .lock
                 .as_ref()

@@ -104,6 +104,9 @@ pub struct ObservedContainer {
     /// container without a namespace of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<String>,
+    /// What is suspicious about it although it runs: one line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// The ports that it listens on, as `25/tcp`, sorted: the `io.decnet.expose` label.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expose: Vec<String>,

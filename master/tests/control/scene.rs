@@ -274,6 +274,7 @@ pub(crate) fn container(stack: &str, service: &str) -> ObservedContainer {
         restarts: 0,
         joined: None,
         lock: None,
+        warnings: Vec::new(),
         attachments: Vec::new(),
         expose: Vec::new(),
     }

@@ -346,6 +346,41 @@ async fn what_is_declared_gets_out_and_a_change_recreates_nothing() {
     assert!(counters(&lab).await.allowed > 0);
 }
 
+/// A port that lets frames of the host's own MAC address pass only, as hypervisors have it by default.
+#[tokio::test]
+async fn a_port_that_takes_the_hosts_own_mac_only_is_suspected() {
+    let mut lab = Lab::new().await;
+    let mut peer = Peer::new(&mut lab);
+    peer.network.gateway = Some(address(&peer.network, PEER));
+    let desired = lab.desire(&[&peer.network], &[("web", web(&lab, &peer.network, &json!({})))]);
+    lab.converge(&desired).await;
+    let base = lab.container("web", "base").await.id;
+    assert!(lab.engine.check_reach(&base).await.unwrap().is_empty());
+
+    let rules = format!(
+        "add table arp port\nadd chain arp port input {{ type filter hook input priority 0; }}\n\
+         add rule arp port input arp saddr ether {} drop\n",
+        mac_of(DECKY)
+    );
+    within(peer.namespace(), move || {
+        let made = Command::new("nft").arg(rules).status();
+        assert!(
+            made.is_ok_and(|status| status.success()),
+            "missing: nftables with the family arp"
+        );
+    });
+    let warnings = lab.engine.check_reach(&base).await.unwrap();
+    println!("{warnings:?}");
+    assert_eq!(warnings.len(), 1);
+    assert!(
+        warnings[0].contains(&peer.mac()) && warnings[0].contains("ipvlan"),
+        "{warnings:?}"
+    );
+    // When nobody answers, nobody is to blame.
+    peer.ip(&["link", "set", "lan0", "down"]);
+    assert!(lab.engine.check_reach(&base).await.unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn an_address_that_somebody_on_the_lan_answers_for_is_not_taken() {
     let mut lab = Lab::new().await;
