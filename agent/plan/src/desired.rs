@@ -15,9 +15,11 @@ use crate::step::{ContainerSpec, NetworkMode, NetworkSpec};
 mod addresses;
 mod hash;
 mod image;
+mod leases;
 mod normalise;
 
 pub(crate) use image::Image;
+pub use leases::{Lease, Leases};
 
 /// The desired state of one host.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,6 +5,7 @@
 
 mod egress;
 mod fleet;
+mod leases;
 mod preflight;
 mod properties;
 mod rules;
