@@ -24,7 +24,7 @@ mod lan;
 mod network;
 mod settle;
 
-use lan::probe_address;
+use lan::{create_host_link, probe_address, remove_host_link};
 
 /// Where image archives come from.
 pub trait BlobSource: Send + Sync {
@@ -60,6 +60,8 @@ impl Engine {
                 name,
                 ..
             } => probe_address(name, parent, *address).await,
+            Step::CreateHostLink { link } => create_host_link(link).await,
+            Step::RemoveHostLink { name, alias } => remove_host_link(name, alias).await,
             Step::LockNamespace { name, egress, rules } => self.lock_namespace(name, egress, rules).await,
             Step::CreateContainer { container } => self.create_container(container).await,
             Step::StartContainer { name, settle_ms } => {

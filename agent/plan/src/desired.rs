@@ -3,6 +3,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use decnet_wire::bundle::{Blob, Network};
 use decnet_wire::ids::{HostId, StackName};
@@ -14,10 +15,13 @@ use crate::step::{ContainerSpec, NetworkMode, NetworkSpec};
 
 mod addresses;
 mod hash;
+mod host_links;
 mod image;
 mod leases;
 mod normalise;
 
+pub use host_links::HOST_LINK;
+pub(crate) use host_links::is_ours;
 pub(crate) use image::Image;
 pub use leases::{Lease, Leases};
 
@@ -26,6 +30,8 @@ pub use leases::{Lease, Leases};
 pub struct Desired {
     host: HostId,
     networks: BTreeMap<String, NetworkSpec>,
+    /// The host's own, by the network.
+    host_addresses: BTreeMap<String, Ipv4Addr>,
     stacks: BTreeMap<StackName, DesiredStack>,
 }
 
@@ -126,6 +132,7 @@ impl Desired {
         closed: Closed,
     ) -> Result<Self, Vec<DocumentError>> {
         let mut errors = Vec::new();
+        let host_addresses = host_links::addresses(networks, &mut errors);
         let networks = normalise::networks(host, networks, &mut errors);
         let archives = image::archives(blobs, &mut errors);
 
@@ -142,6 +149,7 @@ impl Desired {
         let mut desired = Self {
             host,
             networks,
+            host_addresses,
             stacks: BTreeMap::new(),
         };
         for (name, document) in documents {

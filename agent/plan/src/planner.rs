@@ -25,7 +25,6 @@ mod state;
 mod survey;
 
 pub use describe::describe;
-pub use preflight::HOST_LINK;
 pub use state::{StackState, stack_state, stack_states};
 
 use decnet_wire::observed::Observed;

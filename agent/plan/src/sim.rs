@@ -11,6 +11,8 @@ use decnet_wire::observed::{
     ObservedImage, ObservedNetwork,
 };
 
+use ipnet::Ipv4Net;
+
 use crate::labels;
 use crate::step::{ContainerSpec, NetworkMode, NetworkSpec, Step};
 
@@ -203,6 +205,24 @@ impl Engine {
                     Some(mac) => Err(format!("{address} is in use by {mac}")),
                     None => Ok(()),
                 }
+            }
+            Step::CreateHostLink { link } => {
+                self.interfaces.retain(|interface| interface.name != link.name);
+                self.interfaces.push(Interface {
+                    addresses: vec![Ipv4Net::from(link.address)],
+                    kind: Some(link.driver.as_str().to_owned()),
+                    parent: Some(link.parent.clone()),
+                    alias: Some(link.alias.clone()),
+                    ..Interface::new(link.name.clone())
+                });
+                Ok(())
+            }
+            Step::RemoveHostLink { name, alias } => {
+                let ours = |interface: &Interface| {
+                    interface.name == *name && interface.alias.as_ref() == Some(alias)
+                };
+                self.interfaces.retain(|interface| !ours(interface));
+                Ok(())
             }
             Step::LockNamespace { name, rules, .. } => {
                 let container = self

@@ -1,6 +1,6 @@
 //! Steps are data. The executor takes them as they are and decides nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use decnet_wire::bundle::NetworkDriver;
@@ -80,6 +80,16 @@ pub enum Step {
         parent: InterfaceName,
         address: Ipv4Addr,
     },
+    /// Make a link for the host itself, in place of one of that name that is not as it is to be.
+    CreateHostLink {
+        link: HostLink,
+    },
+    /// Remove a link that was made for the host itself.
+    RemoveHostLink {
+        name: InterfaceName,
+        /// What is written on it: another one of that name is not touched.
+        alias: String,
+    },
     CreateContainer {
         container: Box<ContainerSpec>,
     },
@@ -126,6 +136,26 @@ pub struct NetworkSpec {
     pub gateway: Option<Ipv4Addr>,
     /// All labels, [`crate::labels::HASH`] among them.
     pub labels: BTreeMap<String, String>,
+}
+
+/// A link by which the host itself reaches its deckies: the kernel keeps macvlan and ipvlan links apart from what
+/// they sit on, but not from each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostLink {
+    pub name: InterfaceName,
+    /// The network that it is for, by its name on the engine.
+    pub network: String,
+    pub driver: NetworkDriver,
+    pub parent: InterfaceName,
+    /// For macvlan; the same whenever it is made anew, so that deckies need not ask again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddress>,
+    pub address: Ipv4Addr,
+    /// Who is reached by it.
+    pub routes: BTreeSet<Ipv4Addr>,
+    /// What is written on it: whose it is, and a name for all of the above.
+    pub alias: String,
 }
 
 /// A container as the engine is to have it: Compose's words, resolved to one meaning each.

@@ -54,6 +54,9 @@ pub struct Network {
     pub subnet: Ipv4Net,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Ipv4Addr>,
+    /// An address of this network for the host itself, by which it reaches its deckies; without one it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_address: Option<Ipv4Addr>,
 }
 
 /// The engine's network drivers that a bundle may ask for.

@@ -142,6 +142,7 @@ fn network(fleet: &Fleet, host: &HostSlot) -> Result<Network, CompileError> {
         })?),
         subnet: lan.subnet,
         gateway: lan.gateway,
+        host_address: None,
     })
 }
 

@@ -21,6 +21,14 @@ pub fn describe(step: &Step) -> String {
             }
         }
         Step::RemoveNetwork { name, .. } => format!("remove network {name}"),
+        Step::CreateHostLink { link } => format!(
+            "create {} link {} ({} on {}) for this host itself",
+            link.driver.as_str(),
+            link.name,
+            link.address,
+            link.parent
+        ),
+        Step::RemoveHostLink { name, .. } => format!("remove link {name} of this host itself"),
         Step::ProbeAddress { parent, address, .. } => {
             format!("ask on {parent} whether somebody has {address}")
         }

@@ -8,12 +8,9 @@ use decnet_wire::ids::InterfaceName;
 use decnet_wire::observed::{Interface, KernelFeature, Observed};
 use ipnet::Ipv4Net;
 
-use crate::desired::Desired;
+use crate::desired::{Desired, HOST_LINK};
 use crate::labels;
 use crate::step::NetworkSpec;
-
-/// What the links that the agent makes for the host itself are called.
-pub const HOST_LINK: &str = "decnet-h-";
 
 /// Why no decky can be had at all.
 pub(super) const NO_NFTABLES: &str = "nftables with connection tracking does not exist in this host's kernel, and \

@@ -5,6 +5,7 @@
 
 mod egress;
 mod fleet;
+mod host_links;
 mod leases;
 mod preflight;
 mod properties;
