@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use decnet_wire::bundle::{Blob, Network};
+use decnet_wire::bundle::{Blob, Network, NetworkMode as LinkMode};
 use decnet_wire::ids::{HostId, StackName};
 use serde_json::Value;
 
@@ -30,6 +30,8 @@ pub use leases::{Lease, Leases};
 pub struct Desired {
     host: HostId,
     networks: BTreeMap<String, NetworkSpec>,
+    /// The modes of networks, by their name on the engine.
+    modes: BTreeMap<String, LinkMode>,
     /// The host's own, by the network.
     host_addresses: BTreeMap<String, Ipv4Addr>,
     stacks: BTreeMap<StackName, DesiredStack>,
@@ -132,6 +134,7 @@ impl Desired {
         closed: Closed,
     ) -> Result<Self, Vec<DocumentError>> {
         let mut errors = Vec::new();
+        let modes = host_links::modes(networks);
         let host_addresses = host_links::addresses(networks, &mut errors);
         let networks = normalise::networks(host, networks, &mut errors);
         let archives = image::archives(blobs, &mut errors);
@@ -149,6 +152,7 @@ impl Desired {
         let mut desired = Self {
             host,
             networks,
+            modes,
             host_addresses,
             stacks: BTreeMap::new(),
         };
@@ -184,6 +188,11 @@ impl Desired {
     #[must_use]
     pub fn host(&self) -> HostId {
         self.host
+    }
+
+    /// Whether the LAN reaches the network's subnet by a route and not by asking for its addresses.
+    pub(crate) fn is_routed(&self, network: &str) -> bool {
+        matches!(self.modes.get(network), Some(LinkMode::L3 | LinkMode::L3s))
     }
 
     /// Every network, by its name on the engine.

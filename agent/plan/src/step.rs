@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use decnet_wire::bundle::NetworkDriver;
+use decnet_wire::bundle::{NetworkDriver, NetworkMode as LinkMode};
 use decnet_wire::ids::{Digest, InterfaceName, MacAddress, NetworkName, StackName};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -147,6 +147,9 @@ pub struct HostLink {
     /// The network that it is for, by its name on the engine.
     pub network: String,
     pub driver: NetworkDriver,
+    /// As the network has it: of ipvlan, all links on a parent have one mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<LinkMode>,
     pub parent: InterfaceName,
     /// For macvlan; the same whenever it is made anew, so that deckies need not ask again.
     #[serde(default, skip_serializing_if = "Option::is_none")]

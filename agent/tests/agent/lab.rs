@@ -129,6 +129,7 @@ impl Lab {
             subnet: subnet(),
             gateway: None,
             host_address: None,
+            mode: None,
         }
     }
 

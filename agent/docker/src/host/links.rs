@@ -1,7 +1,7 @@
 //! The links of the namespace that the calling thread stands in.
 
 use decnet_plan::step::HostLink;
-use decnet_wire::bundle::NetworkDriver;
+use decnet_wire::bundle::{NetworkDriver, NetworkMode};
 use decnet_wire::ids::{InterfaceName, MacAddress};
 use netlink_packet_core::{Emitable, Parseable as _};
 use netlink_packet_route::AddressFamily;
@@ -74,13 +74,23 @@ pub(crate) fn create_host_link(link: &HostLink) -> Result<(), Errno> {
     let below = index(link.parent.as_str())?;
     let (kind, data) = match link.driver {
         NetworkDriver::Macvlan => {
-            let mode = vec![InfoMacVlan::Mode(MacVlanMode::Bridge)];
-            (InfoKind::MacVlan, InfoData::MacVlan(mode))
+            let mode = match link.mode {
+                Some(NetworkMode::Vepa) => MacVlanMode::Vepa,
+                _ => MacVlanMode::Bridge,
+            };
+            (
+                InfoKind::MacVlan,
+                InfoData::MacVlan(vec![InfoMacVlan::Mode(mode)]),
+            )
         }
         // The mode is the parent's: another one here would change that of the containers.
         NetworkDriver::Ipvlan => {
-            let mode = vec![InfoIpVlan::Mode(IpVlanMode::L2)];
-            (InfoKind::IpVlan, InfoData::IpVlan(mode))
+            let mode = match link.mode {
+                Some(NetworkMode::L3) => IpVlanMode::L3,
+                Some(NetworkMode::L3s) => IpVlanMode::L3S,
+                _ => IpVlanMode::L2,
+            };
+            (InfoKind::IpVlan, InfoData::IpVlan(vec![InfoIpVlan::Mode(mode)]))
         }
         NetworkDriver::Bridge => return Err(Errno::EINVAL),
     };

@@ -90,6 +90,7 @@ impl Lab {
             subnet,
             gateway: None,
             host_address: None,
+            mode: None,
         }
     }
 
@@ -108,6 +109,7 @@ impl Lab {
             subnet: subnet(),
             gateway: None,
             host_address: None,
+            mode: None,
         }
     }
 

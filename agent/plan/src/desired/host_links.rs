@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use decnet_wire::bundle::{Network, NetworkDriver};
+use decnet_wire::bundle::{Network, NetworkDriver, NetworkMode};
 use decnet_wire::ids::{HostId, InterfaceName, MacAddress};
 use sha2::{Digest as _, Sha256};
 
@@ -23,7 +23,16 @@ pub(crate) fn is_ours(alias: &str, host: HostId) -> bool {
         .is_some_and(|id| id == host.to_string())
 }
 
-/// Reads what a bundle's networks say about them.
+/// The modes of a bundle's networks, by their name on the engine.
+pub(super) fn modes(networks: &[Network]) -> BTreeMap<String, NetworkMode> {
+    let mode = |network: &Network| network.mode.or_else(|| NetworkMode::usual(network.driver));
+    networks
+        .iter()
+        .filter_map(|network| Some((network.name.as_str().to_owned(), mode(network)?)))
+        .collect()
+}
+
+/// Reads what a bundle's networks say about the host itself.
 pub(super) fn addresses(networks: &[Network], errors: &mut Vec<DocumentError>) -> BTreeMap<String, Ipv4Addr> {
     let mut addresses = BTreeMap::new();
     for network in networks {
@@ -37,6 +46,8 @@ pub(super) fn addresses(networks: &[Network], errors: &mut Vec<DocumentError>) -
         let reserved = [network.subnet.network(), network.subnet.broadcast()];
         if network.driver == NetworkDriver::Bridge {
             fail("the host is on a bridge anyway: only macvlan and ipvlan networks need one");
+        } else if matches!(network.mode, Some(NetworkMode::Private | NetworkMode::Passthru)) {
+            fail("in this mode nothing on the host reaches a decky, whatever its address");
         } else if !network.subnet.contains(&address) {
             fail("is outside the subnet");
         } else if Some(address) == network.gateway || reserved.contains(&address) {
@@ -71,6 +82,7 @@ impl Desired {
                 name: name.clone(),
                 network: network.clone(),
                 driver: spec.driver,
+                mode: self.modes.get(network).copied(),
                 parent,
                 mac: (spec.driver == NetworkDriver::Macvlan).then(|| MacAddress::unicast(mac)),
                 address: *address,

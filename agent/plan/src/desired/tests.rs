@@ -16,6 +16,7 @@ fn networks() -> Vec<Network> {
         subnet: subnet.parse().unwrap(),
         gateway: None,
         host_address: None,
+        mode: None,
     };
     vec![
         network("decnet-lan", NetworkDriver::Macvlan, "10.9.0.0/24"),

@@ -107,7 +107,7 @@ impl<'s, 'a> Assembly<'s, 'a> {
                 let (Some(parent), Some(address)) = (&network.parent, endpoint.address) else {
                     continue;
                 };
-                if self.survey.holds(name, address) {
+                if self.survey.desired.is_routed(name) || self.survey.holds(name, address) {
                     continue;
                 }
                 let step = Step::ProbeAddress {

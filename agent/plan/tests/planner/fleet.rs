@@ -41,6 +41,7 @@ pub(crate) fn network(name: &str, parent: &str, subnet: &str) -> Network {
         subnet: subnet.parse().unwrap(),
         gateway: None,
         host_address: None,
+        mode: None,
     }
 }
 
