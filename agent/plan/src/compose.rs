@@ -6,6 +6,8 @@
 //!
 //! | module | what it reads |
 //! | --- | --- |
+//! | [`attributes`] | the table of every attribute of the specification |
+//! | [`load`] | from Compose files to one canonical document |
 //! | `read` | JSON nodes with their path, and the sink for problems |
 //! | `service` | one entry of `services` |
 //! | `egress` | what a service may call: `x-decnet` |
@@ -17,7 +19,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+pub mod attributes;
 mod egress;
+pub mod load;
 mod network;
 mod read;
 mod service;
