@@ -19,6 +19,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use decnet_plan::desired::Leases;
 use decnet_wire::ids::{OperationId, StackName, Timestamp};
 use decnet_wire::report::{Event, EventBody};
 use redb::{Database, DatabaseError, ReadableDatabase as _, StorageError};
@@ -209,6 +210,11 @@ impl Ledger {
     /// The stacks that are not as they should be without anybody having asked for it.
     pub fn incidents(&self) -> Result<BTreeMap<StackName, Incident>, LedgerError> {
         self.read(Snapshot::incidents)
+    }
+
+    /// The addresses that containers have had and keep.
+    pub fn leases(&self) -> Result<Leases, LedgerError> {
+        self.read(Snapshot::leases)
     }
 
     /// The newest steps, newest first.

@@ -20,8 +20,11 @@ use crate::{Engine, EngineError};
 
 mod container;
 mod image;
+mod lan;
 mod network;
 mod settle;
+
+use lan::{create_host_link, probe_address, remove_host_link};
 
 /// Where image archives come from.
 pub trait BlobSource: Send + Sync {
@@ -51,6 +54,15 @@ impl Engine {
                 self.call(CHANGE, || describe(step), self.docker.remove_network(id))
                     .await,
             ),
+            Step::ProbeAddress {
+                parent,
+                address,
+                name,
+                ..
+            } => probe_address(name, parent, *address).await,
+            Step::CreateHostLink { link } => create_host_link(link).await,
+            Step::RemoveHostLink { name, alias } => remove_host_link(name, alias).await,
+            Step::LockNamespace { name, egress, rules } => self.lock_namespace(name, egress, rules).await,
             Step::CreateContainer { container } => self.create_container(container).await,
             Step::StartContainer { name, settle_ms } => {
                 self.start_container(name, Duration::from_millis(*settle_ms))

@@ -10,6 +10,7 @@
 //! | [`load`] | from Compose files to one canonical document |
 //! | `read` | JSON nodes with their path, and the sink for problems |
 //! | `service` | one entry of `services` |
+//! | `egress` | what a service may call: `x-decnet` |
 //! | `network` | how a service is attached, and the top-level `networks` |
 //! | `units` | byte sizes, durations, CPU shares, ports |
 //! | `words` | command lines |
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 pub mod attributes;
+mod egress;
 pub mod load;
 mod network;
 mod read;
@@ -26,6 +28,7 @@ mod service;
 mod units;
 mod words;
 
+pub use egress::{Destination, Egress, Protocol};
 pub use network::{Attachment, NetworkMode, TopNetwork};
 pub use read::Problem;
 pub use service::{Condition, Service};

@@ -3,27 +3,37 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::Ipv4Addr;
 
-use decnet_wire::bundle::{Blob, Network};
+use decnet_wire::bundle::{Blob, Network, NetworkMode as LinkMode};
 use decnet_wire::ids::{HostId, StackName};
 use serde_json::Value;
 
-use crate::compose::{Problem, Project};
+use crate::compose::{Egress, Problem, Project};
 use crate::labels;
 use crate::step::{ContainerSpec, NetworkMode, NetworkSpec};
 
 mod addresses;
 mod hash;
+mod host_links;
 mod image;
+mod leases;
 mod normalise;
 
+pub use host_links::HOST_LINK;
+pub(crate) use host_links::is_ours;
 pub(crate) use image::Image;
+pub use leases::{Lease, Leases};
 
 /// The desired state of one host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Desired {
     host: HostId,
     networks: BTreeMap<String, NetworkSpec>,
+    /// The modes of networks, by their name on the engine.
+    modes: BTreeMap<String, LinkMode>,
+    /// The host's own, by the network.
+    host_addresses: BTreeMap<String, Ipv4Addr>,
     stacks: BTreeMap<StackName, DesiredStack>,
 }
 
@@ -41,6 +51,16 @@ pub(crate) struct DesiredService {
     pub(crate) after: BTreeSet<String>,
     /// The service of the same stack whose network namespace it joins.
     pub(crate) joins: Option<String>,
+    /// What the namespace that it owns is closed but for; none when it is left open or not its own.
+    pub(crate) egress: Option<Egress>,
+}
+
+/// Which network namespaces are closed against calls outwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closed {
+    All,
+    /// Those of services that have something to say about it.
+    Declared,
 }
 
 /// One thing wrong with what a bundle asks for.
@@ -77,7 +97,7 @@ impl DocumentError {
 
 impl Desired {
     /// Normalises a bundle's networks and stacks. The result depends on neither the order of its parts nor on what
-    /// the engine has.
+    /// the engine has. Every network namespace is closed against calls outwards, but for what `x-decnet` allows.
     ///
     /// # Errors
     /// Everything that is wrong with the documents: attributes that are not supported, references to what does not
@@ -89,7 +109,33 @@ impl Desired {
         blobs: &[Blob],
         stacks: impl Iterator<Item = (&'a StackName, &'a Value)>,
     ) -> Result<Self, Vec<DocumentError>> {
+        Self::build(host, networks, blobs, stacks, Closed::All)
+    }
+
+    /// The same for documents that are no deckies: only namespaces of services with an `x-decnet` extension are
+    /// closed, and the rest is as Compose has it.
+    ///
+    /// # Errors
+    /// As for [`Desired::new`].
+    pub fn open<'a>(
+        host: HostId,
+        networks: &[Network],
+        blobs: &[Blob],
+        stacks: impl Iterator<Item = (&'a StackName, &'a Value)>,
+    ) -> Result<Self, Vec<DocumentError>> {
+        Self::build(host, networks, blobs, stacks, Closed::Declared)
+    }
+
+    fn build<'a>(
+        host: HostId,
+        networks: &[Network],
+        blobs: &[Blob],
+        stacks: impl Iterator<Item = (&'a StackName, &'a Value)>,
+        closed: Closed,
+    ) -> Result<Self, Vec<DocumentError>> {
         let mut errors = Vec::new();
+        let modes = host_links::modes(networks);
+        let host_addresses = host_links::addresses(networks, &mut errors);
         let networks = normalise::networks(host, networks, &mut errors);
         let archives = image::archives(blobs, &mut errors);
 
@@ -106,6 +152,8 @@ impl Desired {
         let mut desired = Self {
             host,
             networks,
+            modes,
+            host_addresses,
             stacks: BTreeMap::new(),
         };
         for (name, document) in documents {
@@ -116,6 +164,7 @@ impl Desired {
                         stack: name,
                         networks: &desired.networks,
                         archives: &archives,
+                        closed,
                     }
                     .stack(&project, &mut errors);
                     desired.stacks.insert(name.clone(), stack);
@@ -139,6 +188,11 @@ impl Desired {
     #[must_use]
     pub fn host(&self) -> HostId {
         self.host
+    }
+
+    /// Whether the LAN reaches the network's subnet by a route and not by asking for its addresses.
+    pub(crate) fn is_routed(&self, network: &str) -> bool {
+        matches!(self.modes.get(network), Some(LinkMode::L3 | LinkMode::L3s))
     }
 
     /// Every network, by its name on the engine.

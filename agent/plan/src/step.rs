@@ -1,12 +1,14 @@
 //! Steps are data. The executor takes them as they are and decides nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use decnet_wire::bundle::NetworkDriver;
+use decnet_wire::bundle::{NetworkDriver, NetworkMode as LinkMode};
 use decnet_wire::ids::{Digest, InterfaceName, MacAddress, NetworkName, StackName};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+
+use crate::compose::Egress;
 
 /// What to do, in an order that holds: a step comes after every step that it waits for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -68,8 +70,36 @@ pub enum Step {
         name: String,
         id: String,
     },
+    /// Ask the LAN whether somebody has the address already (RFC 5227, section 2.1.1).
+    ProbeAddress {
+        /// The container that is to have it.
+        name: String,
+        /// The network that it is for, by its name on the engine.
+        network: String,
+        /// The interface to ask on.
+        parent: InterfaceName,
+        address: Ipv4Addr,
+    },
+    /// Make a link for the host itself, in place of one of that name that is not as it is to be.
+    CreateHostLink {
+        link: HostLink,
+    },
+    /// Remove a link that was made for the host itself.
+    RemoveHostLink {
+        name: InterfaceName,
+        /// What is written on it: another one of that name is not touched.
+        alias: String,
+    },
     CreateContainer {
         container: Box<ContainerSpec>,
+    },
+    /// Close the network namespace of a running container: from inside, only answers and what is allowed leave it.
+    LockNamespace {
+        /// The container that owns it.
+        name: String,
+        egress: Egress,
+        /// The name of the rules, which the namespace then bears.
+        rules: String,
     },
     /// Start, then wait until the process has run for `settle_ms` without ending or being restarted, or until its
     /// health check, where it has one, says healthy.
@@ -106,6 +136,29 @@ pub struct NetworkSpec {
     pub gateway: Option<Ipv4Addr>,
     /// All labels, [`crate::labels::HASH`] among them.
     pub labels: BTreeMap<String, String>,
+}
+
+/// A link by which the host itself reaches its deckies: the kernel keeps macvlan and ipvlan links apart from what
+/// they sit on, but not from each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostLink {
+    pub name: InterfaceName,
+    /// The network that it is for, by its name on the engine.
+    pub network: String,
+    pub driver: NetworkDriver,
+    /// As the network has it: of ipvlan, all links on a parent have one mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<LinkMode>,
+    pub parent: InterfaceName,
+    /// For macvlan; the same whenever it is made anew, so that deckies need not ask again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddress>,
+    pub address: Ipv4Addr,
+    /// Who is reached by it.
+    pub routes: BTreeSet<Ipv4Addr>,
+    /// What is written on it: whose it is, and a name for all of the above.
+    pub alias: String,
 }
 
 /// A container as the engine is to have it: Compose's words, resolved to one meaning each.

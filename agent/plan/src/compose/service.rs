@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::egress::{self, Egress};
 use super::network::{NetworkMode, parse_attachment};
 use super::read::{Node, Problems};
 use super::{units, words};
@@ -41,6 +42,8 @@ pub struct Service {
     pub expose: BTreeSet<String>,
     pub log_driver: Option<String>,
     pub log_options: BTreeMap<String, String>,
+    /// What it may call; none without an `x-decnet` extension.
+    pub egress: Option<Egress>,
     pub stop_signal: Option<String>,
     /// Milliseconds.
     pub stop_grace_period: Option<u64>,
@@ -88,6 +91,7 @@ impl Service {
             .take("depends_on")
             .and_then(|node| depends_on(node, p))
             .unwrap_or_default();
+        service.egress = map.take("x-decnet").and_then(|node| egress::parse(node, p));
         service.restart = map
             .take("restart")
             .and_then(|node| node.parsed(p, restart))

@@ -20,6 +20,7 @@ pub(super) fn check(desired: &Desired, errors: &mut Vec<DocumentError>) {
                         Some(spec.subnet.network()),
                         Some(spec.subnet.broadcast()),
                         gateway,
+                        desired.host_addresses.get(network).copied(),
                     ];
                     if !spec.subnet.contains(&address) {
                         fail(format!(

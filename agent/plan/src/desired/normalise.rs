@@ -6,10 +6,10 @@ use decnet_wire::bundle::{Network, NetworkDriver};
 use decnet_wire::ids::{HostId, StackName};
 
 use super::image::{self, Archive, Image};
-use super::{DesiredService, DesiredStack, DocumentError, hash};
-use crate::compose::{self, Project, Service};
+use super::{Closed, DesiredService, DesiredStack, DocumentError, hash};
+use crate::compose::{self, Egress, Project, Service};
 use crate::labels;
-use crate::step::{ContainerSpec, Endpoint, NetworkMode, NetworkSpec};
+use crate::step::{ContainerSpec, Endpoint, NetworkMode, NetworkSpec, RestartPolicy};
 
 /// What the services of one stack may refer to.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +18,7 @@ pub(super) struct Context<'a> {
     pub(super) stack: &'a StackName,
     pub(super) networks: &'a BTreeMap<String, NetworkSpec>,
     pub(super) archives: &'a BTreeMap<String, Archive>,
+    pub(super) closed: Closed,
 }
 
 /// The bundle's networks by their name on the engine.
@@ -99,6 +100,30 @@ impl Context<'_> {
         stack
     }
 
+    /// What the namespace of a service is closed but for: what it and those that join it may call. None for a service
+    /// without a network of its own.
+    fn egress(self, project: &Project, name: &str, service: &Service) -> Option<Egress> {
+        if !matches!(service.network, Some(compose::NetworkMode::Networks(_))) {
+            return None;
+        }
+        let joining = project.services.values().filter(
+            |other| matches!(&other.network, Some(compose::NetworkMode::Service(owner)) if owner == name),
+        );
+        let declared: Vec<&Egress> = std::iter::once(service)
+            .chain(joining)
+            .filter_map(|service| service.egress.as_ref())
+            .collect();
+        if declared.is_empty() && self.closed == Closed::Declared {
+            return None;
+        }
+        let allow = declared
+            .into_iter()
+            .flat_map(|egress| egress.allow.iter().cloned());
+        Some(Egress {
+            allow: allow.collect(),
+        })
+    }
+
     fn container_name(self, service: &str) -> String {
         format!("{}-{service}-1", self.stack)
     }
@@ -132,6 +157,14 @@ impl Context<'_> {
         }
         let image = image?;
         let expose: Vec<String> = service.expose.iter().cloned().collect();
+        let egress = self.egress(project, name, service);
+        // A namespace is new and open when its container starts. The engine must not start it by itself: then whatever
+        // the engine starts of a decky finds no namespace to join, or one that is closed.
+        let restart = if egress.is_some() {
+            RestartPolicy::No
+        } else {
+            service.restart
+        };
         let mut spec = ContainerSpec {
             name: self.container_name(name),
             image: image.names(),
@@ -147,7 +180,7 @@ impl Context<'_> {
                 .stop_grace_period
                 .map(|ms| u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX)),
             network: network?,
-            restart: service.restart,
+            restart,
             cap_add: service.cap_add.iter().cloned().collect(),
             cap_drop: service.cap_drop.iter().cloned().collect(),
             security_opt: service.security_opt.iter().cloned().collect(),
@@ -169,6 +202,7 @@ impl Context<'_> {
             image,
             after,
             joins,
+            egress,
         })
     }
 

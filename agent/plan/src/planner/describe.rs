@@ -21,6 +21,18 @@ pub fn describe(step: &Step) -> String {
             }
         }
         Step::RemoveNetwork { name, .. } => format!("remove network {name}"),
+        Step::CreateHostLink { link } => format!(
+            "create {} link {} ({} on {}) for this host itself",
+            link.driver.as_str(),
+            link.name,
+            link.address,
+            link.parent
+        ),
+        Step::RemoveHostLink { name, .. } => format!("remove link {name} of this host itself"),
+        Step::ProbeAddress { parent, address, .. } => {
+            format!("ask on {parent} whether somebody has {address}")
+        }
+        Step::LockNamespace { name, .. } => format!("close the network namespace of container {name}"),
         Step::CreateContainer { container } => format!("create container {}", container.name),
         Step::StartContainer { name, .. } => format!("start container {name}"),
         Step::UnpauseContainer { name, .. } => format!("unpause container {name}"),

@@ -116,6 +116,10 @@ fn key(draft: &Draft) -> Key<'_> {
         Step::CreateContainer { container } => (6, container.name.as_str(), ""),
         Step::UnpauseContainer { name, id } => (7, name.as_str(), id.as_str()),
         Step::StartContainer { name, .. } => (8, name.as_str(), ""),
+        Step::ProbeAddress { name, network, .. } => (4, name.as_str(), network.as_str()),
+        Step::RemoveHostLink { name, .. } => (2, name.as_str(), ""),
+        Step::CreateHostLink { link } => (4, link.name.as_str(), ""),
+        Step::LockNamespace { name, .. } => (9, name.as_str(), ""),
     };
     (u8::from(rank > 1), draft.stack.as_ref(), rank, name, id)
 }

@@ -1,14 +1,19 @@
 //! Compares what is desired with what is observed, object by object. No order yet.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use decnet_wire::ids::StackName;
-use decnet_wire::observed::{ContainerState, Observed, ObservedContainer, ObservedNetwork};
+use decnet_wire::observed::{
+    ContainerState, Interface, KernelFeature, Observed, ObservedContainer, ObservedNetwork,
+};
 
-use crate::desired::{Desired, DesiredService, DesiredStack, endpoints};
+use super::preflight;
+use crate::compose::Egress;
+use crate::desired::{Desired, DesiredService, DesiredStack, HOST_LINK, endpoints, is_ours};
 use crate::labels;
 use crate::policy::{self, Policy};
-use crate::step::NetworkSpec;
+use crate::step::{HostLink, NetworkSpec};
 
 /// What is to become of everything.
 #[derive(Debug)]
@@ -23,6 +28,10 @@ pub(super) struct Survey<'a> {
     pub(super) leaving: Vec<&'a ObservedNetwork>,
     /// Networks to make.
     pub(super) coming: Vec<&'a NetworkSpec>,
+    /// Links of the host itself that go, with what is written on them.
+    pub(super) host_links_leaving: Vec<(&'a Interface, &'a str)>,
+    /// Links of the host itself to make.
+    pub(super) host_links_coming: Vec<HostLink>,
     pub(super) blocked_networks: BTreeMap<&'a str, Block>,
     pub(super) blocked_stacks: BTreeMap<&'a StackName, String>,
 }
@@ -76,6 +85,8 @@ impl<'a> Survey<'a> {
             orphans: BTreeMap::new(),
             leaving: Vec::new(),
             coming: Vec::new(),
+            host_links_leaving: Vec::new(),
+            host_links_coming: Vec::new(),
             blocked_networks: BTreeMap::new(),
             blocked_stacks: BTreeMap::new(),
         };
@@ -84,6 +95,7 @@ impl<'a> Survey<'a> {
             survey.block_violations(policy);
         }
         survey.compare_networks();
+        survey.compare_host_links();
         survey.compare_containers();
         survey
     }
@@ -102,18 +114,25 @@ impl<'a> Survey<'a> {
 
     fn block_networks(&mut self) {
         for (name, network) in self.desired.networks() {
-            let Some(parent) = &network.parent else { continue };
-            let found = self
-                .observed
-                .interfaces
-                .iter()
-                .find(|interface| interface.name == *parent);
-            let reason = match found {
-                Some(interface) if interface.up => continue,
-                Some(_) => format!("network {name}: its parent interface {parent} is down"),
-                None => format!("network {name}: this host has no interface {parent}, its parent"),
-            };
-            self.block_network(name, reason);
+            if let Some(reason) = preflight::obstacle(name, network, self.desired, self.observed) {
+                self.block_network(name, reason);
+            }
+        }
+        for (stack, desired) in self.desired.stacks() {
+            let mut endpoints = desired
+                .services
+                .values()
+                .flat_map(|service| endpoints(&service.spec));
+            let reason = endpoints.find_map(|endpoint| {
+                let network = self.desired.networks().get(&endpoint.network)?;
+                preflight::address_obstacle(endpoint.address?, network, self.observed)
+            });
+            let closed = desired.services.values().any(|service| service.egress.is_some());
+            let unclosable = closed && self.observed.lacks.contains(&KernelFeature::Nftables);
+            let reason = reason.or_else(|| unclosable.then(|| preflight::NO_NFTABLES.to_owned()));
+            if let Some(reason) = reason {
+                self.blocked_stacks.entry(stack).or_insert(reason);
+            }
         }
     }
 
@@ -201,6 +220,32 @@ impl<'a> Survey<'a> {
                 self.coming.push(network);
             }
         }
+    }
+
+    fn compare_host_links(&mut self) {
+        let mut wanted = self.desired.host_links();
+        wanted.retain(|_, link| !self.blocked_networks.contains_key(link.network.as_str()));
+        for found in &self.observed.interfaces {
+            let Some(alias) = found.alias.as_deref() else {
+                continue;
+            };
+            if !found.name.as_str().starts_with(HOST_LINK) || !is_ours(alias, self.desired.host()) {
+                continue;
+            }
+            match wanted.get(&found.name) {
+                Some(link) => {
+                    let has_address = found.addresses.iter().any(|net| net.addr() == link.address);
+                    let same_kind = found.kind.as_deref() == Some(link.driver.as_str());
+                    if found.up && alias == link.alias && has_address {
+                        wanted.remove(&found.name);
+                    } else if !same_kind {
+                        self.host_links_leaving.push((found, alias));
+                    }
+                }
+                None => self.host_links_leaving.push((found, alias)),
+            }
+        }
+        self.host_links_coming = wanted.into_values().collect();
     }
 
     fn container_names(&self) -> BTreeMap<&'a str, &'a StackName> {
@@ -301,6 +346,30 @@ impl<'a> Survey<'a> {
             Some(Fate::Keep(owner) | Fate::Unpause(owner)) => container.joined.as_ref() != Some(&owner.id),
         };
         lost.then_some(Cause::Namespace)
+    }
+
+    /// What the namespace of a container has to be closed with, when it is not yet, or is about to be a new one.
+    pub(super) fn to_close(&self, service: &'a DesiredService, fate: Fate<'a>) -> Option<&'a Egress> {
+        let egress = service.egress.as_ref()?;
+        let closed = match fate {
+            Fate::Keep(container) | Fate::Unpause(container) => {
+                container.lock.as_ref() == Some(&egress.rules())
+            }
+            Fate::Start(_) | Fate::Create | Fate::Replace(..) => false,
+        };
+        (!closed).then_some(egress)
+    }
+
+    /// Whether a container of ours has had this address since it was first started, so that nobody else can have it
+    /// without our knowing.
+    pub(super) fn holds(&self, network: &str, address: Ipv4Addr) -> bool {
+        self.observed.containers.iter().any(|container| {
+            container.state != ContainerState::Created
+                && container
+                    .attachments
+                    .iter()
+                    .any(|attachment| attachment.network == network && attachment.address == Some(address))
+        })
     }
 
     /// An id, an address or a MAC that the engine does not tell, as of a container that does not run, is no difference.
