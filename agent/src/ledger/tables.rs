@@ -320,6 +320,11 @@ impl Tx {
         collect(table, &self.open(table)?, str::to_owned)
     }
 
+    pub(super) fn numbered<T: Record>(&self, table: &Table<u64, T>) -> Result<Vec<T>, LedgerError> {
+        let all = collect(table, &self.open(table)?, |key| key)?;
+        Ok(all.into_iter().map(|(_, record)| record).collect())
+    }
+
     pub(super) fn get_numbered<T: Record>(
         &self,
         table: &Table<u64, T>,
