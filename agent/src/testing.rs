@@ -152,6 +152,7 @@ pub(crate) fn network() -> Network {
         parent: Some("eth0".parse().unwrap()),
         subnet: "10.9.0.0/24".parse().unwrap(),
         gateway: None,
+        mode: None,
     }
 }
 

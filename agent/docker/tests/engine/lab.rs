@@ -89,6 +89,7 @@ impl Lab {
             parent: None,
             subnet,
             gateway: None,
+            mode: None,
         }
     }
 
@@ -106,6 +107,7 @@ impl Lab {
             parent: Some(link.parse().unwrap()),
             subnet: subnet(),
             gateway: None,
+            mode: None,
         }
     }
 

@@ -15,6 +15,7 @@ fn networks() -> Vec<Network> {
         parent: Some("eth0".parse().unwrap()),
         subnet: subnet.parse().unwrap(),
         gateway: None,
+        mode: None,
     };
     vec![
         network("decnet-lan", NetworkDriver::Macvlan, "10.9.0.0/24"),
