@@ -10,7 +10,7 @@ use decnet_wire::bundle::NetworkDriver;
 use decnet_wire::ids::HostId;
 use decnet_wire::observed::{
     Attachment, ContainerState, ForeignNetwork, KernelFeature, Observed, ObservedContainer, ObservedImage,
-    ObservedNetwork,
+    ObservedNetwork, ObservedVolume,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -32,12 +32,18 @@ impl Engine {
     /// # Errors
     /// The engine does not answer, or the interfaces cannot be listed.
     pub async fn observe(&self, host: HostId) -> Result<Observed, EngineError> {
-        let (images, (networks, foreign_networks), containers, lacks) =
-            tokio::try_join!(self.images(), self.networks(host), self.containers(host), lacks())?;
+        let (images, (networks, foreign_networks), containers, volumes, lacks) = tokio::try_join!(
+            self.images(),
+            self.networks(host),
+            self.containers(host),
+            self.volumes(host),
+            lacks()
+        )?;
         Ok(Observed {
             images,
             networks,
             containers,
+            volumes,
             interfaces: interfaces::list()?,
             foreign_networks,
             lacks,
@@ -59,6 +65,36 @@ impl Engine {
             Some((name_of(container).to_owned(), counters))
         };
         Ok(inspected.iter().filter_map(counters).collect())
+    }
+
+    /// Volumes with a name that somebody chose; the engine names the others with 64 hexadecimal digits.
+    async fn volumes(&self, host: HostId) -> Result<Vec<ObservedVolume>, EngineError> {
+        let what = || "list volumes".to_owned();
+        let list = self
+            .call(
+                LOOK,
+                what,
+                self.docker.list_volumes(None::<ListVolumesOptions>),
+            )
+            .await?;
+        let anonymous = |name: &str| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
+        let host = host.to_string();
+        let mut volumes: Vec<_> = list
+            .volumes
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|volume| !anonymous(&volume.name))
+            .map(|mut volume| {
+                let ours = volume.labels.get(labels::HOST) == Some(&host);
+                let hash = volume.labels.remove(labels::HASH).filter(|_| ours);
+                ObservedVolume {
+                    name: volume.name,
+                    hash,
+                }
+            })
+            .collect();
+        volumes.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(volumes)
     }
 
     async fn images(&self) -> Result<Vec<ObservedImage>, EngineError> {
@@ -266,6 +302,8 @@ fn to_observed(
         state: to_state(container),
         restarts: restarts(container),
         joined: joined.map(str::to_owned),
+        refers: refers(container),
+        spec: label(container, labels::SPEC).map(str::to_owned),
         lock: None,
         warnings: Vec::new(),
         expose: expose
@@ -275,6 +313,24 @@ fn to_observed(
             .collect(),
         attachments,
     })
+}
+
+/// The engine keeps ids, whatever the container was created with.
+fn refers(container: &ContainerInspectResponse) -> Vec<String> {
+    let Some(config) = container.host_config.as_ref() else {
+        return Vec::new();
+    };
+    let modes = [config.pid_mode.as_deref(), config.ipc_mode.as_deref()];
+    let shared = modes
+        .into_iter()
+        .flatten()
+        .filter_map(|mode| mode.strip_prefix("container:"));
+    let volumes = config.volumes_from.iter().flatten();
+    let volumes = volumes.map(|from| from.split(':').next().unwrap_or_default());
+    let mut all: Vec<String> = shared.chain(volumes).map(str::to_owned).collect();
+    all.sort();
+    all.dedup();
+    all
 }
 
 pub(crate) fn restarts(container: &ContainerInspectResponse) -> u32 {
