@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, EndpointSettings};
-use bollard::query_parameters::{ListContainersOptions, ListImagesOptions};
+use bollard::query_parameters::{ListContainersOptions, ListImagesOptions, ListVolumesOptions};
 use decnet_plan::labels;
 use decnet_wire::bundle::NetworkDriver;
 use decnet_wire::ids::HostId;
@@ -71,11 +71,7 @@ impl Engine {
     async fn volumes(&self, host: HostId) -> Result<Vec<ObservedVolume>, EngineError> {
         let what = || "list volumes".to_owned();
         let list = self
-            .call(
-                LOOK,
-                what,
-                self.docker.list_volumes(None::<ListVolumesOptions>),
-            )
+            .call(LOOK, what, self.docker.list_volumes(None::<ListVolumesOptions>))
             .await?;
         let anonymous = |name: &str| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
         let host = host.to_string();
