@@ -1,6 +1,7 @@
 //! An agent: opened, then run.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use decnet_pki::files::{self, FileError};
@@ -162,6 +163,7 @@ impl Agent {
         let (contact, _) = watch::channel(Contact::default());
         let (poll_wait, _) = watch::channel(POLL_WAIT);
         let wake = Arc::new(Notify::new());
+        let idle_round = Arc::new(AtomicU64::new(0));
         let host = self.identity.host;
 
         let blobs = Arc::new(Blobs::new(self.config.blobs_dir(), link()?));
@@ -174,6 +176,7 @@ impl Agent {
             docker_socket: self.config.docker_socket.clone(),
             condition: condition.subscribe(),
             contact: contact.subscribe(),
+            idle_round: Arc::clone(&idle_round),
         };
         let reporter = Reporter {
             link: link()?,
@@ -194,6 +197,7 @@ impl Agent {
             wake: Arc::clone(&wake),
             condition,
             engine_backoff: Backoff::for_the_engine(seeded_by_the_system()),
+            idle_round: Arc::clone(&idle_round),
         };
         let audience = Audience {
             fleet: self.identity.fleet,

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,7 +27,7 @@ use crate::error::error_chain;
 use crate::identity::Identity;
 use crate::ledger::Ledger;
 use crate::reconcile::Condition;
-use crate::status::{Contact, Preview, Status};
+use crate::status::{Contact, Preview, Running, Status};
 
 /// Commands that are served at once; more wait.
 const CONNECTIONS: usize = 16;
@@ -45,6 +46,7 @@ pub(crate) struct Control {
     pub(crate) docker_socket: PathBuf,
     pub(crate) condition: watch::Receiver<Condition>,
     pub(crate) contact: watch::Receiver<Contact>,
+    pub(crate) idle_round: Arc<AtomicU64>,
 }
 
 /// The control socket cannot be used.
@@ -132,7 +134,12 @@ impl Control {
         }
         match request.uri().path() {
             "/status" => {
-                let running = (self.condition.borrow().clone(), self.contact.borrow().clone());
+                let idle = self.idle_round.load(Ordering::Relaxed);
+                let running = Running::new(
+                    self.condition.borrow().clone(),
+                    self.contact.borrow().clone(),
+                    idle,
+                );
                 let status = Status::read(&self.identity, self.master.clone(), &self.ledger, Some(running));
                 json(status.map_err(|error| error_chain(&error)))
             }

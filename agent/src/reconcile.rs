@@ -17,6 +17,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use decnet_plan::planner::{StackState, plan, stack_states};
@@ -59,8 +60,20 @@ pub(crate) struct Condition {
     /// The engine's version while it answers.
     pub(crate) engine: Option<String>,
     pub(crate) observed: Option<Arc<Observed>>,
+    /// The bundle that was accepted before that was observed.
+    pub(crate) observed_under: Option<Digest>,
     /// Stacks that are not as they are aimed at, each with the reason.
     pub(crate) pending: BTreeMap<StackName, String>,
+}
+
+impl Condition {
+    /// What was seen since a bundle was accepted. What was seen before says nothing about it: a decky that this host
+    /// is told to let go of, and has not begun to make, is not gone yet.
+    pub(crate) fn observed_under(&self, accepted: Option<&Digest>) -> Option<&Arc<Observed>> {
+        self.observed
+            .as_ref()
+            .filter(|_| self.observed_under.as_ref() == accepted)
+    }
 }
 
 pub(crate) struct Reconciler<M> {
@@ -72,6 +85,8 @@ pub(crate) struct Reconciler<M> {
     pub(crate) wake: Arc<Notify>,
     pub(crate) condition: watch::Sender<Condition>,
     pub(crate) engine_backoff: Backoff,
+    /// Microseconds that the newest round took that found nothing to do; 0 before the first.
+    pub(crate) idle_round: Arc<AtomicU64>,
 }
 
 /// When the next round is due.
@@ -150,6 +165,7 @@ impl<M: Machine> Reconciler<M> {
     }
 
     async fn round(&mut self, memory: &mut Memory) -> Result<Next, LedgerError> {
+        let begun = Instant::now();
         let Some(bundle) = self.bundles.borrow_and_update().clone() else {
             self.say(|condition| condition.reason = Some("no bundle was accepted yet".to_owned()));
             return Ok(Next::After(TIMER));
@@ -202,6 +218,8 @@ impl<M: Machine> Reconciler<M> {
         self.publish(&memory.pace, &bundle, &look, observed, version);
         if plan.is_settled() && look.pending.is_empty() {
             self.engine_backoff.reset();
+            let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.idle_round.store(micros.max(1), Ordering::Relaxed);
             // Back in time to see that it stayed so.
             return Ok(Next::After(if incidents.is_empty() {
                 TIMER
@@ -503,7 +521,8 @@ impl<M: Machine> Reconciler<M> {
                 _ => Arc::new(observed),
             };
             *condition = Condition {
-                digest: Some(digest),
+                digest: Some(digest.clone()),
+                observed_under: Some(digest),
                 converged,
                 reason,
                 engine: Some(version),

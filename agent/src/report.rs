@@ -110,12 +110,12 @@ impl Reporter {
         let digest = bundle.as_ref().map(|bundle| bundle.digest());
         // The condition may still be about the bundle before.
         let current = condition.digest.as_ref() == digest;
+        let observed = condition.observed_under(digest).cloned();
         let reason = if current {
             condition.reason
         } else {
             Some("the newest bundle was not looked at yet".to_owned())
         };
-        let observed = condition.observed;
         let report = Report {
             schema: SCHEMA,
             heartbeat: Heartbeat {

@@ -43,6 +43,22 @@ pub struct Running {
     pub engine: Option<String>,
     pub pending: BTreeMap<StackName, String>,
     pub contact: Contact,
+    /// How long the newest look at the engine took that found nothing to do, planning included, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_round_us: Option<u64>,
+}
+
+impl Running {
+    pub(crate) fn new(condition: Condition, contact: Contact, idle_round_us: u64) -> Self {
+        Self {
+            converged: condition.converged,
+            reason: condition.reason,
+            engine: condition.engine,
+            pending: condition.pending,
+            contact,
+            idle_round_us: (idle_round_us > 0).then_some(idle_round_us),
+        }
+    }
 }
 
 /// How it goes with the master.
@@ -61,7 +77,7 @@ impl Status {
         identity: &Identity,
         master: String,
         ledger: &Ledger,
-        running: Option<(Condition, Contact)>,
+        running: Option<Running>,
     ) -> Result<Self, LedgerError> {
         Ok(Self {
             schema: 1,
@@ -74,13 +90,7 @@ impl Status {
             accepted: ledger.accepted()?,
             operations: ledger.operations()?,
             waiting_events: ledger.outbox(1, 1)?.waiting,
-            running: running.map(|(condition, contact)| Running {
-                converged: condition.converged,
-                reason: condition.reason,
-                engine: condition.engine,
-                pending: condition.pending,
-                contact,
-            }),
+            running,
         })
     }
 

@@ -1,5 +1,3 @@
-use std::sync::atomic::Ordering;
-
 use decnet_docker::EngineError;
 use decnet_plan::step::Step;
 use decnet_wire::bundle::{Bundle, OperationKind, Stack};
@@ -61,6 +59,7 @@ impl Lab {
             wake: Arc::clone(&wake),
             condition,
             engine_backoff: Backoff::for_the_engine(SmallRng::seed_from_u64(1)),
+            idle_round: Arc::default(),
         };
         let task = tokio::spawn(reconciler.run());
         Loop {
@@ -307,6 +306,44 @@ async fn a_teardown_succeeds_when_nothing_is_left() {
     assert_eq!(running.told().last().unwrap(), "web teardown succeeded");
     assert!(lab.machine.engine.lock().unwrap().containers.is_empty());
     assert!(running.ledger.last_good().unwrap().is_empty());
+    running.kill().await;
+}
+
+/// A decky that was moved within a second of its deploy was let go of by an observation that was older than the
+/// bundle: the host had not begun to make it, so it was not there.
+#[tokio::test(start_paused = true)]
+async fn what_was_seen_before_a_bundle_was_accepted_is_not_told_as_seen_under_it() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    let first = lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy)]);
+    running.admit(&lab, &first).await;
+    running.converged().await;
+    let accepted = |running: &Loop| running.ledger.accepted().unwrap().map(|accepted| accepted.digest);
+    let before = accepted(&running);
+    assert!(
+        running
+            .condition
+            .borrow()
+            .observed_under(before.as_ref())
+            .is_some()
+    );
+
+    lab.machine.away.store(true, Ordering::SeqCst);
+    let second = lab.bundle(2, vec![web(&["http"], 2, OperationKind::Mutate)]);
+    running.admit(&lab, &second).await;
+    let now = accepted(&running);
+    running
+        .condition
+        .wait_for(|condition| condition.digest == now)
+        .await
+        .unwrap();
+    assert!(running.condition.borrow().observed.is_some(), "it is still known");
+    assert!(running.condition.borrow().observed_under(now.as_ref()).is_none());
+
+    lab.machine.away.store(false, Ordering::SeqCst);
+    running.wake.notify_one();
+    running.converged().await;
+    assert!(running.condition.borrow().observed_under(now.as_ref()).is_some());
     running.kill().await;
 }
 

@@ -16,7 +16,8 @@ pub const SCHEMA: u32 = 1;
 pub struct Report {
     pub schema: u32,
     pub heartbeat: Heartbeat,
-    /// Present when it changed since the last acknowledged report, or when the master asked for a resync.
+    /// Present when it changed since the last acknowledged report, or when the master asked for a resync. Always
+    /// seen after the heartbeat's generation was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<Observed>,
     /// In ascending sequence, each resent until acknowledged.
