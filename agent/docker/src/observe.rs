@@ -1,15 +1,20 @@
 //! What the engine has.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `seen` | one container, made of what the engine says of it |
+//! | `observer` | remembers, and asks only about what may have changed |
+//! | `namespace` | whether a container is in the network namespace that it is to share |
+//! | `process` | whether a container's process is still the one that was seen |
+//! | `interfaces` | the host's network interfaces |
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
 
-use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, EndpointSettings};
+use bollard::models::{ContainerInspectResponse, ContainerSummary};
 use bollard::query_parameters::{ListContainersOptions, ListImagesOptions, ListNetworksOptions};
 use decnet_plan::labels;
 use decnet_wire::ids::HostId;
-use decnet_wire::observed::{
-    Attachment, ContainerState, Observed, ObservedContainer, ObservedImage, ObservedNetwork,
-};
+use decnet_wire::observed::{Observed, ObservedContainer, ObservedImage, ObservedNetwork};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::engine::{CALLS, LOOK};
@@ -18,6 +23,13 @@ use crate::{Engine, EngineError};
 
 mod interfaces;
 mod namespace;
+mod observer;
+mod process;
+mod seen;
+
+pub use observer::Observer;
+pub(crate) use seen::{label, name_of, restarts, to_state};
+use seen::{Seen, to_containers};
 
 impl Engine {
     /// Every object that carries this host's label, all images, and the host's interfaces; sorted by name. An object
@@ -27,7 +39,24 @@ impl Engine {
     /// The engine does not answer, or the interfaces cannot be listed.
     pub async fn observe(&self, host: HostId) -> Result<Observed, EngineError> {
         let (images, networks, containers) =
-            tokio::try_join!(self.images(), self.networks(host), self.containers(host))?;
+            tokio::try_join!(self.images(), self.networks(host), self.containers(host, How::Inspect))?;
+        Ok(Observed {
+            images,
+            networks,
+            containers,
+            interfaces: interfaces::list()?,
+        })
+    }
+
+    /// The same, quicker, for whoever looks once and remembers nothing: a container that runs, in a network namespace
+    /// that can be seen from here, is taken as the list has it. The list does not tell how often the engine has
+    /// restarted a container, so that [`ObservedContainer::restarts`] is 0 for these.
+    ///
+    /// # Errors
+    /// As of [`Self::observe`].
+    pub async fn glance(&self, host: HostId) -> Result<Observed, EngineError> {
+        let (images, networks, containers) =
+            tokio::try_join!(self.images(), self.networks(host), self.containers(host, How::List))?;
         Ok(Observed {
             images,
             networks,
@@ -60,6 +89,7 @@ impl Engine {
             })
             .collect();
         images.sort_by(|a, b| a.id.cmp(&b.id));
+        self.known.images_are(&images);
         Ok(images)
     }
 
@@ -93,42 +123,60 @@ impl Engine {
         Ok(networks)
     }
 
-    async fn containers(&self, host: HostId) -> Result<Vec<ObservedContainer>, EngineError> {
+    async fn list(&self, host: HostId) -> Result<Vec<ContainerSummary>, EngineError> {
         let options = ListContainersOptions {
             all: true,
             filters: Some(of_host(host)),
             ..Default::default()
         };
-        let list = self
-            .call(
-                LOOK,
-                || "list containers".to_owned(),
-                self.docker.list_containers(Some(options)),
-            )
-            .await?;
-        let ids = list.into_iter().filter_map(|container| container.id);
-        let inspected: Vec<_> = stream::iter(ids)
+        self.call(
+            LOOK,
+            || "list containers".to_owned(),
+            self.docker.list_containers(Some(options)),
+        )
+        .await
+    }
+
+    async fn containers(&self, host: HostId, how: How) -> Result<Vec<ObservedContainer>, EngineError> {
+        let list = self.list(host).await?;
+        let (mut all, mut ids) = (HashMap::new(), Vec::new());
+        for container in list {
+            let Some(id) = container.id.clone() else { continue };
+            match (how, Seen::of_running(&container)) {
+                (How::List, Some(seen)) => {
+                    all.insert(id, seen);
+                }
+                _ => ids.push(id),
+            }
+        }
+        all.extend(self.inspect_all(ids).await?);
+        let containers = to_containers(&all);
+        self.remember(host, &containers);
+        Ok(containers)
+    }
+
+    /// Without those that have gone since they were listed. Nothing of an answer is kept but what is observed: a
+    /// thousand whole answers are tens of megabytes.
+    async fn inspect_all(&self, ids: Vec<String>) -> Result<HashMap<String, Seen>, EngineError> {
+        stream::iter(ids)
             .map(|id| async move {
                 match self.inspect(&id).await {
-                    // Removed since it was listed.
+                    Ok(container) => Ok(Some((id, Seen::of(&container)))),
                     Err(error) if is_absent(&error) => Ok(None),
-                    other => other.map(Some),
+                    Err(error) => Err(error),
                 }
             })
             .buffer_unordered(CALLS)
             .try_filter_map(|found| async move { Ok(found) })
             .try_collect()
-            .await?;
-        let by_id: HashMap<_, _> = inspected
+            .await
+    }
+
+    fn remember(&self, host: HostId, containers: &[ObservedContainer]) {
+        let pairs = containers
             .iter()
-            .filter_map(|container| Some((container.id.as_deref()?, container)))
-            .collect();
-        let mut containers: Vec<_> = inspected
-            .iter()
-            .filter_map(|container| to_observed(container, &by_id))
-            .collect();
-        containers.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(containers)
+            .map(|container| (container.name.as_str(), container.id.as_str()));
+        self.known.containers_are(&host.to_string(), pairs);
     }
 
     pub(crate) async fn inspect(&self, container: &str) -> Result<ContainerInspectResponse, EngineError> {
@@ -138,118 +186,14 @@ impl Engine {
     }
 }
 
+#[derive(Debug, Clone, Copy)]
+enum How {
+    /// Every container is inspected.
+    Inspect,
+    /// Those that run are taken as the list has them, where that is enough.
+    List,
+}
+
 fn of_host(host: HostId) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), vec![format!("{}={host}", labels::HOST)])])
-}
-
-/// The container's name without the engine's leading slash.
-pub(crate) fn name_of(container: &ContainerInspectResponse) -> &str {
-    container
-        .name
-        .as_deref()
-        .unwrap_or_default()
-        .trim_start_matches('/')
-}
-
-pub(crate) fn label<'a>(container: &'a ContainerInspectResponse, name: &str) -> Option<&'a str> {
-    container
-        .config
-        .as_ref()?
-        .labels
-        .as_ref()?
-        .get(name)
-        .map(String::as_str)
-}
-
-fn to_observed(
-    container: &ContainerInspectResponse,
-    all: &HashMap<&str, &ContainerInspectResponse>,
-) -> Option<ObservedContainer> {
-    let name = name_of(container).to_owned();
-    let Some(stack) = label(container, labels::STACK).and_then(|stack| stack.parse().ok()) else {
-        tracing::warn!(
-            container = name,
-            "carries this host's label and no valid stack label: left alone"
-        );
-        return None;
-    };
-    let mode = container
-        .host_config
-        .as_ref()
-        .and_then(|config| config.network_mode.as_deref());
-    let owner = mode.and_then(|mode| mode.strip_prefix("container:"));
-    let joined = owner.filter(|owner| match all.get(owner) {
-        Some(owner) => namespace::is_current(container, owner),
-        None => true,
-    });
-    let settings = container.network_settings.as_ref();
-    let mut attachments: Vec<_> = settings
-        .and_then(|settings| settings.networks.as_ref())
-        .into_iter()
-        .flatten()
-        .filter(|(network, _)| *network != "none")
-        .map(|(network, endpoint)| to_attachment(network, endpoint))
-        .collect();
-    attachments.sort_by(|a, b| a.network.cmp(&b.network));
-    let expose = label(container, labels::EXPOSE).unwrap_or_default();
-    Some(ObservedContainer {
-        id: container.id.clone()?,
-        name,
-        stack,
-        service: label(container, labels::SERVICE).unwrap_or_default().to_owned(),
-        hash: label(container, labels::HASH).unwrap_or_default().to_owned(),
-        image: container.image.clone().unwrap_or_default(),
-        state: to_state(container),
-        restarts: restarts(container),
-        joined: joined.map(str::to_owned),
-        expose: expose
-            .split(',')
-            .filter(|port| !port.is_empty())
-            .map(str::to_owned)
-            .collect(),
-        attachments,
-    })
-}
-
-pub(crate) fn restarts(container: &ContainerInspectResponse) -> u32 {
-    container
-        .restart_count
-        .and_then(|count| u32::try_from(count).ok())
-        .unwrap_or_default()
-}
-
-pub(crate) fn to_state(container: &ContainerInspectResponse) -> ContainerState {
-    use ContainerStateStatusEnum as Status;
-    let state = container.state.as_ref();
-    let code = state.and_then(|state| state.exit_code).unwrap_or_default();
-    match state.and_then(|state| state.status) {
-        Some(Status::CREATED | Status::EMPTY) | None => ContainerState::Created,
-        // One that is being stopped still runs; the next look sees it exited.
-        Some(Status::RUNNING | Status::STOPPING) => ContainerState::Running,
-        Some(Status::PAUSED) => ContainerState::Paused,
-        Some(Status::RESTARTING) => ContainerState::Restarting { code },
-        Some(Status::REMOVING) => ContainerState::Removing,
-        Some(Status::EXITED) => ContainerState::Exited { code },
-        Some(Status::DEAD) => ContainerState::Dead,
-    }
-}
-
-/// The engine tells the address in use while the container runs, and the one asked for always.
-fn to_attachment(network: &str, endpoint: &EndpointSettings) -> Attachment {
-    let asked = endpoint
-        .ipam_config
-        .as_ref()
-        .and_then(|config| config.ipv4_address.as_ref());
-    let address = [endpoint.ip_address.as_ref(), asked]
-        .into_iter()
-        .flatten()
-        .find_map(|address| address.parse::<Ipv4Addr>().ok());
-    let network_id = endpoint.network_id.clone().filter(|id| !id.is_empty());
-    let mac = endpoint.mac_address.as_deref().and_then(|mac| mac.parse().ok());
-    Attachment {
-        network: network.to_owned(),
-        network_id,
-        address,
-        mac,
-    }
 }
