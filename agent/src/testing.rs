@@ -152,6 +152,7 @@ pub(crate) fn network() -> Network {
         parent: Some("eth0".parse().unwrap()),
         subnet: "10.9.0.0/24".parse().unwrap(),
         gateway: None,
+        mode: None,
     }
 }
 
@@ -220,11 +221,7 @@ pub(crate) struct SimMachine {
 
 impl SimMachine {
     pub(crate) fn new(host: HostId) -> Arc<Self> {
-        let interfaces = vec![Interface {
-            name: "eth0".parse().unwrap(),
-            up: true,
-            addresses: Vec::new(),
-        }];
+        let interfaces = vec![Interface::new("eth0".parse().unwrap())];
         let mut engine = sim::Engine::default();
         engine.interfaces = interfaces;
         Arc::new(Self {

@@ -230,6 +230,7 @@ fn slot(host: &Host, seen: Option<&ObservedRecord>) -> HostSlot {
         name: host.name.clone(),
         lan: host.lan.clone(),
         ipvlan: host.ipvlan,
+        mode: host.mode,
         interface: host.interface.clone(),
         addresses: interfaces
             .iter()

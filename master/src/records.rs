@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use decnet_wire::bundle::{Operation, OperationKind};
+use decnet_wire::bundle::{NetworkMode, Operation, OperationKind};
 use decnet_wire::ids::{
     DeckyName, Digest, FleetId, HostId, HostName, InterfaceName, OperationId, ServiceSlug, Timestamp,
 };
@@ -92,6 +92,9 @@ pub struct Host {
     pub revoked: bool,
     /// ipvlan in place of macvlan.
     pub ipvlan: bool,
+    /// The driver's mode; none: its usual one.
+    #[serde(default)]
+    pub mode: Option<NetworkMode>,
     /// The parent interface on this host, where it differs from the fleet's.
     pub interface: Option<InterfaceName>,
     /// The host's own LAN, where it differs from the fleet's.

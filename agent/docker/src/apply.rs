@@ -22,10 +22,13 @@ mod build;
 mod container;
 mod files;
 mod image;
+mod lan;
 mod network;
 mod settle;
 mod volume;
 mod wait;
+
+use lan::probe_address;
 
 /// Where image archives come from.
 pub trait BlobSource: Send + Sync {
@@ -65,6 +68,13 @@ impl Engine {
                 self.call(CHANGE, || describe(step), self.docker.remove_network(id))
                     .await,
             ),
+            Step::ProbeAddress {
+                parent,
+                address,
+                name,
+                ..
+            } => probe_address(name, parent, *address).await,
+            Step::LockNamespace { name, egress, rules } => self.lock_namespace(name, egress, rules).await,
             Step::CreateVolume { volume } => self.create_volume(volume).await,
             Step::RemoveVolume { name } => self.remove_volume(name).await,
             Step::CreateContainer {

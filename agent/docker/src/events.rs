@@ -32,12 +32,12 @@ const ACTIONS: [&str; 18] = [
 ];
 
 impl Engine {
-    /// What happens to containers, networks and images. The stream ends, with or without an error, when the connection
+    /// What happens to containers, networks, volumes and images. The stream ends, with or without an error, when the connection
     /// is lost; events in between are lost as well.
     pub(crate) fn events(&self) -> impl Stream<Item = Result<EventMessage, EngineError>> + Send + use<> {
         let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect();
         let filters = HashMap::from([
-            ("type".to_owned(), list(&["container", "network", "image"])),
+            ("type".to_owned(), list(&["container", "network", "volume", "image"])),
             ("event".to_owned(), list(&ACTIONS)),
         ]);
         let options = EventsOptions {

@@ -9,6 +9,7 @@
 //! | `known` | what need not be asked again while steps are applied |
 //! | `progress` | what a pull or a build tells while it is under way |
 //! | `apply` | one step |
+//! | [`host`] | the host's own network: what its kernel has, its links |
 //! | `events` | the engine's events as a hint to look again |
 //! | `error` | [`EngineError`]: what failed, on what, in the engine's words, and whether to retry |
 
@@ -16,6 +17,7 @@ mod apply;
 mod engine;
 mod error;
 mod events;
+pub mod host;
 mod known;
 mod observe;
 mod progress;

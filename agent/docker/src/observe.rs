@@ -6,27 +6,36 @@
 //! | `observer` | remembers, and asks only about what may have changed |
 //! | `namespace` | whether a container is in the network namespace that it is to share |
 //! | `process` | whether a container's process is still the one that was seen |
+//! | `volumes` | the engine's named volumes |
 //! | `interfaces` | the host's network interfaces |
+//! | `reach` | whether a decky reaches the LAN that its host reaches |
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bollard::models::{ContainerInspectResponse, ContainerSummary};
-use bollard::query_parameters::{ListContainersOptions, ListImagesOptions, ListNetworksOptions};
+use bollard::query_parameters::{ListContainersOptions, ListImagesOptions};
 use decnet_plan::labels;
+use decnet_wire::bundle::NetworkDriver;
 use decnet_wire::ids::HostId;
-use decnet_wire::observed::{Observed, ObservedContainer, ObservedImage, ObservedNetwork};
+use decnet_wire::observed::{
+    ForeignNetwork, KernelFeature, Observed, ObservedContainer, ObservedImage, ObservedNetwork,
+};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::engine::{CALLS, LOOK};
 use crate::error::is_absent;
+use crate::host::{EgressCounters, lock};
 use crate::{Engine, EngineError};
 
 mod interfaces;
 mod namespace;
 mod observer;
 mod process;
+mod reach;
 mod seen;
+mod volumes;
 
+pub use interfaces::list as interfaces;
 pub use observer::Observer;
 pub(crate) use seen::{label, name_of, restarts, to_state};
 use seen::{Seen, to_containers};
@@ -38,31 +47,52 @@ impl Engine {
     /// # Errors
     /// The engine does not answer, or the interfaces cannot be listed.
     pub async fn observe(&self, host: HostId) -> Result<Observed, EngineError> {
-        let (images, networks, containers) =
-            tokio::try_join!(self.images(), self.networks(host), self.containers(host, How::Inspect))?;
-        Ok(Observed {
-            images,
-            networks,
-            containers,
-            interfaces: interfaces::list()?,
-        })
+        self.look(host, How::Inspect).await
     }
 
-    /// The same, quicker, for whoever looks once and remembers nothing: a container that runs, in a network namespace
-    /// that can be seen from here, is taken as the list has it. The list does not tell how often the engine has
+    /// The same, quicker, for whoever looks once and remembers nothing: a container of a project that stands alone
+    /// which runs, in a network namespace that can be seen from here, is taken as the list has it. The list does not tell how often the engine has
     /// restarted a container, so that [`ObservedContainer::restarts`] is 0 for these.
     ///
     /// # Errors
     /// As of [`Self::observe`].
     pub async fn glance(&self, host: HostId) -> Result<Observed, EngineError> {
-        let (images, networks, containers) =
-            tokio::try_join!(self.images(), self.networks(host), self.containers(host, How::List))?;
+        self.look(host, How::List).await
+    }
+
+    async fn look(&self, host: HostId, how: How) -> Result<Observed, EngineError> {
+        let (images, (networks, foreign_networks), containers, volumes, lacks) = tokio::try_join!(
+            self.images(),
+            self.networks(host),
+            self.containers(host, how),
+            self.volumes(host),
+            lacks()
+        )?;
         Ok(Observed {
             images,
             networks,
             containers,
+            volumes,
             interfaces: interfaces::list()?,
+            foreign_networks,
+            lacks,
         })
+    }
+
+    /// What the closed namespaces of this host's running containers have counted, by the container's name.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn egress(&self, host: HostId) -> Result<BTreeMap<String, EgressCounters>, EngineError> {
+        let listed = self.list(host).await?.into_iter().filter_map(|container| container.id);
+        let seen = self.inspect_all(listed.collect()).await?;
+        let owners = seen::owners(&seen);
+        let read = move || namespace::in_each_of(&owners, lock::counters);
+        let read = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        let counters = |(id, counters): (String, Result<Option<EgressCounters>, _>)| {
+            Some((seen.get(&id)?.name()?.to_owned(), counters.ok()??))
+        };
+        Ok(read.into_iter().filter_map(counters).collect())
     }
 
     async fn images(&self) -> Result<Vec<ObservedImage>, EngineError> {
@@ -93,34 +123,32 @@ impl Engine {
         Ok(images)
     }
 
-    async fn networks(&self, host: HostId) -> Result<Vec<ObservedNetwork>, EngineError> {
-        let options = ListNetworksOptions {
-            filters: Some(of_host(host)),
-        };
+    /// This host's networks, and those of others that sit on an interface.
+    async fn networks(
+        &self,
+        host: HostId,
+    ) -> Result<(Vec<ObservedNetwork>, Vec<ForeignNetwork>), EngineError> {
         let list = self
             .call(
                 LOOK,
                 || "list networks".to_owned(),
-                self.docker.list_networks(Some(options)),
+                self.docker.list_networks(None),
             )
             .await?;
-        let mut networks: Vec<_> = list
-            .into_iter()
-            .filter_map(|network| {
-                let hash = network
-                    .labels
-                    .unwrap_or_default()
-                    .remove(labels::HASH)
-                    .unwrap_or_default();
-                Some(ObservedNetwork {
-                    id: network.id?,
-                    name: network.name?,
-                    hash,
-                })
-            })
-            .collect();
+        let host = host.to_string();
+        let (mut networks, mut foreign) = (Vec::new(), Vec::new());
+        for network in list {
+            let mut found = network.labels.clone().unwrap_or_default();
+            if found.get(labels::HOST) != Some(&host) {
+                foreign.extend(to_foreign(&network));
+            } else if let (Some(id), Some(name)) = (network.id, network.name) {
+                let hash = found.remove(labels::HASH).unwrap_or_default();
+                networks.push(ObservedNetwork { id, name, hash });
+            }
+        }
         networks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-        Ok(networks)
+        foreign.sort();
+        Ok((networks, foreign))
     }
 
     async fn list(&self, host: HostId) -> Result<Vec<ContainerSummary>, EngineError> {
@@ -150,6 +178,7 @@ impl Engine {
             }
         }
         all.extend(self.inspect_all(ids).await?);
+        read_locks(&mut all).await;
         let containers = to_containers(&all);
         self.remember(host, &containers);
         Ok(containers)
@@ -184,6 +213,42 @@ impl Engine {
         self.call(LOOK, what, self.docker.inspect_container(container, None))
             .await
     }
+}
+
+/// A network that has a part in an interface; None for one that has not.
+fn to_foreign(network: &bollard::models::Network) -> Option<ForeignNetwork> {
+    let driver = match network.driver.as_deref()? {
+        "macvlan" => NetworkDriver::Macvlan,
+        "ipvlan" => NetworkDriver::Ipvlan,
+        _ => return None,
+    };
+    let parent = network.options.as_ref()?.get("parent")?.parse().ok()?;
+    Some(ForeignNetwork {
+        name: network.name.clone()?,
+        driver,
+        parent,
+    })
+}
+
+/// Fills in what the namespaces of running containers are closed with.
+async fn read_locks(all: &mut HashMap<String, Seen>) {
+    let owners = seen::owners(all);
+    if owners.is_empty() {
+        return;
+    }
+    let read = move || namespace::in_each_of(&owners, lock::rules);
+    let read = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+    for (id, rules) in read {
+        if let Some(seen) = all.get_mut(&id) {
+            seen.closed_with(rules.ok().flatten());
+        }
+    }
+}
+
+/// Trying takes a thread of its own, and some milliseconds when it is not known yet.
+async fn lacks() -> Result<Vec<KernelFeature>, EngineError> {
+    let tried = tokio::task::spawn_blocking(crate::host::lacks).await;
+    Ok(tried.unwrap_or_default())
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -6,7 +6,8 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{
-    DeckyName, Digest, FleetId, HostId, InterfaceName, NetworkName, OperationId, StackName, Timestamp,
+    DeckyName, Digest, FleetId, HostId, InterfaceName, NetworkName, OperationId, ParseError, StackName,
+    Timestamp,
 };
 
 /// The DSSE payload type of a bundle.
@@ -41,28 +42,94 @@ pub struct Bundle {
     pub blobs: Vec<Blob>,
 }
 
-/// A network that stacks of this bundle join as `external`.
+/// A network that stacks of this bundle join as `external`. Its mode is one of its driver's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "NetworkFields")]
 pub struct Network {
     /// The name on the engine.
     pub name: NetworkName,
     pub driver: NetworkDriver,
-    /// The host interface that a macvlan or ipvlan network sits on; none for a bridge.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The host interface that a macvlan or ipvlan network sits on; none for a bridge. `eth0.30` is VLAN 30 of
+    /// `eth0` (IEEE 802.1Q), which the engine makes where it is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<InterfaceName>,
     pub subnet: Ipv4Net,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Ipv4Addr>,
+    /// None: the driver's usual one, [`NetworkMode::usual`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<NetworkMode>,
+}
+
+/// A [`Network`] as JSON has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetworkFields {
+    name: NetworkName,
+    driver: NetworkDriver,
+    #[serde(default)]
+    parent: Option<InterfaceName>,
+    subnet: Ipv4Net,
+    #[serde(default)]
+    gateway: Option<Ipv4Addr>,
+    #[serde(default)]
+    mode: Option<NetworkMode>,
+}
+
+/// A mode of another driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{} is no mode of {}", .mode.as_str(), .driver.as_str())]
+pub struct WrongMode {
+    pub mode: NetworkMode,
+    pub driver: NetworkDriver,
+}
+
+impl TryFrom<NetworkFields> for Network {
+    type Error = WrongMode;
+    fn try_from(fields: NetworkFields) -> Result<Self, WrongMode> {
+        let NetworkFields {
+            name,
+            driver,
+            parent,
+            subnet,
+            gateway,
+            mode,
+        } = fields;
+        if let Some(mode) = mode.filter(|mode| mode.driver() != driver) {
+            return Err(WrongMode { mode, driver });
+        }
+        Ok(Self {
+            name,
+            driver,
+            parent,
+            subnet,
+            gateway,
+            mode,
+        })
+    }
+}
+
+impl Network {
+    /// The mode as the engine takes it: the key and the value of the driver's option. None for a bridge.
+    #[must_use]
+    pub fn mode_option(&self) -> Option<(&'static str, &'static str)> {
+        let mode = self.mode.or_else(|| NetworkMode::usual(self.driver))?;
+        let key = match mode.driver() {
+            NetworkDriver::Macvlan => "macvlan_mode",
+            NetworkDriver::Ipvlan => "ipvlan_mode",
+            NetworkDriver::Bridge => return None,
+        };
+        Some((key, mode.as_str()))
+    }
 }
 
 /// The engine's network drivers that a bundle may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkDriver {
-    /// `macvlan` in bridge mode: every decky has a MAC of its own.
+    /// Every decky has a MAC of its own.
     Macvlan,
-    /// `ipvlan` in l2 mode: every decky shares the parent's MAC.
+    /// Every decky shares the parent's MAC.
     Ipvlan,
     /// A Linux bridge on the host.
     Bridge,
@@ -77,6 +144,84 @@ impl NetworkDriver {
             Self::Ipvlan => "ipvlan",
             Self::Bridge => "bridge",
         }
+    }
+}
+
+/// How a macvlan or ipvlan network passes frames on (ip-link(8), "MACVLAN and MACVTAP Type Support" and "IPVLAN and
+/// IPVTAP Type Support").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkMode {
+    /// macvlan: the deckies of a host reach each other directly.
+    Bridge,
+    /// macvlan: they do not reach each other at all.
+    Private,
+    /// macvlan: what they send each other goes through the switch, which has to send it back (IEEE 802.1Qbg).
+    Vepa,
+    /// macvlan: one decky has the whole interface.
+    Passthru,
+    /// ipvlan: like a switch, with broadcasts.
+    L2,
+    /// ipvlan: like a router, without broadcasts; the LAN needs a route to the subnet.
+    L3,
+    /// ipvlan: like l3, and the host's own firewall sees the traffic.
+    L3s,
+}
+
+impl NetworkMode {
+    /// The mode that a driver has where nothing is said; none for a bridge.
+    #[must_use]
+    pub const fn usual(driver: NetworkDriver) -> Option<Self> {
+        match driver {
+            NetworkDriver::Macvlan => Some(Self::Bridge),
+            NetworkDriver::Ipvlan => Some(Self::L2),
+            NetworkDriver::Bridge => None,
+        }
+    }
+
+    /// Whose mode it is.
+    #[must_use]
+    pub const fn driver(self) -> NetworkDriver {
+        match self {
+            Self::Bridge | Self::Private | Self::Vepa | Self::Passthru => NetworkDriver::Macvlan,
+            Self::L2 | Self::L3 | Self::L3s => NetworkDriver::Ipvlan,
+        }
+    }
+
+    /// The name in the driver's options.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Private => "private",
+            Self::Vepa => "vepa",
+            Self::Passthru => "passthru",
+            Self::L2 => "l2",
+            Self::L3 => "l3",
+            Self::L3s => "l3s",
+        }
+    }
+}
+
+impl std::str::FromStr for NetworkMode {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let all = [
+            Self::Bridge,
+            Self::Private,
+            Self::Vepa,
+            Self::Passthru,
+            Self::L2,
+            Self::L3,
+            Self::L3s,
+        ];
+        all.into_iter().find(|mode| mode.as_str() == text).ok_or_else(|| {
+            ParseError::new(
+                "network mode",
+                text,
+                "bridge, private, vepa, passthru (macvlan), l2, l3 or l3s (ipvlan)",
+            )
+        })
     }
 }
 

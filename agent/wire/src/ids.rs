@@ -18,7 +18,7 @@ pub struct ParseError {
 }
 
 impl ParseError {
-    fn new(what: &'static str, text: &str, rule: &'static str) -> Self {
+    pub(crate) fn new(what: &'static str, text: &str, rule: &'static str) -> Self {
         let text = text.chars().take(80).collect();
         Self { what, text, rule }
     }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use decnet_wire::bundle::Bundle;
+use decnet_wire::bundle::{Bundle, Network};
 use decnet_wire::enrol::{EnrolRequest, EnrolResponse, Token};
 use decnet_wire::report::{Report, ReportAnswer};
 use decnet_wire::trust::TrustRoot;
@@ -40,6 +40,7 @@ fn is_closed<T: DeserializeOwned>(name: &str) {
 #[test]
 fn documents_of_schema_1_read_and_write_as_they_did() {
     holds::<Bundle>("bundle-1.json");
+    holds::<Bundle>("bundle-1-modes.json");
     holds::<Report>("report-1.json");
     holds::<ReportAnswer>("report-answer-1.json");
     holds::<Token>("token-1.json");
@@ -57,6 +58,44 @@ fn an_unknown_field_is_an_error_in_every_document() {
     is_closed::<EnrolRequest>("enrol-request-1.json");
     is_closed::<EnrolResponse>("enrol-response-1.json");
     is_closed::<TrustRoot>("trust-root-1.json");
+}
+
+/// Agents of the first version know no modes: a network without one has to look to them as it always did.
+#[test]
+fn a_network_without_a_mode_is_written_byte_for_byte_as_before_there_were_modes() {
+    let text = r#"{"name":"decnet-1a2b3c4d-lan","driver":"macvlan","parent":"eth0","subnet":"10.77.0.0/24","gateway":"10.77.0.1"}"#;
+    let network: Network = serde_json::from_str(text).unwrap();
+    assert_eq!(network.mode_option(), Some(("macvlan_mode", "bridge")));
+    assert_eq!(serde_json::to_string(&network).unwrap(), text);
+}
+
+#[test]
+fn a_network_has_no_mode_of_another_driver_and_no_unknown_field() {
+    let network = |driver: &str, mode: &str| {
+        let text = format!(
+            r#"{{"name":"n","driver":"{driver}","parent":"eth0.30","subnet":"10.77.0.0/24","mode":"{mode}"}}"#
+        );
+        serde_json::from_str::<Network>(&text)
+    };
+    for (driver, modes) in [
+        ("macvlan", &["bridge", "private", "vepa", "passthru"][..]),
+        ("ipvlan", &["l2", "l3", "l3s"]),
+    ] {
+        for mode in modes {
+            let option = network(driver, mode).unwrap().mode_option();
+            assert_eq!(option, Some((&*format!("{driver}_mode"), *mode)));
+        }
+    }
+    for (driver, mode) in [
+        ("macvlan", "l2"),
+        ("ipvlan", "bridge"),
+        ("bridge", "bridge"),
+        ("ipvlan", "l4"),
+    ] {
+        assert!(network(driver, mode).is_err(), "{driver} {mode}");
+    }
+    let unknown = r#"{"name":"n","driver":"bridge","subnet":"10.77.0.0/24","colour":"red"}"#;
+    assert!(serde_json::from_str::<Network>(unknown).is_err());
 }
 
 #[test]

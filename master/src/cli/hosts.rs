@@ -1,6 +1,7 @@
 //! `host`.
 
 use clap::{Args, Subcommand};
+use decnet_wire::bundle::{NetworkDriver, NetworkMode};
 use decnet_wire::ids::{HostId, HostName, InterfaceName};
 use hyper::Method;
 use ipnet::Ipv4Net;
@@ -10,7 +11,7 @@ use super::Console;
 use super::client::Client;
 use super::failure::Failure;
 use super::table::{facts, or_none, table};
-use crate::serve::operator::views::{EnrollBody, EnrollView, HostView};
+use crate::serve::operator::views::{EnrollBody, EnrollView, HostView, NetworkBody};
 
 /// What `decnet host` takes.
 #[derive(Debug, Args)]
@@ -27,6 +28,8 @@ pub enum HostCommand {
     /// List hosts
     #[command(after_help = "Examples:\n  decnet host ls")]
     Ls,
+    /// Change how a host's deckies are attached to its LAN; their addresses stay
+    Network(NetworkArgs),
     /// Show one host
     #[command(after_help = "Examples:\n  decnet host show edge-01")]
     Show {
@@ -48,7 +51,10 @@ pub struct EnrollArgs {
     /// ipvlan in place of macvlan, for NICs and switches that take one MAC only
     #[arg(long)]
     pub ipvlan: bool,
-    /// The host's interface for deckies [default: the fleet's]
+    /// bridge, private, vepa or passthru; with --ipvlan l2, l3 or l3s [default: bridge, l2]
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<NetworkMode>,
+    /// The host's interface for deckies, as in eth1, or eth1.30 for its VLAN 30 [default: the fleet's]
     #[arg(long, value_name = "IF")]
     pub interface: Option<InterfaceName>,
     /// The host's own LAN [default: the fleet's]
@@ -63,6 +69,29 @@ pub struct EnrollArgs {
     /// A line for people
     #[arg(long)]
     pub notes: Option<String>,
+}
+
+/// What `decnet host network` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  decnet host network edge-01 --driver ipvlan
+  decnet host network edge-01 --driver macvlan --mode private --interface eth1.30
+
+What is not given stays, but for the mode: another driver has its usual one. The host's network is made anew, and
+its deckies with it.")]
+pub struct NetworkArgs {
+    /// The host's name or id
+    pub host: String,
+    /// macvlan, or ipvlan for NICs and switches that take one MAC only
+    #[arg(long, value_parser = ["macvlan", "ipvlan"], required_unless_present_any = ["mode", "interface"])]
+    pub driver: Option<String>,
+    /// bridge, private, vepa or passthru of macvlan; l2, l3 or l3s of ipvlan
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<NetworkMode>,
+    /// The interface for deckies, as in eth1, or eth1.30 for its VLAN 30
+    #[arg(long, value_name = "IF")]
+    pub interface: Option<InterfaceName>,
 }
 
 /// `90s`, `5m` or `1h`, in seconds.
@@ -88,6 +117,7 @@ fn seconds(text: &str) -> Result<u64, String> {
 pub(super) async fn run(args: &HostArgs, client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
     match &args.command {
         HostCommand::Enroll(args) => enroll(args, client, console).await,
+        HostCommand::Network(args) => network(args, client, console).await,
         HostCommand::Ls => list(client, console).await,
         HostCommand::Show { host } => show(host, client, console).await,
     }
@@ -97,6 +127,7 @@ async fn enroll(args: &EnrollArgs, client: &Client, console: &mut Console<'_>) -
     let body = EnrollBody {
         name: args.name.to_string(),
         ipvlan: args.ipvlan,
+        mode: args.mode.map(|mode| mode.as_str().to_owned()),
         interface: args.interface.as_ref().map(ToString::to_string),
         subnet: args.subnet.map(|subnet| subnet.to_string()),
         gateway: args.gateway.map(|gateway| gateway.to_string()),
@@ -114,6 +145,41 @@ async fn enroll(args: &EnrollArgs, client: &Client, console: &mut Console<'_>) -
         args.name, view.expires_at
     ));
     console.say(&super::table::printable(&view.command))
+}
+
+async fn network(args: &NetworkArgs, client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
+    let host = find(&args.host, client).await?;
+    let ipvlan = match (&args.driver, args.mode) {
+        (Some(driver), _) => driver == "ipvlan",
+        // A mode says its driver.
+        (None, Some(mode)) => mode.driver() == NetworkDriver::Ipvlan,
+        (None, None) => host.use_ipvlan,
+    };
+    let kept = host.mode.filter(|_| ipvlan == host.use_ipvlan);
+    let interface = args.interface.as_ref().or(host.interface.as_ref());
+    let body = NetworkBody {
+        ipvlan,
+        mode: args.mode.or(kept).map(|mode| mode.as_str().to_owned()),
+        interface: interface.map(ToString::to_string),
+    };
+    let path = format!("/api/v1/swarm/hosts/{}/network", host.uuid);
+    let host: HostView = client.call(Method::PUT, &path, Some(&json!(body))).await?;
+    if console.json {
+        return console.document(&host);
+    }
+    console.say(&format!("{}: {}", host.name, driver(&host)))
+}
+
+/// The driver and its mode.
+fn driver(host: &HostView) -> String {
+    let driver = if host.use_ipvlan {
+        NetworkDriver::Ipvlan
+    } else {
+        NetworkDriver::Macvlan
+    };
+    let mode = host.mode.or_else(|| NetworkMode::usual(driver));
+    let mode = mode.map_or_else(String::new, |mode| format!(", mode {}", mode.as_str()));
+    format!("{}{mode}", driver.as_str())
 }
 
 async fn list(client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
@@ -170,6 +236,7 @@ async fn show(wanted: &str, client: &Client, console: &mut Console<'_>) -> Resul
         None => subnet.to_string(),
     });
     let condition = condition(&host);
+    let driver = driver(&host);
     console.print(&facts([
         ("name", host.name.to_string()),
         ("id", host.uuid.to_string()),
@@ -183,10 +250,7 @@ async fn show(wanted: &str, client: &Client, console: &mut Console<'_>) -> Resul
         ("docker", or_none(host.engine)),
         ("generation", host.generation.to_string()),
         ("accepted", or_none(host.accepted_generation)),
-        (
-            "driver",
-            if host.use_ipvlan { "ipvlan" } else { "macvlan" }.to_owned(),
-        ),
+        ("driver", driver),
         ("interface", or_none(host.interface)),
         ("own LAN", or_none(lan)),
         ("certificate", or_none(host.client_cert_fingerprint)),

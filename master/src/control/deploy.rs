@@ -17,18 +17,13 @@ use sha2::{Digest as _, Sha256};
 use super::error::FleetProblem;
 use super::{Control, ControlError, rows, settings, slot, targets, touch};
 use crate::fleet::build::{Built, ChangeKind, Deploy, Hosts, build, unpinned_images};
+use crate::fleet::generate::generate;
 use crate::fleet::ini;
 use crate::fleet::model::CustomService;
 use crate::records::{DeckyRecord, Host, Leaving, ObservedRecord, Row, Settings};
 use crate::store::{Reader, Writer};
 
-/// What an operator wants deployed.
-#[derive(Debug, Clone)]
-pub struct DeployRequest {
-    pub ini: String,
-    /// The text is the whole fleet; otherwise it is added to what is there.
-    pub replace: bool,
-}
+pub use crate::fleet::request::{DeployRequest, Description};
 
 /// What was committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,8 +114,13 @@ impl Control {
 
     fn draft(&self, r: &Reader<'_>, request: &DeployRequest, now: Timestamp) -> Result<Draft, ControlError> {
         let mut settings = settings(r)?;
-        let document =
-            ini::parse_with(&request.ini, &self.catalogue, &settings.custom_services).map_err(refused)?;
+        let mut draws = draws(&settings, request);
+        let (catalogue, custom) = (&self.catalogue, &settings.custom_services);
+        let document = match &request.description {
+            Description::Ini(text) => ini::parse_with(text, catalogue, custom),
+            Description::Generate(wanted) => generate(wanted, catalogue, custom, &mut draws),
+        }
+        .map_err(refused)?;
         let hosts = Self::read_hosts(r)?;
         let records = r.all::<DeckyRecord>()?;
         let targets = targets(&hosts);
@@ -147,7 +147,6 @@ impl Control {
             .map(|host| host.id)
             .collect();
         let fleet = super::assemble(&settings, &records);
-        let mut draws = draws(&settings, &request.ini, request.replace);
         let deploy = Deploy {
             ini: &document,
             replace: request.replace,
@@ -180,6 +179,7 @@ impl Control {
         let old_services = std::mem::replace(&mut settings.custom_services, built.fleet.custom_services);
         keep_services(&mut settings, old_services, &before, &next);
         settings.lan = built.fleet.lan;
+        settings.mutate_interval = built.fleet.mutate_interval;
         Ok(Draft {
             settings,
             hosts,
@@ -241,17 +241,31 @@ impl Control {
             if !draft.touched.contains(&host.id) {
                 continue;
             }
-            let state = self.host_state(&draft.settings, host, &records)?;
-            let stacks = state.stacks.iter().map(|stack| (&stack.name, &stack.compose));
-            let desired = Desired::new(host.id, &state.networks, &state.blobs, stacks)
-                .map_err(|errors| unacceptable(host, &errors))?;
-            let violations = policy::check(&desired, &Policy::built_in());
-            if !violations.is_empty() {
-                return Err(unacceptable(host, &violations));
-            }
-            all.push((host, desired));
+            all.push((host, self.acceptable(&draft.settings, host, &records)?));
         }
         Ok(all)
+    }
+
+    /// What one host would be sent, as its agent will read it.
+    ///
+    /// # Errors
+    /// It cannot be compiled, or the agent would refuse it.
+    pub(super) fn acceptable(
+        &self,
+        settings: &Settings,
+        host: &Host,
+        records: &[DeckyRecord],
+    ) -> Result<Desired, ControlError> {
+        let state = self.host_state(settings, host, records)?;
+        let stacks = state.stacks.iter().map(|stack| (&stack.name, &stack.compose));
+        let desired = Desired::new(host.id, &state.networks, &state.blobs, stacks)
+            .map_err(|errors| unacceptable(host, &errors))?;
+        let violations = policy::check(&desired, &Policy::built_in());
+        if violations.is_empty() {
+            Ok(desired)
+        } else {
+            Err(unacceptable(host, &violations))
+        }
     }
 
     fn preview(&self, r: &Reader<'_>, draft: &Draft) -> Result<Preview, ControlError> {
@@ -323,14 +337,17 @@ pub(crate) fn refused(errors: Vec<ini::IniError>) -> ControlError {
     ControlError::Fleet(errors.into_iter().map(problem).collect())
 }
 
-/// What is drawn at random follows from the fleet's revision and the text alone: a plan and the deploy after it
+/// What is drawn at random follows from the fleet's revision and the request alone: a plan and the deploy after it
 /// draw the same, and the next deploy draws anew.
-fn draws(settings: &Settings, ini: &str, replace: bool) -> ChaCha20Rng {
+fn draws(settings: &Settings, request: &DeployRequest) -> ChaCha20Rng {
     let mut hash = Sha256::new();
     hash.update(settings.draw_seed.as_bytes());
     hash.update(settings.revision.to_be_bytes());
-    hash.update([u8::from(replace)]);
-    hash.update(ini.as_bytes());
+    hash.update([u8::from(request.replace)]);
+    match &request.description {
+        Description::Ini(text) => hash.update(text.as_bytes()),
+        Description::Generate(wanted) => hash.update(format!("{wanted:?}").as_bytes()),
+    }
     ChaCha20Rng::from_seed(hash.finalize().into())
 }
 

@@ -10,13 +10,14 @@ use decnet_pki::ca::HostSubject;
 use decnet_pki::csr::VerifiedCsr;
 use decnet_pki::digest::Sha256Digest;
 use decnet_pki::secret::{Secret, SecretHash};
+use decnet_wire::bundle::{NetworkDriver, NetworkMode};
 use decnet_wire::enrol::{self, EnrolRequest, EnrolResponse, HostNetwork, Token};
 use decnet_wire::ids::{Digest, HostId, HostName, InterfaceName, Timestamp};
 use uuid::Uuid;
 
 use super::{Control, ControlError, settings, touch};
 use crate::fleet::model::Lan;
-use crate::records::{EnrolTokenRecord, Host};
+use crate::records::{DeckyRecord, EnrolTokenRecord, Host};
 use crate::store::Reader;
 
 /// How long a token lives when nobody says otherwise.
@@ -34,11 +35,55 @@ const TOKEN_PREFIX: &str = "decnet1.";
 #[derive(Debug, Clone)]
 pub struct Invitation {
     pub name: HostName,
-    pub ipvlan: bool,
-    pub interface: Option<InterfaceName>,
+    pub network: HostNetworking,
     pub lan: Option<Lan>,
     pub lifetime: time::Duration,
     pub notes: Option<String>,
+}
+
+/// How a host's deckies are attached to its LAN. An absent value means: the fleet's, or the usual one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostNetworking {
+    ipvlan: bool,
+    mode: Option<NetworkMode>,
+    interface: Option<InterfaceName>,
+}
+
+impl HostNetworking {
+    /// # Errors
+    /// The mode is the other driver's (422).
+    pub fn new(
+        ipvlan: bool,
+        mode: Option<NetworkMode>,
+        interface: Option<InterfaceName>,
+    ) -> Result<Self, ControlError> {
+        let driver = if ipvlan {
+            NetworkDriver::Ipvlan
+        } else {
+            NetworkDriver::Macvlan
+        };
+        if let Some(mode) = mode.filter(|mode| mode.driver() != driver) {
+            return Err(ControlError::Invalid(format!(
+                "{} is a mode of {}, and the host has {}: change one of the two",
+                mode.as_str(),
+                mode.driver().as_str(),
+                driver.as_str()
+            )));
+        }
+        Ok(Self {
+            ipvlan,
+            mode,
+            interface,
+        })
+    }
+
+    fn of(host: &Host) -> Self {
+        Self {
+            ipvlan: host.ipvlan,
+            mode: host.mode,
+            interface: host.interface.clone(),
+        }
+    }
 }
 
 /// The token to carry to the host. Shown once.
@@ -92,6 +137,11 @@ impl Control {
             let id = same
                 .as_ref()
                 .map_or_else(|| HostId::new(Uuid::new_v4()), |host| host.id);
+            // What the operator set for the embedded worker outlives its enrolment.
+            let (network, lan) = match same.as_ref().filter(|_| embedded) {
+                Some(host) => (HostNetworking::of(host), host.lan.clone()),
+                None => (invitation.network.clone(), invitation.lan.clone()),
+            };
             let host = Host {
                 id,
                 name: invitation.name.clone(),
@@ -103,9 +153,10 @@ impl Control {
                 created_at: same.as_ref().map_or(now, |host| host.created_at),
                 enrolled_at: same.as_ref().and_then(|host| host.enrolled_at),
                 revoked: false,
-                ipvlan: invitation.ipvlan,
-                interface: invitation.interface.clone(),
-                lan: invitation.lan.clone(),
+                ipvlan: network.ipvlan,
+                mode: network.mode,
+                interface: network.interface,
+                lan,
                 generation: same.as_ref().map_or(0, |host| host.generation),
                 notes: invitation.notes.clone(),
             };
@@ -233,13 +284,60 @@ impl Control {
     pub fn invite_embedded(&self, name: &HostName, enrol_at: &str) -> Result<Invited, ControlError> {
         let invitation = Invitation {
             name: name.clone(),
-            ipvlan: false,
-            interface: None,
+            network: HostNetworking::default(),
             lan: None,
             lifetime: TOKEN_LIFETIME,
             notes: Some("the worker inside the master".to_owned()),
         };
         self.invite_as(&invitation, true, enrol_at)
+    }
+
+    /// Changes how a host's deckies are attached to its LAN. Its network is made anew, and its deckies with it;
+    /// their addresses stay, and so do the MACs that macvlan shows. Nothing happens when it is so already.
+    ///
+    /// # Errors
+    /// No such host (404); it is revoked, or its deckies could not run so (409, 422).
+    pub fn set_networking(&self, id: HostId, network: &HostNetworking) -> Result<(), ControlError> {
+        let changed = self.db.update(|w| {
+            let host = w.get::<Host>(&id)?.ok_or_else(|| ControlError::NotFound {
+                what: "host",
+                name: id.to_string(),
+            })?;
+            if host.revoked {
+                return Err(ControlError::Conflict(format!(
+                    "the host {} is revoked",
+                    host.name
+                )));
+            }
+            if HostNetworking::of(&host) == *network {
+                return Ok(false);
+            }
+            let HostNetworking {
+                ipvlan,
+                mode,
+                interface,
+            } = network.clone();
+            let enrolled = host.key.is_some();
+            let host = Host {
+                ipvlan,
+                mode,
+                interface,
+                ..host
+            };
+            if enrolled {
+                let r = w.reader();
+                self.acceptable(&settings(&r)?, &host, &r.all::<DeckyRecord>()?)?;
+            }
+            w.put(&id, &host)?;
+            if enrolled {
+                touch(w, id)?;
+            }
+            Ok(enrolled)
+        })?;
+        if changed {
+            self.publish.notify_one();
+        }
+        Ok(())
     }
 
     /// Whether this host, with this key, may speak to the agent API. Asked at every request.

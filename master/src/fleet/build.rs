@@ -122,6 +122,17 @@ pub fn build(
         places.load(decky.host);
     }
     let mut moved = move_stranded(&mut fleet, hosts, &mut places, &mut faults);
+    if let Some(generated) = request.ini.generated {
+        if let Some(start) = generated.ip_start {
+            places.start_at(start, &mut faults);
+        }
+        if request.replace || before.deckies.is_empty() {
+            fleet.mutate_interval = generated.mutate_interval;
+        }
+    }
+    if !faults.is_empty() {
+        return Err(faults.into_errors());
+    }
     let drafts = draft(request, before, &mut places, &mut faults);
     if !faults.is_empty() {
         return Err(faults.into_errors());
@@ -192,10 +203,22 @@ fn admit(request: &Deploy<'_>, before: &Fleet, hosts: &Hosts<'_>, faults: &mut F
         faults.push(BuildError::new(IniClass::Limit, message));
     }
     if !request.replace {
-        for spec in specs
+        let mut taken = specs
             .iter()
-            .filter(|spec| before.deckies.contains_key(&spec.name))
-        {
+            .filter(|spec| before.deckies.contains_key(&spec.name));
+        if request.ini.generated.is_some() {
+            // One fault: every further one would say the same.
+            if let Some(first) = taken.next() {
+                let message = format!(
+                    "decky {} is already deployed, and the names of generated deckies always begin with decky-01; \
+                     replace the fleet, or describe the further deckies in an INI",
+                    first.name
+                );
+                faults.push(BuildError::new(IniClass::Collision, message));
+            }
+            return;
+        }
+        for spec in taken {
             let message = format!(
                 "decky {} is already deployed; rename the section, or replace the fleet",
                 spec.name
@@ -305,12 +328,24 @@ fn draft<'a>(
     faults: &mut Faults,
 ) -> Vec<Draft<'a>> {
     let mut drafts: Vec<Draft<'a>> = Vec::new();
+    let starts = request
+        .ini
+        .generated
+        .is_some_and(|generated| generated.ip_start.is_some());
     for spec in &request.ini.deckies {
         let kept = before.deckies.get(&spec.name).filter(|_| request.replace);
         let own = kept
             .map(|old| old.address)
             .filter(|address| places.is_free(*address));
-        let address = spec.ip.as_ref().map(|ip| ip.value).or(own);
+        let address = if starts {
+            let Some(address) = places.following() else {
+                faults.push(at_section(spec, IniClass::Exhausted, places.exhausted()));
+                break;
+            };
+            Some(address)
+        } else {
+            spec.ip.as_ref().map(|ip| ip.value).or(own)
+        };
         if let Some(address) = address {
             places.occupy(address);
         }

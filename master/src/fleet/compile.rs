@@ -5,17 +5,15 @@
 
 use std::fmt;
 
-use decnet_wire::bundle::{Network, NetworkDriver};
+use decnet_wire::bundle::{Network, NetworkDriver, NetworkMode};
 use decnet_wire::ids::{DeckyName, HostName, NetworkName, ServiceSlug, StackName};
 use serde_json::{Map, Value, json};
 
 use super::catalogue::{Catalogue, Runs};
-use super::model::{Decky, DistroSlug, Fleet, HostSlot, OsFamilySlug};
+use super::model::{BASE, Decky, DistroSlug, Fleet, HostSlot, OsFamilySlug};
 
 /// The key of the LAN in every document.
 const LAN: &str = "lan";
-/// The service that owns the decky's network namespace.
-const BASE: &str = "base";
 /// `nobody` and `nogroup` by their numbers, which need no file in the image.
 const NOBODY: &str = "65534:65534";
 
@@ -130,18 +128,23 @@ fn network(fleet: &Fleet, host: &HostSlot) -> Result<Network, CompileError> {
         .clone()
         .or_else(|| lan.interface.clone())
         .or_else(fleet_interface);
+    let driver = if host.ipvlan {
+        NetworkDriver::Ipvlan
+    } else {
+        NetworkDriver::Macvlan
+    };
     Ok(Network {
         name: network_name(host),
-        driver: if host.ipvlan {
-            NetworkDriver::Ipvlan
-        } else {
-            NetworkDriver::Macvlan
-        },
+        driver,
         parent: Some(parent.ok_or_else(|| CompileError::NoInterface {
             host: host.name.clone(),
         })?),
         subnet: lan.subnet,
         gateway: lan.gateway,
+        // The usual one is left out: agents that know no modes have it as well.
+        mode: host
+            .mode
+            .filter(|mode| mode.driver() == driver && NetworkMode::usual(driver) != Some(*mode)),
     })
 }
 

@@ -38,6 +38,7 @@ pub(super) fn host(number: u8, name: &str) -> HostSlot {
         name: name.parse().unwrap(),
         lan: None,
         ipvlan: false,
+        mode: None,
         interface: None,
         addresses: Vec::new(),
     }
@@ -71,8 +72,13 @@ impl Master {
     /// Parses and builds; the fleet stays as it was.
     pub(super) fn plan(&self, text: &str, replace: bool) -> Result<Built, Vec<BuildError>> {
         let document = ini::parse_with(text, &CATALOGUE, &self.fleet.custom_services)?;
+        self.build(&document, replace)
+    }
+
+    /// Builds; the fleet stays as it was.
+    pub(super) fn build(&self, document: &Document, replace: bool) -> Result<Built, Vec<BuildError>> {
         let request = Deploy {
-            ini: &document,
+            ini: document,
             replace,
         };
         let hosts = Hosts {

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `lines` | text to sections of keys and values, with line numbers |
 //! | `document` | sections to a [`Document`]: kinds, inheritance, amounts |
+//! | `known` | what a text may name |
 //! | `section` | the keys of `[general]`, decky and custom sections |
 //! | `error` | [`IniError`] and its classes |
 
@@ -15,14 +16,15 @@ use ipnet::Ipv4Net;
 
 pub use self::error::{IniClass, IniError, MAX_ERRORS, status};
 use super::catalogue::Catalogue;
-use super::model::{ArchetypeSlug, CustomService, Minutes, OsFamilySlug, Persona};
+use super::model::{ArchetypeSlug, CustomService, DistroSlug, Minutes, OsFamilySlug, Persona};
 
-pub(in crate::fleet) use self::document::RESERVED;
 pub(in crate::fleet) use self::error::{Faults, shown};
+pub(in crate::fleet) use self::known::Known;
 pub(in crate::fleet) use self::section::is_host;
 
 mod document;
 mod error;
+mod known;
 mod lines;
 mod section;
 
@@ -33,14 +35,15 @@ pub const MAX_CHARACTERS: usize = 512 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct At<T> {
     pub value: T,
-    /// From 1.
+    /// From 1; 0 for what was not read from a text.
     pub line: usize,
     pub section: String,
     /// As written, such as `nmap-os`.
     pub key: String,
 }
 
-/// A fleet INI that follows every rule which can be checked without knowing the fleet.
+/// A fleet INI that follows every rule which can be checked without knowing the fleet; or what was generated in
+/// the place of one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Document {
     pub general: General,
@@ -48,6 +51,17 @@ pub struct Document {
     pub deckies: Vec<DeckySpec>,
     pub custom_services: BTreeMap<ServiceSlug, At<CustomService>>,
     pub warnings: Vec<Warning>,
+    /// None for a text.
+    pub generated: Option<Generated>,
+}
+
+/// What a generated document says of all its deckies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generated {
+    /// The deckies get the free addresses from here on, and not those that they had.
+    pub ip_start: Option<Ipv4Addr>,
+    /// The deckies', and the fleet's when they are the whole fleet.
+    pub mutate_interval: Minutes,
 }
 
 /// `[general]`.
@@ -65,6 +79,7 @@ pub struct DeckySpec {
     pub name: DeckyName,
     /// The section that it comes from, and its line.
     pub section: String,
+    /// From 1; 0 for a generated decky.
     pub line: usize,
     pub ip: Option<At<Ipv4Addr>>,
     /// Not empty, no repeats, no two on one port.
@@ -72,6 +87,8 @@ pub struct DeckySpec {
     pub archetype: Option<At<ArchetypeSlug>>,
     pub os_family: Option<OsFamilySlug>,
     pub interval: Option<Minutes>,
+    /// None: by turns.
+    pub distro: Option<DistroSlug>,
     pub personas: BTreeMap<ServiceSlug, At<Persona>>,
 }
 

@@ -4,16 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use decnet_wire::bundle::NetworkMode;
 use decnet_wire::ids::{DeckyName, HostId, HostName, InterfaceName, MacAddress, ServiceSlug, Timestamp};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::names::{ArchetypeSlug, DistroSlug, Hostname, NameError, OsFamilySlug};
-pub use self::numbers::{DeploymentLimit, Interval, Minutes, Port, Protocol, Seed};
+pub use self::numbers::{DeckyCount, DeploymentLimit, Interval, Minutes, Port, Protocol, Seed};
 
 mod names;
 mod numbers;
+
+/// The container that owns a decky's network namespace, in every Compose document. No service may have its name.
+pub const BASE: &str = "base";
 
 /// Everything the operator wants to run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -119,6 +123,8 @@ pub struct HostSlot {
     pub lan: Option<Lan>,
     /// The host's NIC takes one MAC only: use ipvlan instead of macvlan.
     pub ipvlan: bool,
+    /// One of the driver's; none: its usual one.
+    pub mode: Option<NetworkMode>,
     /// The interface for deckies; none: the LAN's.
     pub interface: Option<InterfaceName>,
     /// The host's own addresses, which no decky may have.

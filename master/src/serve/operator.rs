@@ -120,6 +120,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(swarm::hosts))
         .routes(routes!(swarm::host))
         .routes(routes!(swarm::enroll))
+        .routes(routes!(swarm::set_network))
         .routes(routes!(catalogue::services))
         .routes(routes!(catalogue::archetypes))
         .routes(routes!(catalogue::distros))

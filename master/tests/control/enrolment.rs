@@ -1,9 +1,12 @@
 //! Tokens and keys that are asked for again.
 
+use decnet::control::enrol::{HostNetworking, Invitation};
+use decnet::fleet::model::Lan;
 use decnet_pki::key::HostKey;
+use decnet_wire::bundle::{Bundle, NetworkDriver, NetworkMode};
 use decnet_wire::report::Outcome;
 
-use crate::scene::{Host, Master, TWO, names, request};
+use crate::scene::{Host, Master, TWO, invitation, names, request};
 
 fn embedded(master: &Master) -> String {
     let name = "local".parse().unwrap();
@@ -50,4 +53,95 @@ fn the_embedded_worker_enrols_again_under_its_old_identity() {
     host.seq = 10;
     host.say(&master, ids[1], Outcome::Succeeded);
     assert!(master.row(ids[1]).status.is_terminal());
+}
+
+/// Address and MAC in the document of one decky.
+fn attachment(bundle: &Bundle, decky: &str) -> (String, Option<String>) {
+    let stack = bundle.stacks.iter().find(|stack| stack.decky.as_str() == decky);
+    let lan = &stack.unwrap().compose["services"]["base"]["networks"]["lan"];
+    let text = |key: &str| lan[key].as_str().map(str::to_owned);
+    (text("ipv4_address").unwrap(), text("mac_address"))
+}
+
+#[test]
+fn another_driver_keeps_every_address_and_going_back_brings_every_mac_back() {
+    let master = Master::new();
+    let host = Host::enrol(&master, "h");
+    master.deploy(TWO, false).unwrap();
+    let before = host.bundle(&master);
+    let set = |ipvlan, mode, interface: Option<&str>| {
+        let interface = interface.map(|name| name.parse().unwrap());
+        let network = HostNetworking::new(ipvlan, mode, interface).unwrap();
+        master.control.set_networking(host.id, &network).unwrap();
+        master.control.publish_due().unwrap();
+        host.bundle(&master)
+    };
+    let ipvlan = set(true, Some(NetworkMode::L3), Some("lan0.30"));
+    assert_eq!(ipvlan.generation, before.generation + 1);
+    let network = &ipvlan.networks[0];
+    assert_eq!(
+        (network.driver, network.mode),
+        (NetworkDriver::Ipvlan, Some(NetworkMode::L3))
+    );
+    assert_eq!(network.parent.as_ref().unwrap().as_str(), "lan0.30");
+    for decky in ["a", "b"] {
+        let (address, mac) = attachment(&before, decky);
+        assert!(mac.is_some());
+        assert_eq!(attachment(&ipvlan, decky), (address, None));
+    }
+    let again = set(true, Some(NetworkMode::L3), Some("lan0.30"));
+    assert_eq!(again, ipvlan, "nothing changed");
+    let back = set(false, None, None);
+    assert_eq!(back.networks, before.networks);
+    for decky in ["a", "b"] {
+        assert_eq!(attachment(&back, decky), attachment(&before, decky));
+    }
+}
+
+#[test]
+fn a_change_that_leaves_deckies_without_an_interface_is_refused_and_changes_nothing() {
+    let master = Master::new();
+    let own = Lan {
+        subnet: "10.9.3.0/24".parse().unwrap(),
+        gateway: Some("10.9.3.1".parse().unwrap()),
+        interface: None,
+    };
+    let invitation = Invitation {
+        network: HostNetworking::new(false, None, Some("lan9".parse().unwrap())).unwrap(),
+        lan: Some(own),
+        ..invitation("h")
+    };
+    let host = Host::invited(&master, &invitation);
+    master.deploy("[a]\nservices=ssh\n", false).unwrap();
+    let before = host.bundle(&master);
+    let error = master
+        .control
+        .set_networking(host.id, &HostNetworking::default())
+        .unwrap_err();
+    assert_eq!(error.status(), 409);
+    assert!(error.to_string().contains("no interface"), "{error}");
+    master.control.publish_due().unwrap();
+    assert_eq!(host.bundle(&master), before);
+}
+
+#[test]
+fn what_was_set_for_the_embedded_worker_outlives_its_enrolment() {
+    let master = Master::new();
+    let first = master
+        .control
+        .enrol(&request(&embedded(&master), &HostKey::generate().unwrap()))
+        .unwrap();
+    let network = HostNetworking::new(true, Some(NetworkMode::L3s), Some("eth7".parse().unwrap())).unwrap();
+    master.control.set_networking(first.host, &network).unwrap();
+    let second = master
+        .control
+        .enrol(&request(&embedded(&master), &HostKey::generate().unwrap()))
+        .unwrap();
+    assert_eq!(second.host, first.host);
+    let host = master.control.host(first.host).unwrap().host;
+    assert!(host.ipvlan);
+    assert_eq!(
+        (host.mode, host.interface.as_ref().unwrap().as_str()),
+        (Some(NetworkMode::L3s), "eth7")
+    );
 }

@@ -67,10 +67,7 @@ fn a_plan_draws_what_the_deploy_after_it_draws() {
     let mut host = Host::enrol(&master, "h");
     host.obey(&master);
     let ini = "[general]\nnet=10.9.0.0/24\ngw=10.9.0.1\ninterface=lan0\n[any]\namount=5\n";
-    let request = DeployRequest {
-        ini: ini.to_owned(),
-        replace: false,
-    };
+    let request = DeployRequest::of_text(ini, false);
     let planned = master.control.plan(&request).unwrap();
     assert_eq!(
         master.control.deckies().unwrap().len(),
@@ -351,4 +348,57 @@ fn an_expired_token_is_worth_nothing() {
         "the old token stays worthless"
     );
     assert!(master.control.enrol(&request(&fresh.token, &key)).is_ok());
+}
+
+#[test]
+fn generated_deckies_reach_the_bundle_and_a_plan_draws_what_the_deploy_after_it_draws() {
+    let master = Master::new();
+    let mut host = Host::enrol(&master, "h");
+    master.deploy(TWO, false).unwrap();
+    host.obey(&master);
+    let body = serde_json::json!({
+        "generate": { "deckies": 4, "randomize_services": true, "randomize_distros": true, "ip_start": "10.9.0.100" },
+    });
+    let request = DeployRequest::from_json(&body).unwrap();
+    let planned = master.control.plan(&request).unwrap();
+    assert_eq!(
+        master.control.deckies().unwrap().len(),
+        2,
+        "a plan changes nothing"
+    );
+    assert_eq!(master.control.deploy(&request).unwrap().lifecycle_ids.len(), 4);
+    master.control.publish_due().unwrap();
+    assert_eq!(
+        names(&host.bundle(&master)),
+        ["a", "b", "decky-01", "decky-02", "decky-03", "decky-04"]
+    );
+    let text = serde_json::to_string(&planned.hosts[0].plan).unwrap();
+    let mut addresses = Vec::new();
+    for view in master.control.deckies().unwrap() {
+        let decky = view.record.decky;
+        if decky.name.as_str().starts_with("decky-") {
+            assert!(text.contains(decky.hostname.as_str()), "{:?}", decky.hostname);
+            addresses.push(decky.address.to_string());
+        }
+    }
+    assert_eq!(
+        addresses,
+        ["10.9.0.100", "10.9.0.101", "10.9.0.102", "10.9.0.103"]
+    );
+    assert_eq!(master.control.deploy(&request).unwrap_err().status(), 409);
+}
+
+#[test]
+fn the_interval_of_a_whole_generated_fleet_is_the_fleets() {
+    let master = Master::new();
+    let _host = Host::enrol_on(&master, "h", 3);
+    let body = serde_json::json!({
+        "generate": { "deckies": 1, "services": ["ssh"], "mutate_interval": 7 },
+        "replace_fleet": true,
+    });
+    master
+        .control
+        .deploy(&DeployRequest::from_json(&body).unwrap())
+        .unwrap();
+    assert_eq!(master.control.settings().unwrap().mutate_interval.get(), 7);
 }

@@ -15,7 +15,7 @@ fn publishers_at_once_sign_a_generation_once() {
         let ini = TWO
             .replace("[a]", &format!("[a{round}]"))
             .replace("[b]", &format!("[b{round}]"));
-        let request = DeployRequest { ini, replace: false };
+        let request = DeployRequest::of_text(ini, false);
         master.control.deploy(&request).unwrap();
         let sent: Vec<Option<String>> = std::thread::scope(|scope| {
             let publish = || {
@@ -41,10 +41,7 @@ fn a_deploy_that_cannot_be_compiled_is_refused_before_it_is_stored() {
         ..parts(&folder.path().join("master"))
     };
     let control = Control::new(parts, clock(&now)).unwrap();
-    let request = DeployRequest {
-        ini: TWO.to_owned(),
-        replace: false,
-    };
+    let request = DeployRequest::of_text(TWO, false);
     let error = control.deploy(&request).unwrap_err();
     assert_eq!(error.status(), 409, "{error}");
     assert!(control.plan(&request).is_err());
@@ -57,10 +54,7 @@ fn a_deploy_that_cannot_be_compiled_is_refused_before_it_is_stored() {
 fn a_generation_that_was_decided_before_a_crash_is_published_after_it() {
     let master = Master::new();
     let host = Host::enrol(&master, "h");
-    let request = DeployRequest {
-        ini: TWO.to_owned(),
-        replace: false,
-    };
+    let request = DeployRequest::of_text(TWO, false);
     master.control.deploy(&request).unwrap();
     let master = master.restart();
     assert_eq!(master.control.unpublished().unwrap(), ["h"]);

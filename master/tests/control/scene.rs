@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use decnet::control::deploy::DeployRequest;
-use decnet::control::enrol::{Invitation, TOKEN_LIFETIME};
+use decnet::control::enrol::{HostNetworking, Invitation, TOKEN_LIFETIME};
 use decnet::control::hosts::DeckyState;
 use decnet::control::{Addresses, Clock, Control, ControlError, DecoyImage, Parts};
 use decnet::fleet::catalogue::Catalogue;
@@ -98,10 +98,7 @@ impl Master {
     }
 
     pub(crate) fn deploy(&self, ini: &str, replace: bool) -> Result<Vec<OperationId>, ControlError> {
-        let request = DeployRequest {
-            ini: ini.to_owned(),
-            replace,
-        };
+        let request = DeployRequest::of_text(ini, replace);
         let ids = self.control.deploy(&request)?.lifecycle_ids;
         self.control.publish_due().unwrap();
         Ok(ids)
@@ -156,7 +153,7 @@ impl Host {
         Self::invited(master, &invitation(name))
     }
 
-    fn invited(master: &Master, invitation: &Invitation) -> Self {
+    pub(crate) fn invited(master: &Master, invitation: &Invitation) -> Self {
         let invited = master.control.invite(invitation).unwrap();
         master
             .control
@@ -273,24 +270,21 @@ pub(crate) fn container(stack: &str, service: &str) -> ObservedContainer {
         state: ContainerState::Running,
         restarts: 0,
         joined: None,
+        lock: None,
+        warnings: Vec::new(),
         attachments: Vec::new(),
         expose: Vec::new(),
     }
 }
 
 pub(crate) fn lan0() -> Interface {
-    Interface {
-        name: "lan0".parse().unwrap(),
-        up: true,
-        addresses: Vec::new(),
-    }
+    Interface::new("lan0".parse().unwrap())
 }
 
 pub(crate) fn invitation(name: &str) -> Invitation {
     Invitation {
         name: name.parse().unwrap(),
-        ipvlan: false,
-        interface: None,
+        network: HostNetworking::default(),
         lan: None,
         lifetime: TOKEN_LIFETIME,
         notes: None,

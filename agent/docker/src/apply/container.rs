@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use bollard::models::{ContainerInspectResponse, MountPointTypeEnum, NetworkConnectRequest};
+use bollard::models::{ContainerInspectResponse, NetworkConnectRequest};
 use bollard::query_parameters::CreateContainerOptions;
 use decnet_plan::labels;
 use decnet_plan::step::{ContainerSpec, Endpoint, MountKind, Namespace, NetworkMode};
@@ -86,14 +86,14 @@ impl Engine {
         let id = match created {
             Ok(id) => {
                 self.known.created(name, &id, &spec.labels);
-                self.connect(spec, &id, &resolved, &HashMap::new()).await?;
+                self.connect_further(spec, &id, &resolved, &HashMap::new()).await?;
                 id
             }
             Err(error) if status(&error) == Some(409) => {
                 let existing = self.check_existing(spec, name, error).await?;
                 let connected = existing.network_settings.and_then(|settings| settings.networks);
                 let id = existing.id.unwrap_or_default();
-                self.connect(spec, &id, &resolved, &connected.unwrap_or_default())
+                self.connect_further(spec, &id, &resolved, &connected.unwrap_or_default())
                     .await?;
                 id
             }
@@ -132,7 +132,7 @@ impl Engine {
     }
 
     /// Engines before API 1.44 take one network at creation, as Compose gives all of them. Connects the rest.
-    async fn connect(
+    async fn connect_further(
         &self,
         spec: &ContainerSpec,
         id: &str,
@@ -232,7 +232,7 @@ impl Engine {
         let mounts = old.mounts.unwrap_or_default();
         let volumes: Vec<_> = mounts
             .iter()
-            .filter(|mount| mount.typ == Some(MountPointTypeEnum::VOLUME))
+            .filter(|mount| mount.typ.as_deref() == Some("volume"))
             .filter_map(|mount| {
                 let volume = Inherited {
                     name: mount.name.clone()?,

@@ -7,6 +7,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::host::namespace::{Namespace, in_each};
+
 /// One run of a container: what tells whether two of them share a namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Run {
@@ -32,9 +34,9 @@ pub(super) fn of_process(pid: i64) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/ns/net")).ok()
 }
 
-/// The namespace of a container whose process's id is not known, found through its control group: where the engine
+/// A process of a container, and its namespace, found through its control group: where the engine
 /// puts it by default, with either driver and either version of control groups.
-pub(super) fn of_container(id: &str) -> Option<PathBuf> {
+pub(super) fn of_container(id: &str) -> Option<(i64, PathBuf)> {
     let places = [
         format!("/sys/fs/cgroup/system.slice/docker-{id}.scope/cgroup.procs"),
         format!("/sys/fs/cgroup/docker/{id}/cgroup.procs"),
@@ -43,7 +45,27 @@ pub(super) fn of_container(id: &str) -> Option<PathBuf> {
     ];
     let processes = places.iter().find_map(|place| fs::read_to_string(place).ok())?;
     let mut pids = processes.lines().filter_map(|pid| pid.parse().ok());
-    of_process(pids.next()?)
+    let pid = pids.next()?;
+    Some((pid, of_process(pid)?))
+}
+
+/// Runs `work` in the namespace of each; leaves out who has ended meanwhile.
+pub(super) fn in_each_of<T: Send>(
+    owners: &[(String, u32)],
+    work: impl Fn() -> T + Send + Sync,
+) -> Vec<(String, T)> {
+    let (ids, namespaces): (Vec<_>, Vec<_>) = owners
+        .iter()
+        .filter_map(|(id, pid)| Some((id.clone(), Namespace::of_process(*pid).ok()?)))
+        .unzip();
+    let results = in_each(&namespaces, work).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot look into the namespaces of containers");
+        Vec::new()
+    });
+    ids.into_iter()
+        .zip(results)
+        .filter_map(|(id, result)| Some((id, result.ok()?)))
+        .collect()
 }
 
 /// The engine writes UTC and leaves zeros at the end of the fraction out; with them back, texts compare as times.

@@ -16,12 +16,12 @@ use bollard::models::{EventMessage, EventMessageTypeEnum};
 use decnet_plan::labels;
 use decnet_plan::step::Step;
 use decnet_wire::ids::HostId;
-use decnet_wire::observed::{Observed, ObservedImage, ObservedNetwork};
+use decnet_wire::observed::{ForeignNetwork, Observed, ObservedImage, ObservedNetwork, ObservedVolume};
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
-use super::interfaces;
 use super::seen::{Seen, to_containers};
+use super::{interfaces, lacks, read_locks};
 use crate::{Engine, EngineError};
 
 /// How long a stream of events has to be open before it counts. The engine does not say when it begins to listen.
@@ -51,6 +51,7 @@ struct Doubts {
     lists: bool,
     images: bool,
     networks: bool,
+    volumes: bool,
     /// Containers of this host, by id.
     containers: BTreeSet<String>,
     /// Containers of whatever host that a network's event names, by id.
@@ -61,7 +62,8 @@ struct Doubts {
 struct Memory {
     listed: Option<Instant>,
     images: Vec<ObservedImage>,
-    networks: Vec<ObservedNetwork>,
+    networks: (Vec<ObservedNetwork>, Vec<ForeignNetwork>),
+    volumes: Vec<ObservedVolume>,
     /// By id.
     containers: HashMap<String, Seen>,
     observed: Arc<Observed>,
@@ -139,8 +141,11 @@ impl Observer {
             Step::CreateNetwork { .. } | Step::RemoveNetwork { .. } => {
                 return self.doubt(|doubts| doubts.networks = true);
             }
-            Step::CreateVolume { .. } | Step::RemoveVolume { .. } => return,
-            Step::WaitHealthy { .. } | Step::WaitCompleted { .. } => return,
+            Step::CreateVolume { .. } | Step::RemoveVolume { .. } => {
+                return self.doubt(|doubts| doubts.volumes = true);
+            }
+            Step::ProbeAddress { .. } | Step::WaitHealthy { .. } | Step::WaitCompleted { .. } => return,
+            Step::LockNamespace { name, .. } => id_of(name),
             Step::UnpauseContainer { id, .. } | Step::StopContainer { id, .. } | Step::RemoveContainer { id, .. } => {
                 Some(id.clone())
             }
@@ -184,6 +189,10 @@ impl Observer {
                 });
                 true
             }
+            Some(Type::VOLUME) => {
+                self.doubt(|doubts| doubts.volumes = true);
+                true
+            }
             Some(Type::IMAGE) => {
                 self.doubt(|doubts| doubts.images = true);
                 true
@@ -212,6 +221,12 @@ impl Observer {
                 false => Ok(None),
             }
         };
+        let volumes = async {
+            match lists || doubts.volumes {
+                true => self.engine.volumes(self.host).await.map(Some),
+                false => Ok(None),
+            }
+        };
         let known = &memory.containers;
         let containers = async {
             if lists {
@@ -222,31 +237,39 @@ impl Observer {
                 return Ok(None);
             }
             let mut found = self.engine.inspect_all(suspects.iter().cloned().collect()).await?;
+            // Of a network namespace nobody tells when its rules change: these are read with the lists, and with every
+            // container that is new or was started again.
+            read_locks(&mut found).await;
             let others = known.iter().filter(|(id, _)| !suspects.contains(*id));
             found.extend(others.map(|(id, seen)| (id.clone(), seen.clone())));
             Ok(Some(found))
         };
-        let (images, networks, containers) = tokio::try_join!(images, networks, containers)?;
+        let (images, networks, volumes, containers, lacks) =
+            tokio::try_join!(images, networks, volumes, containers, lacks())?;
         let interfaces = interfaces::list()?;
 
         if lists {
             memory.listed = Some(begun);
         }
-        let changed = images.is_some() || networks.is_some() || containers.is_some();
+        let changed = images.is_some() || networks.is_some() || volumes.is_some() || containers.is_some();
         memory.images = images.unwrap_or_else(|| std::mem::take(&mut memory.images));
         memory.networks = networks.unwrap_or_else(|| std::mem::take(&mut memory.networks));
+        memory.volumes = volumes.unwrap_or_else(|| std::mem::take(&mut memory.volumes));
         let told = containers.map(|containers| {
             memory.containers = containers;
             to_containers(&memory.containers)
         });
-        if changed || memory.observed.interfaces != interfaces {
+        if changed || memory.observed.interfaces != interfaces || memory.observed.lacks != lacks {
             let containers = told.unwrap_or_else(|| memory.observed.containers.clone());
             self.engine.remember(self.host, &containers);
             let observed = Observed {
                 images: memory.images.clone(),
-                networks: memory.networks.clone(),
+                networks: memory.networks.0.clone(),
+                foreign_networks: memory.networks.1.clone(),
+                volumes: memory.volumes.clone(),
                 containers,
                 interfaces,
+                lacks,
             };
             if observed != *memory.observed {
                 memory.observed = Arc::new(observed);
@@ -270,6 +293,7 @@ impl Observer {
             }
         }
         all.extend(self.engine.inspect_all(ids).await?);
+        read_locks(&mut all).await;
         Ok(all)
     }
 }
@@ -289,6 +313,7 @@ impl Doubts {
         self.lists |= earlier.lists;
         self.images |= earlier.images;
         self.networks |= earlier.networks;
+        self.volumes |= earlier.volumes;
         self.containers.extend(earlier.containers);
         self.attached.extend(earlier.attached);
     }

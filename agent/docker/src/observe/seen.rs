@@ -23,6 +23,16 @@ pub(super) struct Seen {
     run: Option<Run>,
     /// While it runs, or is paused, and can be seen from here.
     process: Option<Process>,
+    /// Its network namespace is its own, and has something in it.
+    is_apart: bool,
+}
+
+/// The containers that run in a network namespace of their own with something in it: their ids and processes.
+pub(super) fn owners(all: &HashMap<String, Seen>) -> Vec<(String, u32)> {
+    let process = |seen: &Seen| u32::try_from(seen.process.filter(|_| seen.is_apart)?.pid).ok();
+    all.iter()
+        .filter_map(|(id, seen)| Some((id.clone(), process(seen)?)))
+        .collect()
 }
 
 /// The containers as they are told, sorted by name.
@@ -45,6 +55,16 @@ pub(super) fn to_containers(all: &HashMap<String, Seen>) -> Vec<ObservedContaine
 }
 
 impl Seen {
+    pub(super) fn name(&self) -> Option<&str> {
+        self.container.as_ref().map(|container| container.name.as_str())
+    }
+
+    pub(super) fn closed_with(&mut self, rules: Option<String>) {
+        if let Some(container) = &mut self.container {
+            container.lock = rules;
+        }
+    }
+
     pub(super) fn of(container: &ContainerInspectResponse) -> Self {
         let state = container.state.as_ref();
         let runs = state.is_some_and(|state| state.running == Some(true));
@@ -67,12 +87,14 @@ impl Seen {
                 image: container.image.clone().unwrap_or_default(),
                 state: to_state(container),
                 restarts: restarts(container),
+                refers: refers(container),
                 attachments: attachments(settings.and_then(|settings| settings.networks.as_ref())),
                 ..known
             }),
             owner: owner(mode),
             run,
             process: pid.and_then(Process::find),
+            is_apart: is_apart(mode),
         }
     }
 
@@ -81,11 +103,18 @@ impl Seen {
         if container.state != Some(ContainerSummaryStateEnum::RUNNING) {
             return None;
         }
+        // The list does not tell whose PID or IPC namespace or volumes it shares. What it was made from does.
+        let spec = container.labels.as_ref()?.get(labels::SPEC)?;
+        if ["\"namespaces\"", "\"volumes_from\""].iter().any(|word| spec.contains(word)) {
+            return None;
+        }
+        let (pid, namespace) = namespace::of_container(container.id.as_deref()?)?;
         let run = Run {
-            namespace: Some(namespace::of_container(container.id.as_deref()?)?),
+            namespace: Some(namespace),
             started: String::new(),
         };
         let mode = container.host_config.as_ref();
+        let mode = mode.and_then(|config| config.network_mode.as_deref());
         let networks = container.network_settings.as_ref();
         let known = of_labels(container.id.clone(), listed_name(container), container.labels.as_ref());
         Some(Self {
@@ -95,9 +124,10 @@ impl Seen {
                 attachments: attachments(networks.and_then(|settings| settings.networks.as_ref())),
                 ..known
             }),
-            owner: owner(mode.and_then(|config| config.network_mode.as_deref())),
+            owner: owner(mode),
             run: Some(run),
-            process: None,
+            process: Process::find(pid),
+            is_apart: is_apart(mode),
         })
     }
 
@@ -139,6 +169,10 @@ fn of_labels(id: Option<String>, name: &str, labels: Option<&HashMap<String, Str
         state: ContainerState::Created,
         restarts: 0,
         joined: None,
+        refers: Vec::new(),
+        spec: label(labels::SPEC).map(str::to_owned),
+        lock: None,
+        warnings: Vec::new(),
         expose: expose
             .split(',')
             .filter(|port| !port.is_empty())
@@ -146,6 +180,29 @@ fn of_labels(id: Option<String>, name: &str, labels: Option<&HashMap<String, Str
             .collect(),
         attachments: Vec::new(),
     })
+}
+
+fn is_apart(mode: Option<&str>) -> bool {
+    mode.is_some_and(|mode| !mode.starts_with("container:") && !matches!(mode, "host" | "none"))
+}
+
+/// The ids of the containers whose namespaces or volumes it shares. The engine keeps ids, whatever the container was
+/// created with.
+fn refers(container: &ContainerInspectResponse) -> Vec<String> {
+    let Some(config) = container.host_config.as_ref() else {
+        return Vec::new();
+    };
+    let modes = [config.pid_mode.as_deref(), config.ipc_mode.as_deref()];
+    let shared = modes
+        .into_iter()
+        .flatten()
+        .filter_map(|mode| mode.strip_prefix("container:"));
+    let volumes = config.volumes_from.iter().flatten();
+    let volumes = volumes.map(|from| from.split(':').next().unwrap_or_default());
+    let mut all: Vec<String> = shared.chain(volumes).map(str::to_owned).collect();
+    all.sort();
+    all.dedup();
+    all
 }
 
 fn owner(mode: Option<&str>) -> Option<String> {

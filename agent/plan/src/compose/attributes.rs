@@ -146,7 +146,11 @@ mod tests {
             Some(Support::Refused(_))
         ));
         let mount = service.key("volumes").and_then(Branch::item).expect("a mount");
-        assert!(mount.key("bind").is_some_and(|bind| bind.key("propagation").is_some()));
+        assert!(
+            mount
+                .key("bind")
+                .is_some_and(|bind| bind.key("propagation").is_some())
+        );
         assert!(service.key("imagine").is_none());
     }
 }

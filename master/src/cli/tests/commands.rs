@@ -83,6 +83,37 @@ async fn hosts_are_invited_and_shown_by_name_and_id() {
 }
 
 #[tokio::test]
+async fn a_hosts_driver_mode_and_interface_change_and_what_is_not_given_stays() {
+    let running = Running::start().await;
+    running.master.enrol("edge-01");
+    let wrong = [
+        "host", "network", "edge-01", "--driver", "macvlan", "--mode", "l3",
+    ];
+    let wrong = running.decnet(&wrong).await.failed(4);
+    assert!(wrong.err.contains("l3 is a mode of ipvlan"), "{wrong:?}");
+    for (flags, said) in [
+        (
+            &["--driver", "ipvlan", "--interface", "eth1.30"][..],
+            "edge-01: ipvlan, mode l2\n",
+        ),
+        (&["--mode", "l3"], "edge-01: ipvlan, mode l3\n"),
+        (&["--interface", "eth2"], "edge-01: ipvlan, mode l3\n"),
+        (&["--driver", "macvlan"], "edge-01: macvlan, mode bridge\n"),
+    ] {
+        let output = running
+            .decnet(&[&["host", "network", "edge-01"], flags].concat())
+            .await
+            .ok();
+        assert_eq!(output.out, said);
+    }
+    let output = running.decnet(&["host", "show", "edge-01"]).await.ok();
+    assert!(
+        output.out.contains("macvlan, mode bridge") && output.out.contains("eth2"),
+        "{output:?}"
+    );
+}
+
+#[tokio::test]
 async fn operations_are_listed_shown_and_streamed() {
     let running = Running::start().await;
     running.master.enrol("edge-01");

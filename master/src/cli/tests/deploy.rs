@@ -62,6 +62,79 @@ async fn deploy_without_wait_ends_as_soon_as_it_is_stored() {
 }
 
 #[tokio::test]
+async fn deckies_can_be_deployed_without_a_file() {
+    let running = Running::start().await;
+    running.master.enrol("edge-01");
+    let flags = [
+        "--deckies",
+        "3",
+        "--services",
+        "ssh,http",
+        "--mutate-interval",
+        "45",
+    ];
+    let refused = running
+        .decnet(&[&["deploy"], &flags[..]].concat())
+        .await
+        .failed(4);
+    assert!(
+        refused.err.contains("in an INI"),
+        "no LAN is known yet: {refused:?}"
+    );
+    running.decnet_with(&["deploy", "-"], FLEET).await.ok();
+
+    let plan = running.decnet(&[&["plan"], &flags[..]].concat()).await.ok();
+    assert!(plan.out.contains("decnet-decky-03"), "{plan:?}");
+    let output = running.decnet(&[&["deploy"], &flags[..]].concat()).await.ok();
+    assert!(output.out.starts_with("accepted: 3 operations"), "{output:?}");
+    let deckies = running.decnet(&["decky", "ls", "--json"]).await.ok().json();
+    let made: Vec<_> = deckies
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|decky| decky["name"].as_str().unwrap().starts_with("decky-"))
+        .collect();
+    assert_eq!(made.len(), 3);
+    for decky in &made {
+        assert_eq!(decky["services"], serde_json::json!(["ssh", "http"]));
+        assert_eq!(decky["mutate_interval"], "45m");
+    }
+
+    let again = running
+        .decnet(&[&["deploy"], &flags[..]].concat())
+        .await
+        .failed(4);
+    assert!(again.err.contains("decky-01 is already deployed"), "{again:?}");
+    let wrong = [
+        "deploy",
+        "--deckies",
+        "1",
+        "--archetype",
+        "toaster",
+        "--distro",
+        "templeos",
+    ];
+    let wrong = running.decnet(&wrong).await.failed(4);
+    assert_eq!(wrong.err.lines().count(), 2, "{wrong:?}");
+    let replaced = [
+        "deploy",
+        "--deckies",
+        "2",
+        "--randomize-services",
+        "--randomize-distros",
+        "--replace",
+    ];
+    running.decnet(&replaced).await.ok();
+    let deckies = running.decnet(&["decky", "ls", "--json"]).await.ok().json();
+    let kept = deckies
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|decky| decky["state"] != "tearing_down");
+    assert_eq!(kept.count(), 2);
+}
+
+#[tokio::test]
 async fn deploy_with_wait_ends_when_every_operation_has_and_tells_whether_all_succeeded() {
     let running = Running::start().await;
     let host = running.master.enrol("edge-01");

@@ -103,7 +103,7 @@ impl<R: Rng> Maker<'_, R> {
 }
 
 impl Draft<'_> {
-    /// The distros take turns by position in the request. A kept decky keeps its own while its archetype stays, so
+    /// The request's, else the distros take turns by position in the request. A kept decky keeps its own while its archetype stays, so
     /// that a section put before it does not change it.
     fn distro<'c>(
         &self,
@@ -111,6 +111,10 @@ impl Draft<'_> {
         archetype: Option<&Archetype>,
         catalogue: &'c Catalogue,
     ) -> &'c Distro {
+        let said = self.spec.distro.as_ref();
+        if let Some(distro) = said.and_then(|slug| catalogue.distro(slug)) {
+            return distro;
+        }
         let kept = self
             .kept
             .filter(|old| old.archetype.as_ref() == archetype.map(|archetype| &archetype.slug));

@@ -21,7 +21,7 @@ pub(super) fn resolve(
         _ => compose(request, before, targets, detected, faults),
     };
     if faults.is_empty() {
-        interfaces(lan.as_ref(), targets, faults);
+        interfaces(request, lan.as_ref(), targets, faults);
     }
     lan
 }
@@ -76,7 +76,10 @@ fn compose(
         .or_else(|| sources().map(|lan| lan.subnet.trunc()).next());
     let Some(subnet) = subnet else {
         if needed {
-            let message = "the subnet is not known and could not be detected; add `net`, `gw` and `interface` to [general]";
+            let message = format!(
+                "the subnet is not known and could not be detected; {}",
+                remedy(request, "add `net`, `gw` and `interface` to [general]")
+            );
             faults.push(
                 BuildError::new(IniClass::Network, message)
                     .section("general")
@@ -102,8 +105,10 @@ fn compose(
     };
     let gateway = general.gw.as_ref().map(|at| at.value).or_else(known);
     if gateway.is_none() && needed {
-        let message =
-            format!("the gateway of {subnet} is not known and could not be detected; add `gw` to [general]");
+        let message = format!(
+            "the gateway of {subnet} is not known and could not be detected; {}",
+            remedy(request, "add `gw` to [general]")
+        );
         faults.push(
             BuildError::new(IniClass::Network, message)
                 .section("general")
@@ -119,8 +124,16 @@ fn compose(
     })
 }
 
+/// What to do, for a text and for a request without one.
+fn remedy<'a>(request: &Deploy<'_>, text: &'a str) -> &'a str {
+    match request.ini.generated {
+        None => text,
+        Some(_) => "describe the fleet in an INI whose [general] has net, gw and interface",
+    }
+}
+
 /// Every target needs an interface for its deckies.
-fn interfaces(lan: Option<&Lan>, targets: &[HostSlot], faults: &mut Faults) {
+fn interfaces(request: &Deploy<'_>, lan: Option<&Lan>, targets: &[HostSlot], faults: &mut Faults) {
     let fleet = lan.and_then(|lan| lan.interface.as_ref());
     for host in targets {
         let own = host
@@ -129,8 +142,9 @@ fn interfaces(lan: Option<&Lan>, targets: &[HostSlot], faults: &mut Faults) {
             .or_else(|| host.lan.as_ref().and_then(|lan| lan.interface.as_ref()));
         if own.or(fleet).is_none() {
             let message = format!(
-                "the interface of host {} is not known and could not be detected; add `interface` to [general], or set the host's",
-                host.name
+                "the interface of host {} is not known and could not be detected; {}",
+                host.name,
+                remedy(request, "add `interface` to [general], or set the host's")
             );
             faults.push(
                 BuildError::new(IniClass::Network, message)

@@ -21,6 +21,8 @@ pub(super) struct Places<'a> {
     occupied: BTreeSet<Ipv4Addr>,
     /// Where the search for a free address goes on, by subnet. Addresses never become free during a build.
     next: BTreeMap<Ipv4Net, u32>,
+    /// The subnet and the address in it from which on new deckies get theirs.
+    start: Option<(Ipv4Net, Ipv4Addr)>,
 }
 
 struct Place<'a> {
@@ -38,6 +40,7 @@ impl<'a> Places<'a> {
             reserved: BTreeMap::new(),
             occupied: BTreeSet::new(),
             next: BTreeMap::new(),
+            start: None,
         };
         for host in targets {
             // The LAN was resolved before, so a target without any does not get here.
@@ -157,6 +160,30 @@ impl<'a> Places<'a> {
         None
     }
 
+    /// From here on [`Places::following`] gives out addresses, in this one's subnet.
+    pub(super) fn start_at(&mut self, start: Ipv4Addr, faults: &mut Faults) {
+        let able = self.hosts.iter().find(|place| is_host(&place.subnet, start));
+        let Some(place) = able else {
+            let message = format!(
+                "{start} is not a host address of {}; choose one that is",
+                self.subnets()
+            );
+            let error = BuildError::new(IniClass::Address, message).section("generate");
+            faults.push(error.key("ip_start"));
+            return;
+        };
+        self.next.insert(place.subnet, u32::from(start));
+        self.start = Some((place.subnet, start));
+    }
+
+    /// The next free address from the start on; it is taken then.
+    pub(super) fn following(&mut self) -> Option<Ipv4Addr> {
+        let (subnet, _) = self.start?;
+        let address = self.lowest_free(subnet)?;
+        self.occupied.insert(address);
+        Some(address)
+    }
+
     fn lowest_free(&mut self, subnet: Ipv4Net) -> Option<Ipv4Addr> {
         let (first, last) = (u32::from(subnet.network()), u32::from(subnet.broadcast()));
         let mut next = self
@@ -173,6 +200,11 @@ impl<'a> Places<'a> {
 
     /// Why there is no address.
     pub(super) fn exhausted(&self) -> String {
+        if let Some((subnet, start)) = self.start {
+            return format!(
+                "no free address is left from {start} on in {subnet}; start lower, use a larger net, or fewer deckies"
+            );
+        }
         format!(
             "no free address is left on {}; use a larger net, or fewer deckies",
             self.subnets()

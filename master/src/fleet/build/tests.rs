@@ -388,6 +388,44 @@ fn a_mac_is_of_a_maker_of_such_machines() {
 }
 
 #[test]
+fn every_archetype_and_every_os_family_gives_macs_of_its_own_makers() {
+    let ouis = |vendors: &[String]| -> BTreeSet<[u8; 3]> {
+        let vendors = vendors.iter().map(|slug| CATALOGUE.vendor(slug).unwrap());
+        vendors.flat_map(|vendor| vendor.ouis.clone()).collect()
+    };
+    let check = |key: &str, slug: &str, vendors: &[String]| {
+        let mut master = roomy();
+        // Without services of its own, since some archetypes have none that can be deployed.
+        master.add(&format!("[a]\namount=20\nservices=ssh\n{key}={slug}"));
+        let allowed = ouis(vendors);
+        let mut seen = BTreeSet::new();
+        for decky in master.fleet.deckies.values() {
+            let [a, b, c, ..] = decky.mac.bytes();
+            assert_eq!(a & 0b11, 0, "{slug}: {} is not a maker's address", decky.mac);
+            assert!(allowed.contains(&[a, b, c]), "{slug}: {}", decky.mac);
+            seen.insert(decky.mac);
+        }
+        assert_eq!(seen.len(), 20, "{slug}: a MAC twice");
+    };
+    for archetype in CATALOGUE.archetypes() {
+        assert!(!archetype.vendors.is_empty(), "{}", archetype.slug);
+        check("archetype", archetype.slug.as_str(), &archetype.vendors);
+    }
+    for family in CATALOGUE.os_families() {
+        check("nmap_os", family.slug.as_str(), &family.vendors);
+    }
+}
+
+#[test]
+fn a_mac_stays_when_the_archetype_changes() {
+    let mut master = master();
+    master.add("[a]\narchetype=printer");
+    let before = master.decky("a").mac;
+    master.replace("[a]\narchetype=linux-server");
+    assert_eq!(master.decky("a").mac, before);
+}
+
+#[test]
 fn one_seed_builds_the_same_fleet_again_and_another_one_differs() {
     let text = "[a]\namount=4\n[b]\narchetype=iot-device\namount=4";
     let mut master = master();

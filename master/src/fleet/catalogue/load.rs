@@ -8,7 +8,7 @@ use decnet_wire::ids::ServiceSlug;
 use super::entry::{CatalogueFile, DistroEntry, OsFamilyEntry, ServiceEntry, VendorEntry};
 use super::persona::{Field, FieldType};
 use super::{Archetype, Catalogue, Distro, OsFamily, Runs, Service, Vendor};
-use crate::fleet::model::{DistroSlug, OsFamilySlug};
+use crate::fleet::model::{ArchetypeSlug, BASE, DistroSlug, OsFamilySlug};
 
 /// Most bytes of one catalogue file.
 const MAX_FILE: usize = 1024 * 1024;
@@ -57,7 +57,7 @@ pub(super) fn load(extra: &[(String, String)]) -> Result<Catalogue, Vec<Catalogu
 #[derive(Default)]
 struct Loader {
     services: BTreeMap<ServiceSlug, Service>,
-    archetypes: BTreeMap<crate::fleet::model::ArchetypeSlug, Archetype>,
+    archetypes: BTreeMap<ArchetypeSlug, Archetype>,
     distros: Vec<Distro>,
     os_families: BTreeMap<OsFamilySlug, OsFamily>,
     vendors: BTreeMap<String, Vendor>,
@@ -160,7 +160,7 @@ impl Loader {
             let message = "the decoy program has no such service; remove `decoy`, or give an `image`";
             self.fault(file, &name, message);
         }
-        if entry.slug.as_str() == crate::fleet::ini::RESERVED {
+        if entry.slug.as_str() == BASE {
             self.fault(
                 file,
                 &name,
@@ -252,8 +252,7 @@ impl Loader {
         let ouis: Option<Vec<[u8; 3]>> = entry.ouis.iter().map(|text| oui(text)).collect();
         match ouis.filter(|ouis| !ouis.is_empty()) {
             None => {
-                let message =
-                    "`ouis` must list the first three bytes of its addresses, unicast, as in \"00:14:22\"";
+                let message = "`ouis` must list the first three bytes of its addresses, unicast and globally administered, as in \"00:14:22\"";
                 self.fault(file, &name, message);
             }
             Some(ouis) => {
@@ -394,8 +393,14 @@ fn fault_of(field: &Field) -> Option<String> {
         .map(|error| format!("its default {error}"))
 }
 
+/// The first three bytes of a MAC address that a maker was assigned: unicast and globally administered, so that the
+/// two lowest bits of the first byte are 0 (IEEE Std 802-2014, 8.2.2).
 fn oui(text: &str) -> Option<[u8; 3]> {
     let mut bytes = [0; 3];
-    hex::decode_to_slice(text.replace(':', ""), &mut bytes).ok()?;
-    (text.len() == 8 && bytes[0] & 1 == 0).then_some(bytes)
+    let mut parts = text.split(':');
+    for byte in &mut bytes {
+        let part = parts.next().filter(|part| part.len() == 2)?;
+        hex::decode_to_slice(part, std::slice::from_mut(byte)).ok()?;
+    }
+    (parts.next().is_none() && bytes[0] & 0b11 == 0).then_some(bytes)
 }

@@ -173,6 +173,10 @@ fn every_fault_names_its_file_and_entry() {
         ),
         ("words = [\"Two Words\"]".to_owned(), "mine.toml: words: "),
         ("[[vendor]]\nslug = \"v\"\nname = \"V\"\nouis = [\"01:00:5e\"]".to_owned(), "mine.toml: vendor v: "),
+        ("[[vendor]]\nslug = \"v\"\nname = \"V\"\nouis = [\"02:42:ac\"]".to_owned(), "mine.toml: vendor v: `ouis` must"),
+        ("[[vendor]]\nslug = \"v\"\nname = \"V\"\nouis = [\"00:14:22\", \"0:014:22\"]".to_owned(), "mine.toml: vendor v: "),
+        ("[[vendor]]\nslug = \"v\"\nname = \"V\"\nouis = [\"00:14:22:01\"]".to_owned(), "mine.toml: vendor v: "),
+        ("[[vendor]]\nslug = \"v\"\nname = \"V\"\nouis = []".to_owned(), "mine.toml: vendor v: "),
         (
             "[[distro]]\nslug = \"mint\"\nname = \"Mint\"\nhostname_style = \"generic\"".to_owned(),
             "mine.toml: distro mint: `like` must name",

@@ -1,4 +1,8 @@
+use decnet_plan::desired::Desired;
+use decnet_plan::planner::plan;
+use decnet_plan::policy::Policy;
 use decnet_wire::ids::HostId;
+use decnet_wire::observed::Observed;
 use uuid::Uuid;
 
 use super::*;
@@ -95,6 +99,87 @@ fn a_host_marked_ipvlan_gets_ipvlan_and_no_mac() {
     assert_eq!(compiled.networks[0].parent.as_ref().unwrap().as_str(), "bond0");
     let attachment = &stack(&compiled, "a")["services"]["base"]["networks"]["lan"];
     assert_eq!(*attachment, json!({ "ipv4_address": "10.0.0.9" }));
+}
+
+#[test]
+fn a_hosts_mode_and_vlan_reach_its_network_and_a_usual_mode_is_not_said() {
+    let mut master = master();
+    master.add(TEXT);
+    let mut target = master.targets[0].clone();
+    target.interface = Some("eth0.30".parse().unwrap());
+    for (ipvlan, mode, expected) in [
+        (false, None, None),
+        (false, Some(NetworkMode::Bridge), None),
+        (false, Some(NetworkMode::Private), Some(NetworkMode::Private)),
+        (true, Some(NetworkMode::L2), None),
+        (true, Some(NetworkMode::L3s), Some(NetworkMode::L3s)),
+        // A mode that was kept from the other driver would be refused by every agent.
+        (true, Some(NetworkMode::Vepa), None),
+    ] {
+        (target.ipvlan, target.mode) = (ipvlan, mode);
+        let compiled = compile(&master.fleet, &target, &CATALOGUE, IMAGE).unwrap();
+        assert_eq!(compiled.networks[0].mode, expected, "{ipvlan} {mode:?}");
+        assert_eq!(compiled.networks[0].parent.as_ref().unwrap().as_str(), "eth0.30");
+    }
+}
+
+/// The agent of a host that already runs one driver, told the other one.
+#[test]
+fn another_driver_is_a_new_network_and_new_base_containers_with_the_same_addresses() {
+    let mut master = master();
+    master.add(TEXT);
+    let desired = |ipvlan: bool| {
+        let target = HostSlot {
+            ipvlan,
+            ..master.targets[0].clone()
+        };
+        let compiled = compile(&master.fleet, &target, &CATALOGUE, &pinned()).unwrap();
+        let stacks = compiled.stacks.iter().map(|stack| (&stack.name, &stack.document));
+        Desired::new(target.id, &compiled.networks, &[], stacks).unwrap()
+    };
+    let name = network_name(&master.targets[0]);
+    let (macvlan, ipvlan) = (desired(false), desired(true));
+    let observed: Observed = serde_json::from_value(json!({
+        "images": [],
+        "networks": [{
+            "id": "n1", "name": name,
+            "hash": macvlan.networks()[name.as_str()].labels[decnet_plan::labels::HASH],
+        }],
+        "containers": [],
+        "interfaces": [{ "name": "eth1", "up": true, "addresses": [] }],
+    }))
+    .unwrap();
+    let steps = |desired: &Desired| -> Vec<Value> {
+        let plan = plan(desired, &observed, &Policy::built_in());
+        assert!(plan.blocked.is_empty(), "{:?}", plan.blocked);
+        plan.steps
+            .iter()
+            .map(|planned| serde_json::to_value(&planned.step).unwrap())
+            .collect()
+    };
+    let is = |step: &Value, what: &str| step["do"] == what;
+    assert!(!steps(&macvlan).iter().any(|step| is(step, "remove-network")));
+    let steps = steps(&ipvlan);
+    let at = |what| steps.iter().position(|step| is(step, what)).unwrap();
+    assert!(at("remove-network") < at("create-network"));
+    assert_eq!(steps[at("remove-network")]["id"], "n1");
+    assert_eq!(steps[at("create-network")]["network"]["driver"], "ipvlan");
+    for name in ["a", "b"] {
+        let base = steps
+            .iter()
+            .find(|step| {
+                is(step, "create-container") && step["container"]["name"] == format!("decnet-{name}-base-1")
+            })
+            .unwrap()
+            .to_string();
+        let decky = master.decky(name);
+        assert!(base.contains(&decky.address.to_string()), "{base}");
+        assert!(!base.contains(&decky.mac.to_string()), "{base}");
+    }
+}
+
+fn pinned() -> String {
+    format!("registry.example.test/decoy@sha256:{}", "a".repeat(64))
 }
 
 #[test]

@@ -7,16 +7,15 @@ use decnet_wire::ids::{DeckyName, ServiceSlug};
 use serde_json::Value;
 
 use super::error::{Faults, IniClass, IniError, MAX_ERRORS, shown};
+use super::known::Known;
 use super::lines::{self, DEFAULT, Section};
-use super::section::{self, DeckyKeys, Services};
+use super::section::{self, DeckyKeys};
 use super::{At, DeckySpec, Document, MAX_CHARACTERS, Warning};
 use crate::fleet::catalogue::Catalogue;
-use crate::fleet::model::{CustomService, DeploymentLimit, Persona};
+use crate::fleet::model::{BASE, CustomService, DeploymentLimit, Persona};
 
 const GENERAL: &str = "general";
 const CUSTOM: &str = "custom-";
-/// Names that no service may have: the base container's, in every Compose document.
-pub(in crate::fleet) const RESERVED: &str = "base";
 
 pub(super) fn parse(
     text: &str,
@@ -31,7 +30,7 @@ pub(super) fn parse(
         return Err(vec![IniError::new(IniClass::NoSections, message).line(1)]);
     }
     let mut reader = Reader {
-        services: Services {
+        known: Known {
             catalogue,
             custom: known.clone(),
         },
@@ -67,7 +66,7 @@ fn whole_text(text: &str) -> Result<(), IniError> {
 }
 
 struct Reader<'a> {
-    services: Services<'a>,
+    known: Known<'a>,
     document: Document,
     /// Decky name to section and line.
     names: HashMap<DeckyName, (String, usize)>,
@@ -97,7 +96,7 @@ impl Reader<'_> {
             let dotted = section
                 .name
                 .rsplit_once('.')
-                .filter(|(_, slug)| self.services.is_known(slug));
+                .filter(|(_, slug)| self.known.is_service(slug));
             match (section.name.as_str(), dotted) {
                 (DEFAULT, _) => {}
                 (GENERAL, _) => self.document.general = section::general(section, &mut self.faults),
@@ -122,12 +121,12 @@ impl Reader<'_> {
                 return;
             }
         };
-        if self.services.catalogue.service(&slug).is_some() || slug.as_str() == RESERVED {
+        if self.known.catalogue.service(&slug).is_some() || slug.as_str() == BASE {
             let message = format!("`{slug}` is taken by the catalogue; choose another name after `custom-`");
             self.faults.push(section.fault(IniClass::Custom, message));
             return;
         }
-        self.services.custom.insert(slug.clone(), service.clone());
+        self.known.custom.insert(slug.clone(), service.clone());
         let at = At {
             value: service,
             line: section.line,
@@ -139,7 +138,7 @@ impl Reader<'_> {
 
     fn decky(&mut self, section: &Section, default: Option<&Section>) {
         section::unknown_decky_keys(section, &mut self.faults);
-        let keys = section::decky(section, default, &self.services, &mut self.faults);
+        let keys = section::decky(section, default, &self.known, &mut self.faults);
         let amount = keys.amount.unwrap_or(1);
         if amount > 1 {
             self.groups.insert(section.name.clone());
@@ -255,7 +254,7 @@ impl Reader<'_> {
 
     /// The settings of a sub-section; None when some are wrong.
     fn settings(&mut self, section: &Section, slug: &ServiceSlug) -> Option<Persona> {
-        let Some(service) = self.services.catalogue.service(slug) else {
+        let Some(service) = self.known.catalogue.service(slug) else {
             for entry in &section.entries {
                 let message = "custom services have no settings; remove the line";
                 let error = section
@@ -341,6 +340,7 @@ fn spec(name: DeckyName, section: &Section, keys: &DeckyKeys) -> DeckySpec {
         archetype: keys.archetype.clone(),
         os_family: keys.os_family.clone(),
         interval: keys.interval,
+        distro: None,
         personas: BTreeMap::new(),
     }
 }

@@ -34,10 +34,10 @@ impl IniError {
         }
     }
 
-    /// The same at a line.
+    /// The same at a line; 0 is none.
     #[must_use]
     pub fn line(mut self, line: usize) -> Self {
-        self.line = Some(line);
+        self.line = (line > 0).then_some(line);
         self
     }
 
@@ -106,6 +106,7 @@ pub enum IniClass {
     Archetype,
     Service,
     OsFamily,
+    Distro,
     Persona,
     /// A `[custom-NAME]` section.
     Custom,

@@ -1,6 +1,5 @@
 //! The keys of `[general]`, decky and `[custom-NAME]` sections.
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
@@ -9,9 +8,9 @@ use decnet_wire::ids::ServiceSlug;
 use ipnet::Ipv4Net;
 
 use super::error::{Faults, IniClass, IniError, shown};
+use super::known::Known;
 use super::lines::{Entry, Section, spelling};
 use super::{At, General};
-use crate::fleet::catalogue::Catalogue;
 use crate::fleet::model::{ArchetypeSlug, CustomService, Minutes, OsFamilySlug, Port};
 
 /// Most deckies of one section.
@@ -48,40 +47,6 @@ impl Place<'_> {
             section,
             key,
         }
-    }
-}
-
-/// What services a text may name.
-pub(super) struct Services<'a> {
-    pub(super) catalogue: &'a Catalogue,
-    /// The fleet's, and over them the text's own.
-    pub(super) custom: BTreeMap<ServiceSlug, CustomService>,
-}
-
-impl Services<'_> {
-    /// Whether a section name that ends in `.text` is a service sub-section.
-    pub(super) fn is_known(&self, text: &str) -> bool {
-        let slug: Result<ServiceSlug, _> = text.parse();
-        slug.is_ok_and(|slug| self.catalogue.service(&slug).is_some() || self.custom.contains_key(&slug))
-    }
-
-    fn ports(&self, slug: &ServiceSlug) -> &[Port] {
-        let custom = || self.custom.get(slug).map(|custom| custom.ports.as_slice());
-        self.catalogue
-            .service(slug)
-            .map(|service| service.ports.as_slice())
-            .or_else(custom)
-            .unwrap_or_default()
-    }
-
-    /// For messages, so bounded whatever a text defines.
-    fn available(&self) -> String {
-        let known = self.catalogue.deployable().map(|service| service.slug.as_str());
-        known
-            .chain(self.custom.keys().map(ServiceSlug::as_str))
-            .take(40)
-            .collect::<Vec<_>>()
-            .join(", ")
     }
 }
 
@@ -193,7 +158,7 @@ pub(super) fn unknown_decky_keys(section: &Section, faults: &mut Faults) {
 pub(super) fn decky(
     section: &Section,
     default: Option<&Section>,
-    services: &Services<'_>,
+    known: &Known<'_>,
     faults: &mut Faults,
 ) -> DeckyKeys {
     let find = |key: &str| {
@@ -213,18 +178,29 @@ pub(super) fn decky(
         }
     }
     if let Some(place) = filled("archetype") {
-        keys.archetype = archetype(&place, services.catalogue, faults);
+        let slug = named(
+            &place,
+            IniClass::Archetype,
+            known.archetype(&place.entry.value),
+            faults,
+        );
+        keys.archetype = slug.map(|slug| place.at(slug));
     }
     match filled("services") {
-        Some(place) => keys.services = service_list(&place, services, faults),
+        Some(place) => keys.services = service_list(&place, known, faults),
         None => {
             if let Some(at) = &keys.archetype {
-                archetype_services(at, services, faults);
+                archetype_services(at, known, faults);
             }
         }
     }
     if let Some(place) = filled("nmap_os") {
-        keys.os_family = os_family(&place, services.catalogue, faults);
+        keys.os_family = named(
+            &place,
+            IniClass::OsFamily,
+            known.os_family(&place.entry.value),
+            faults,
+        );
     }
     if let Some(place) = filled("mutate_interval") {
         match interval(&place) {
@@ -256,117 +232,27 @@ fn entry_of<'a>(section: &'a Section, key: &str) -> Option<Place<'a>> {
     })
 }
 
-fn archetype(place: &Place<'_>, catalogue: &Catalogue, faults: &mut Faults) -> Option<At<ArchetypeSlug>> {
-    let slug = place.entry.value.parse().ok();
-    if let Some(slug) = slug.filter(|slug| catalogue.archetype(slug).is_some()) {
-        return Some(place.at(slug));
-    }
-    let known: Vec<&str> = catalogue
-        .archetypes()
-        .map(|archetype| archetype.slug.as_str())
-        .collect();
-    let message = format!(
-        "`{}` is not an archetype; use one of: {}",
-        shown(&place.entry.value),
-        known.join(", ")
-    );
-    faults.push(place.fault(IniClass::Archetype, message));
-    None
+fn named<T>(place: &Place<'_>, class: IniClass, read: Result<T, String>, faults: &mut Faults) -> Option<T> {
+    read.map_err(|message| faults.push(place.fault(class, message)))
+        .ok()
 }
 
-fn archetype_services(at: &At<ArchetypeSlug>, services: &Services<'_>, faults: &mut Faults) {
-    let Some(archetype) = services.catalogue.archetype(&at.value) else {
-        return;
-    };
-    for slug in &archetype.services {
-        if !services.catalogue.is_deployable(slug) {
-            let message = format!(
-                "service `{slug}` of archetype {} has no decoy yet; set services yourself, available: {}",
-                at.value,
-                services.available()
-            );
-            faults.push(IniError::new(IniClass::Service, message).at(at));
-        }
+fn archetype_services(at: &At<ArchetypeSlug>, known: &Known<'_>, faults: &mut Faults) {
+    for message in known.lacking(&at.value) {
+        faults.push(IniError::new(IniClass::Service, message).at(at));
     }
 }
 
-fn os_family(place: &Place<'_>, catalogue: &Catalogue, faults: &mut Faults) -> Option<OsFamilySlug> {
-    let slug = place.entry.value.parse().ok();
-    if let Some(slug) = slug.filter(|slug| catalogue.os_family(slug).is_some()) {
-        return Some(slug);
-    }
-    let known: Vec<&str> = catalogue
-        .os_families()
-        .map(|family| family.slug.as_str())
-        .collect();
-    let message = format!(
-        "`{}` is not an OS family; use one of: {}",
-        shown(&place.entry.value),
-        known.join(", ")
-    );
-    faults.push(place.fault(IniClass::OsFamily, message));
-    None
-}
-
-fn service_list(
-    place: &Place<'_>,
-    services: &Services<'_>,
-    faults: &mut Faults,
-) -> Option<At<Vec<ServiceSlug>>> {
-    let mut list: Vec<ServiceSlug> = Vec::new();
-    let mut sound = true;
-    for item in place.entry.value.split(',').map(str::trim) {
-        match service(item, &list, services) {
-            Ok(slug) => list.push(slug),
-            Err(message) => {
+fn service_list(place: &Place<'_>, known: &Known<'_>, faults: &mut Faults) -> Option<At<Vec<ServiceSlug>>> {
+    match known.services(place.entry.value.split(',')) {
+        Ok(list) => Some(place.at(list)),
+        Err(messages) => {
+            for message in messages {
                 faults.push(place.fault(IniClass::Service, message));
-                sound = false;
             }
+            None
         }
     }
-    sound.then(|| place.at(list))
-}
-
-fn service(item: &str, before: &[ServiceSlug], services: &Services<'_>) -> Result<ServiceSlug, String> {
-    if item.is_empty() {
-        return Err("the list has an empty item; remove the extra comma".to_owned());
-    }
-    let unknown = || {
-        let item = shown(item);
-        format!(
-            "`{item}` is not a service (names are in lower case); available: {}",
-            services.available()
-        )
-    };
-    let slug: ServiceSlug = item.parse().map_err(|_| unknown())?;
-    match services.catalogue.service(&slug) {
-        None if services.custom.contains_key(&slug) => {}
-        None => return Err(unknown()),
-        Some(service) if service.singleton => {
-            return Err(format!(
-                "`{slug}` runs once for the fleet and never on a decky; remove it"
-            ));
-        }
-        Some(service) if !service.is_deployable() => {
-            return Err(format!(
-                "service `{slug}` has no decoy yet; available: {}",
-                services.available()
-            ));
-        }
-        Some(_) => {}
-    }
-    if before.contains(&slug) {
-        return Err(format!("`{slug}` is listed twice; remove one"));
-    }
-    let ports = services.ports(&slug);
-    for other in before {
-        if let Some(port) = services.ports(other).iter().find(|port| ports.contains(port)) {
-            return Err(format!(
-                "`{other}` and `{slug}` both listen on {port}; put them on two deckies"
-            ));
-        }
-    }
-    Ok(slug)
 }
 
 /// The digits of a whole number without sign; None when it is none.

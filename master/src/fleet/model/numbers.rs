@@ -152,6 +152,38 @@ impl fmt::Debug for Seed {
     }
 }
 
+/// How many deckies a request asks for, 1 to [`DeploymentLimit::MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeckyCount(u16);
+
+impl DeckyCount {
+    /// The number of deckies.
+    #[must_use]
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+/// One.
+impl Default for DeckyCount {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl TryFrom<u16> for DeckyCount {
+    type Error = RangeError;
+    fn try_from(count: u16) -> Result<Self, RangeError> {
+        if (1..=DeploymentLimit::MAX).contains(&count) {
+            return Ok(Self(count));
+        }
+        Err(RangeError {
+            what: "a number of deckies",
+            rule: "1 to 500",
+        })
+    }
+}
+
 /// A transport protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -21,17 +21,12 @@ use crate::control::ControlError;
 use crate::control::deploy::{DeployRequest, HostPlan, refused};
 use crate::fleet::model::Interval;
 use crate::fleet::mutate::parse_duration;
-use crate::fleet::request;
 
 /// The header of a 204 that names the row of the operation that was begun.
 const LIFECYCLE_ID: HeaderName = HeaderName::from_static("decnet-lifecycle-id");
 
 fn request(fields: Fields) -> Result<DeployRequest, Problem> {
-    let body = request::DeployRequest::from_json(&fields.whole()).map_err(refused)?;
-    Ok(DeployRequest {
-        ini: body.ini_content,
-        replace: body.replace_fleet,
-    })
+    Ok(DeployRequest::from_json(&fields.whole()).map_err(refused)?)
 }
 
 /// Deploy a fleet description

@@ -14,9 +14,9 @@ use super::access::Admin;
 use super::answer::{Problem, ask};
 use super::body::Fields;
 use super::parameters::{HostPath, Pairs};
-use super::views::{EnrollBody, EnrollView, ErrorView, HostView};
+use super::views::{EnrollBody, EnrollView, ErrorView, HostView, NetworkBody};
 use crate::control::Control;
-use crate::control::enrol::{Invitation, TOKEN_LIFETIME, TOKEN_LIFETIME_MAX};
+use crate::control::enrol::{HostNetworking, Invitation, TOKEN_LIFETIME, TOKEN_LIFETIME_MAX};
 use crate::control::hosts::HostState;
 use crate::fleet::model::Lan;
 
@@ -91,8 +91,7 @@ pub(super) async fn enroll(
     mut fields: Fields,
 ) -> Result<Response, Problem> {
     let name = fields.text("name")?;
-    let ipvlan = fields.switch("ipvlan")?;
-    let interface = fields.optional_text("interface")?;
+    let network = networking(&mut fields);
     let subnet = fields.optional_text("subnet")?;
     let gateway = fields.optional_text("gateway")?;
     let seconds = fields.number("ttl_seconds")?;
@@ -119,8 +118,7 @@ pub(super) async fn enroll(
     };
     let invitation = Invitation {
         name: parsed("name", &name)?,
-        ipvlan,
-        interface: interface.map(|text| parsed("interface", &text)).transpose()?,
+        network: network?,
         lan,
         lifetime,
         notes,
@@ -133,6 +131,47 @@ pub(super) async fn enroll(
         expires_at: invited.expires_at,
     };
     Ok((StatusCode::CREATED, Json(view)).into_response())
+}
+
+/// Change how a host's deckies are attached
+///
+/// The host makes its network anew, and its deckies with it. Their addresses stay.
+#[utoipa::path(
+    put, path = "/swarm/hosts/{uuid}/network", tag = "swarm", request_body = NetworkBody,
+    params(("uuid" = String, Path, description = "The host's id")),
+    responses(
+        (status = 200, description = "The host", body = HostView),
+        (status = 400, description = "A key is unknown or of the wrong type", body = ErrorView),
+        (status = 404, description = "No such host", body = ErrorView),
+        (status = 409, description = "The host is revoked, or its deckies could not run so", body = ErrorView),
+        (status = 422, description = "A value outside its pattern, or a mode of the other driver", body = ErrorView),
+    )
+)]
+pub(super) async fn set_network(
+    _: Admin,
+    State(app): State<App>,
+    HostPath(id): HostPath,
+    mut fields: Fields,
+) -> Result<Json<HostView>, Problem> {
+    let network = networking(&mut fields);
+    fields.done()?;
+    let network = network?;
+    let view = ask(&app, move |control| {
+        control.set_networking(id, &network)?;
+        control.host(id)
+    })
+    .await?;
+    Ok(Json(view.into()))
+}
+
+/// Takes the fields that say how deckies are attached.
+fn networking(fields: &mut Fields) -> Result<HostNetworking, Problem> {
+    let ipvlan = fields.switch("ipvlan");
+    let mode = fields.optional_text("mode");
+    let interface = fields.optional_text("interface");
+    let mode = mode?.map(|text| parsed("mode", &text)).transpose()?;
+    let interface = interface?.map(|text| parsed("interface", &text)).transpose()?;
+    Ok(HostNetworking::new(ipvlan?, mode, interface)?)
 }
 
 fn parsed<T: FromStr<Err = decnet_wire::ids::ParseError>>(key: &str, text: &str) -> Result<T, Problem> {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::Peer;
-use crate::control::enrol::{Invitation, TOKEN_LIFETIME};
+use crate::control::enrol::{HostNetworking, Invitation, TOKEN_LIFETIME};
 use crate::control::{Addresses, Control, DecoyImage, Parts, system_clock};
 use crate::fleet::catalogue::Catalogue;
 use crate::init::{self, InitArgs};
@@ -90,8 +90,7 @@ impl Master {
     pub(crate) fn enrol(&self, name: &str) -> HostId {
         let invitation = Invitation {
             name: name.parse().unwrap(),
-            ipvlan: false,
-            interface: None,
+            network: HostNetworking::default(),
             lan: None,
             lifetime: TOKEN_LIFETIME,
             notes: None,
@@ -114,10 +113,7 @@ impl Master {
     pub(crate) fn with_fleet() -> Self {
         let master = Self::new();
         master.enrol("edge-01");
-        let request = crate::control::deploy::DeployRequest {
-            ini: FLEET.to_owned(),
-            replace: false,
-        };
+        let request = crate::control::deploy::DeployRequest::of_text(FLEET, false);
         master.control.deploy(&request).unwrap();
         master
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use decnet_plan::step::{Blocked, Step};
-use decnet_wire::bundle::OperationKind;
+use decnet_wire::bundle::{NetworkMode, OperationKind};
 use decnet_wire::ids::{
     DeckyName, HostId, HostName, InterfaceName, MacAddress, OperationId, StackName, Timestamp,
 };
@@ -26,11 +26,47 @@ pub struct DeployBody {
     #[schema(
         example = "[general]\nnet = 192.168.1.0/24\ngw = 192.168.1.1\n\n[web]\narchetype = web-server\namount = 3\n"
     )]
-    pub ini_content: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ini_content: Option<String>,
+    /// In the place of `ini_content`: so many deckies, with such services.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generate: Option<GenerateBody>,
     /// The description is the whole fleet; otherwise it is added to what is there.
     #[serde(default)]
     #[schema(default = false)]
     pub replace_fleet: bool,
+}
+
+/// Deckies `decky-01`, `decky-02` and so on. One of `services`, `archetype` and `randomize_services` must be there;
+/// the first that is decides the services.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct GenerateBody {
+    /// How many, 1 to 500.
+    #[schema(minimum = 1, maximum = 500)]
+    pub deckies: u16,
+    /// The services of every decky.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
+    /// The kind of machine of every decky.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archetype: Option<String>,
+    /// One to three services at random for each decky.
+    #[serde(default)]
+    pub randomize_services: bool,
+    /// They get the free addresses from here on; without it, the lowest free ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "ipv4")]
+    pub ip_start: Option<Ipv4Addr>,
+    /// Taken in turns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub distros: Vec<String>,
+    /// A distro at random for each decky, where `distros` names none.
+    #[serde(default)]
+    pub randomize_distros: bool,
+    /// Minutes between changes of services, 30 where left out. Also the fleet's when these deckies are all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 5_256_000)]
+    pub mutate_interval: Option<u32>,
 }
 
 /// An accepted deploy. The work follows; the rows tell how it goes.
@@ -286,6 +322,9 @@ pub struct HostView {
     /// SHA-256 of its certificate, as `sha256:…`.
     pub client_cert_fingerprint: Option<String>,
     pub use_ipvlan: bool,
+    /// The driver's mode; null is its usual one, `bridge` of macvlan and `l2` of ipvlan.
+    #[schema(value_type = Option<String>)]
+    pub mode: Option<NetworkMode>,
     #[schema(value_type = Option<String>)]
     pub interface: Option<InterfaceName>,
     /// Its own LAN, where it differs from the fleet's.
@@ -322,6 +361,7 @@ impl From<Host> for HostView {
             reason: status.reason.or(status.refusal),
             client_cert_fingerprint: host.certificate.map(|digest| digest.to_string()),
             use_ipvlan: host.ipvlan,
+            mode: host.mode,
             interface: host.interface,
             subnet: host.lan.as_ref().map(|lan| lan.subnet),
             gateway: host.lan.as_ref().and_then(|lan| lan.gateway),
@@ -340,7 +380,10 @@ pub struct EnrollBody {
     #[serde(default)]
     #[schema(default = false)]
     pub ipvlan: bool,
-    /// The interface for deckies, where it differs from the fleet's.
+    /// `bridge`, `private`, `vepa` or `passthru` of macvlan, `l2`, `l3` or `l3s` of ipvlan; the first where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// The interface for deckies, where it differs from the fleet's. `eth1.30` is VLAN 30 of `eth1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "eth1")]
     pub interface: Option<String>,
@@ -357,6 +400,22 @@ pub struct EnrollBody {
     pub ttl_seconds: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notes: Option<String>,
+}
+
+/// How a host's deckies are attached to its LAN, whole: what is left out is as if it had never been set.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct NetworkBody {
+    /// ipvlan in place of macvlan, for NICs and switches that take one MAC only.
+    #[serde(default)]
+    #[schema(default = false)]
+    pub ipvlan: bool,
+    /// `bridge`, `private`, `vepa` or `passthru` of macvlan, `l2`, `l3` or `l3s` of ipvlan; the first where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// The interface for deckies, where it differs from the fleet's. `eth1.30` is VLAN 30 of `eth1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "eth1.30")]
+    pub interface: Option<String>,
 }
 
 /// The token for a host. It is shown once.

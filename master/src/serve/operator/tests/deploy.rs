@@ -74,6 +74,13 @@ async fn a_bad_deploy_body_is_400_or_422_and_changes_nothing() {
         (json!({ "ini_content": null }), 400),
         (json!({ "ini_content": FLEET, "force": true }), 400),
         (json!([]), 400),
+        (
+            json!({ "ini_content": FLEET, "generate": { "deckies": 1, "services": ["ssh"] } }),
+            400,
+        ),
+        (json!({ "generate": { "deckies": 1 } }), 400),
+        (json!({ "generate": { "deckies": 1, "services": "ssh" } }), 400),
+        (json!({ "generate": { "deckies": 0, "services": ["ssh"] } }), 422),
         (json!({ "ini_content": FLEET, "replace_fleet": "maybe" }), 422),
         (json!({ "ini_content": FLEET, "replace_fleet": 2 }), 422),
         (json!({ "ini_content": FLEET, "replace_fleet": null }), 422),

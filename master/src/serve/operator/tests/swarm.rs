@@ -84,6 +84,10 @@ async fn a_bad_invitation_is_400_or_422_and_makes_no_host() {
         (json!({ "name": "Edge" }), 422),
         (json!({ "name": "a", "ipvlan": "maybe" }), 422),
         (json!({ "name": "a", "interface": "no such/name" }), 422),
+        (json!({ "name": "a", "mode": "l2" }), 422),
+        (json!({ "name": "a", "mode": "private", "ipvlan": true }), 422),
+        (json!({ "name": "a", "mode": "hub" }), 422),
+        (json!({ "name": "a", "mode": 2 }), 400),
         (json!({ "name": "a", "subnet": "10.20.0.0/24" }), 422),
         (json!({ "name": "a", "gateway": "10.20.0.1" }), 422),
         (
@@ -129,4 +133,46 @@ async fn a_bad_invitation_is_400_or_422_and_makes_no_host() {
     );
     let unknown = "/swarm/hosts/0190b6f2-7a4e-7c1a-9f57-3b1f6f2f8a11";
     assert_eq!(master.ask(Method::GET, unknown, None).await.status, 404);
+}
+
+#[tokio::test]
+async fn how_deckies_are_attached_is_set_whole_and_shown() {
+    let master = Master::new();
+    let body = json!({ "name": "edge-09", "ipvlan": true, "mode": "l3", "interface": "eth1.30" });
+    let invited = master
+        .ask(Method::POST, "/swarm/hosts/enroll", Some(body))
+        .await
+        .json();
+    let path = format!("/swarm/hosts/{}", invited["host_uuid"].as_str().unwrap());
+    let host = master.ask(Method::GET, &path, None).await.json();
+    assert_eq!(
+        (&host["use_ipvlan"], &host["mode"], &host["interface"]),
+        (&json!(true), &json!("l3"), &json!("eth1.30"))
+    );
+    let path = format!("{path}/network");
+    for (body, status) in [
+        (json!({ "ipvlan": false, "mode": "l3" }), 422),
+        (json!({ "mode": "hub" }), 422),
+        (json!({ "driver": "ipvlan" }), 400),
+    ] {
+        let answer = master.ask(Method::PUT, &path, Some(body.clone())).await;
+        assert_eq!(answer.status, status, "{body}: {}", answer.text);
+    }
+    let set = Some(json!({ "mode": "private" }));
+    let answer = master.ask(Method::PUT, &path, set.clone()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let host = answer.json();
+    assert_eq!(
+        (&host["use_ipvlan"], &host["mode"], &host["interface"]),
+        (&json!(false), &json!("private"), &json!(null))
+    );
+    assert_eq!(
+        master
+            .ask_as(&master.viewer, Method::PUT, &path, set.clone())
+            .await
+            .status,
+        403
+    );
+    let unknown = "/swarm/hosts/0190b6f2-7a4e-7c1a-9f57-3b1f6f2f8a11/network";
+    assert_eq!(master.ask(Method::PUT, unknown, set).await.status, 404);
 }
