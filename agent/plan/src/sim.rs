@@ -316,6 +316,15 @@ impl Engine {
                 self.containers.retain(|_, container| container.id != *id);
                 Ok(())
             }
+            Step::RemoveImage { id, names } => {
+                for image in self.images.iter_mut().filter(|image| image.id == *id) {
+                    image.references.retain(|reference| !names.contains(reference));
+                }
+                let used = self.containers.values().any(|container| container.image == *id);
+                self.images
+                    .retain(|image| image.id != *id || used || !image.references.is_empty());
+                Ok(())
+            }
         }
     }
 

@@ -134,6 +134,7 @@ fn key(draft: &Draft) -> Key<'_> {
         Step::WaitHealthy { name, optional, .. } => (13, name.as_str(), maybe(*optional)),
         Step::WaitCompleted { name, optional, .. } => (14, name.as_str(), maybe(*optional)),
         Step::RemoveVolume { name } => (15, name.as_str(), ""),
+        Step::RemoveImage { id, .. } => (16, id.as_str(), ""),
         Step::ProbeAddress { name, network, .. } => (6, name.as_str(), network.as_str()),
         Step::LockNamespace { name, .. } => (12, name.as_str(), ""),
     };
