@@ -64,7 +64,8 @@ impl Desired {
     pub fn host_links(&self) -> BTreeMap<InterfaceName, HostLink> {
         let link = |(network, address): (&String, &Ipv4Addr)| {
             let spec = self.networks.get(network)?;
-            let parent = spec.parent.clone()?;
+            let parent: InterfaceName = spec.parent()?.parse().ok()?;
+            let driver = spec.known_driver()?;
             let routes: BTreeSet<Ipv4Addr> = self
                 .containers()
                 .flat_map(|(_, _, container)| endpoints(container))
@@ -81,15 +82,15 @@ impl Desired {
             let mut link = HostLink {
                 name: name.clone(),
                 network: network.clone(),
-                driver: spec.driver,
+                driver,
                 mode: self.modes.get(network).copied(),
                 parent,
-                mac: (spec.driver == NetworkDriver::Macvlan).then(|| MacAddress::unicast(mac)),
+                mac: (driver == NetworkDriver::Macvlan).then(|| MacAddress::unicast(mac)),
                 address: *address,
                 routes,
                 alias: String::new(),
             };
-            let mut state = hash::of(&link, None);
+            let mut state = hash::of(&link);
             state.truncate(16);
             link.alias = format!("{MARK}{} {network} {state}", self.host);
             Some((name, link))

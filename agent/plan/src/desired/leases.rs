@@ -66,7 +66,7 @@ impl Desired {
                 for (number, endpoint) in endpoints.iter_mut().enumerate() {
                     let Some(network) = networks
                         .get(&endpoint.network)
-                        .filter(|found| found.parent.is_some())
+                        .filter(|found| found.parent().is_some())
                     else {
                         continue;
                     };
@@ -74,13 +74,15 @@ impl Desired {
                         continue;
                     };
                     if endpoint.address.is_none()
-                        && network.subnet.contains(&lease.address)
+                        && network
+                            .subnets()
+                            .any(|subnet| subnet.contains(&std::net::IpAddr::V4(lease.address)))
                         && addresses.insert((endpoint.network.clone(), lease.address))
                     {
                         endpoint.address = Some(lease.address);
                     }
-                    if let (None, Some(mac), NetworkDriver::Macvlan) =
-                        (endpoint.mac, lease.mac, network.driver)
+                    if let (None, Some(mac), Some(NetworkDriver::Macvlan)) =
+                        (endpoint.mac, lease.mac, network.known_driver())
                         && number == 0
                         && !mac_elsewhere
                         && macs.insert((endpoint.network.clone(), mac))
@@ -109,7 +111,7 @@ impl Desired {
                 let on_lan = self
                     .networks
                     .get(&endpoint.network)
-                    .is_some_and(|network| network.parent.is_some());
+                    .is_some_and(|network| network.parent().is_some());
                 if !on_lan {
                     continue;
                 }

@@ -6,7 +6,7 @@
 use decnet_wire::bundle::NetworkDriver;
 use decnet_wire::ids::InterfaceName;
 use decnet_wire::observed::{Interface, KernelFeature, Observed};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::desired::{Desired, HOST_LINK};
 use crate::labels;
@@ -25,9 +25,12 @@ pub(super) fn obstacle(
     observed: &Observed,
 ) -> Option<String> {
     let lan = Lan {
-        driver: network.driver,
-        parent: network.parent.as_ref()?,
-        subnet: network.subnet,
+        driver: network.known_driver()?,
+        parent: network.parent()?.parse().ok()?,
+        subnet: network.subnets().find_map(|subnet| match subnet {
+            IpNet::V4(subnet) => Some(subnet),
+            IpNet::V6(_) => None,
+        }),
     };
     let is_there = observed.networks.iter().any(|other| {
         other.name == name
@@ -56,7 +59,7 @@ pub(super) fn address_obstacle(
     network: &NetworkSpec,
     observed: &Observed,
 ) -> Option<String> {
-    let parent = network.parent.as_ref()?;
+    let parent = network.parent()?;
     let interface = observed.interfaces.iter().find(|interface| {
         interface.addresses.iter().any(|net| net.addr() == address) && !is_host_link(&interface.name)
     })?;
@@ -64,7 +67,7 @@ pub(super) fn address_obstacle(
         "{address} on network {}: it is the address of this host's own interface {}, {}",
         network.name,
         interface.name,
-        if interface.name == *parent {
+        if interface.name.as_str() == parent {
             "the network's parent"
         } else {
             "of the same machine"
@@ -73,13 +76,14 @@ pub(super) fn address_obstacle(
 }
 
 /// What matters of a network that sits on an interface.
-struct Lan<'a> {
+struct Lan {
     driver: NetworkDriver,
-    parent: &'a InterfaceName,
-    subnet: Ipv4Net,
+    parent: InterfaceName,
+    /// None where only IPv6 is asked for, or the engine chooses.
+    subnet: Option<Ipv4Net>,
 }
 
-impl Lan<'_> {
+impl Lan {
     /// The interface that frames leave by: the parent, or what a VLAN that the engine is to make will sit on.
     fn parent<'o>(&self, observed: &'o Observed) -> Result<&'o Interface, String> {
         let find = |name: &str| {
@@ -88,7 +92,7 @@ impl Lan<'_> {
                 .iter()
                 .find(|interface| interface.name.as_str() == name)
         };
-        let parent = self.parent;
+        let parent = &self.parent;
         let found = match (find(parent.as_str()), vlan(parent)) {
             (Some(interface), _) => interface,
             (None, Some((trunk, id))) => {
@@ -151,7 +155,7 @@ impl Lan<'_> {
     /// A parent carries macvlan or ipvlan, never both: the kernel refuses the second with EBUSY when a container
     /// starts.
     fn shared(&self, name: &str, desired: &Desired, observed: &Observed) -> Option<String> {
-        let parent = self.parent;
+        let parent = &self.parent;
         let rival = |driver: NetworkDriver| driver != self.driver;
         let foreign = observed
             .foreign_networks
@@ -184,14 +188,16 @@ impl Lan<'_> {
             ));
         }
         let own = desired.networks().iter().find(|(other, network)| {
-            other.as_str() != name && network.parent.as_ref() == Some(parent) && rival(network.driver)
+            other.as_str() != name
+                && network.parent() == Some(parent.as_str())
+                && network.known_driver().is_some_and(rival)
         });
         own.map(|(other, network)| {
             format!(
                 "its parent interface {parent} is to carry the {} network {other} too, and one interface cannot carry \
                  both {} and {}",
-                network.driver.as_str(),
-                network.driver.as_str(),
+                network.driver,
+                network.driver,
                 self.driver.as_str()
             )
         })
@@ -203,20 +209,20 @@ impl Lan<'_> {
         let parent = self
             .parent(observed)
             .ok()
-            .filter(|found| found.name == *self.parent)?;
+            .filter(|found| found.name == self.parent)?;
         let addresses: Vec<&Ipv4Net> = parent
             .addresses
             .iter()
             .filter(|net| !net.addr().is_link_local())
             .collect();
-        if addresses.is_empty() || addresses.iter().any(|net| self.subnet.contains(&net.addr())) {
+        let subnet = self.subnet?;
+        if addresses.is_empty() || addresses.iter().any(|net| subnet.contains(&net.addr())) {
             return None;
         }
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         Some(format!(
-            "its subnet {} is not that of its parent interface {}, which has {}: nobody on that LAN would reach its \
+            "its subnet {subnet} is not that of its parent interface {}, which has {}: nobody on that LAN would reach its \
              deckies",
-            self.subnet,
             parent.name,
             addresses.join(" and ")
         ))

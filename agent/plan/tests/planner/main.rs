@@ -8,5 +8,7 @@ mod fleet;
 mod host_links;
 mod leases;
 mod preflight;
+mod project;
+mod project_properties;
 mod properties;
 mod rules;
