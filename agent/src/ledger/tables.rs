@@ -14,6 +14,7 @@ use super::records::{
     AcceptedRecord, Incident, JournalEntry, LastGood, OperationRecord, OutboxState, RefusalRecord,
 };
 use decnet_plan::desired::Leases;
+use decnet_plan::unused::Fetched;
 use decnet_wire::report::Event;
 
 /// A value as it lies in a table. The version is the record's own; an older one is read as long as it parses.
@@ -30,6 +31,7 @@ impl Record for Incident {}
 impl Record for Leases {}
 impl Record for JournalEntry {}
 impl Record for Event {}
+impl Record for Fetched {}
 
 #[derive(Serialize, Deserialize)]
 struct Versioned<T> {
@@ -66,6 +68,8 @@ pub(super) const LAST_GOOD: Table<&str, LastGood> = Table::new("last-good");
 pub(super) const INCIDENTS: Table<&str, Incident> = Table::new("incidents");
 pub(super) const JOURNAL: Table<u64, JournalEntry> = Table::new("journal");
 pub(super) const LEASES: Table<&str, Leases> = Table::new("leases");
+/// By the name under which we have fetched or built an image.
+pub(super) const FETCHED: Table<&str, Fetched> = Table::new("fetched-images");
 /// The accepted envelope's bytes, as they came.
 const ENVELOPE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("envelope");
 
@@ -283,6 +287,7 @@ impl Tx {
         self.open(&INCIDENTS)?;
         self.open(&LEASES)?;
         self.open(&JOURNAL)?;
+        self.open(&FETCHED)?;
         self.open_definition(ENVELOPE)?;
         Ok(())
     }
