@@ -2,13 +2,17 @@
 
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::{Decision, Order, Store, StoreError, Table, Transaction, View};
 
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// How many hundredths of a second others have to let go of a database that failed. Transactions are short.
+const LETTING_GO: u32 = 100;
 
 const fn definition(table: Table) -> Definition {
     TableDefinition::new(table.name())
@@ -101,6 +105,22 @@ impl RedbStore {
         Ok(Arc::clone(slot.insert(Arc::new(database))))
     }
 
+    /// Closes the database that failed, unless somebody has done so already. False while somebody uses it: who does
+    /// meets the same failure and lets go.
+    fn close(&self, failed: &Weak<Database>) -> bool {
+        let mut slot = self.slot();
+        match slot.take() {
+            Some(database) if Weak::ptr_eq(&Arc::downgrade(&database), failed) => {
+                *slot = Arc::try_unwrap(database).err();
+                slot.is_none()
+            }
+            other => {
+                *slot = other;
+                true
+            }
+        }
+    }
+
     /// Begins a transaction; once more on the file opened anew where an earlier failure stands in the way.
     fn begin<T>(
         &self,
@@ -112,15 +132,13 @@ impl RedbStore {
             Err(redb::Error::PreviousIo) => {}
             begun => return Ok((begun.map_err(access(action))?, database)),
         }
+        let failed = Arc::downgrade(&database);
         drop(database);
-        {
-            let mut slot = self.slot();
-            // Whoever uses it meets the same failure soon, and lets go.
-            if let Some(database) = slot.take()
-                && let Err(used) = Arc::try_unwrap(database)
-            {
-                *slot = Some(used);
+        for _ in 0..LETTING_GO {
+            if self.close(&failed) {
+                break;
             }
+            std::thread::sleep(Duration::from_millis(10));
         }
         let database = self.database()?;
         let begun = begin(&database).map_err(access(action))?;
