@@ -255,7 +255,7 @@ async fn an_event_that_was_lost_is_made_up_for_by_the_timer() {
     // An observer that hears nothing reads the lists every time.
     until("the deaf one sees it", || async {
         matches!(
-            state(&*deaf.observe().await.unwrap()),
+            state(&deaf.observe().await.unwrap()),
             ContainerState::Exited { code: 137 }
         )
     })

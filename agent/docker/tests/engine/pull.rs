@@ -12,10 +12,13 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::image::{Image, own_layer, sha256};
 use crate::lab::Lab;
 
+/// A body and its type, by path.
+type Answers = HashMap<String, (&'static str, Vec<u8>)>;
+
 /// The part of the registry's protocol (OCI Distribution Specification, "Pull") that an engine uses.
 struct Registry {
     address: String,
-    answers: Arc<Mutex<HashMap<String, (&'static str, Vec<u8>)>>>,
+    answers: Arc<Mutex<Answers>>,
     asked: Arc<Mutex<Vec<String>>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -89,7 +92,7 @@ impl Registry {
 
 async fn answer(
     mut stream: TcpStream,
-    answers: &Mutex<HashMap<String, (&'static str, Vec<u8>)>>,
+    answers: &Mutex<Answers>,
     asked: &Mutex<Vec<String>>,
 ) -> std::io::Result<()> {
     let mut head = Vec::new();
@@ -140,7 +143,7 @@ async fn a_tag_is_pulled_with_its_layers_told_and_asked_for_again_only_on_demand
         .engine
         .clone()
         .with_progress(Arc::new(move |progress: Progress| {
-            sink.lock().unwrap().push(progress)
+            sink.lock().unwrap().push(progress);
         }));
     engine.apply(&pull(&reference, false, false), &lab).await.unwrap();
     let layers = told.lock().unwrap().clone();

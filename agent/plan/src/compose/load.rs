@@ -11,6 +11,33 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+mod canonical;
+mod check;
+mod command;
+mod dotenv;
+mod extends;
+mod folded;
+mod include;
+mod interpolate;
+mod loader;
+mod merge;
+mod normalise;
+mod paths;
+mod project;
+mod quantity;
+mod scalar;
+mod short;
+mod sink;
+mod tree;
+mod values;
+mod yaml;
+
+use loader::Loader;
+use tree::Tree;
+
+/// The largest file that is read, in bytes.
+pub const MAX_FILE: usize = 4 << 20;
+
 /// Where the loader gets the texts of files from.
 pub trait Files {
     /// The text of a file. The path is absolute, or `-` for standard input.
@@ -132,12 +159,73 @@ impl std::error::Error for LoadError {}
 /// Loads a project.
 ///
 /// # Errors
-/// Everything found wrong: all syntax errors of the first stage that fails (reading, merging, canonical forms).
+/// Everything found wrong. What cannot be understood before something else is repaired shows up after that.
 pub fn load(inputs: &Inputs, files: &dyn Files) -> Result<Loaded, Vec<LoadError>> {
-    let _ = (inputs, files);
-    Err(vec![LoadError {
-        position: None,
-        path: String::new(),
-        problem: "loading is not there yet".to_owned(),
-    }])
+    let mut loader = Loader::new(files, inputs.environment.get("HOME").cloned());
+    let mut settings = match loader.settings(inputs) {
+        Ok(settings) => settings,
+        Err(error) => return Err(loader.sink.into_errors(Some(error))),
+    };
+    let mut sources = Vec::new();
+    let mut shown = Vec::new();
+    for (path, name) in std::mem::take(&mut settings.files) {
+        loader.show_as(&path, &name);
+        shown.push(name);
+        let documents = loader.documents(&path, None).unwrap_or_default();
+        sources.push((path, documents));
+    }
+    let names: Vec<Tree> = sources
+        .iter()
+        .flat_map(|(_, documents)| documents)
+        .filter_map(|document| document.get("name").cloned())
+        .collect();
+    let project_name = match loader.name(&settings, &names) {
+        Ok(name) => name,
+        Err(error) => return Err(loader.sink.into_errors(Some(error))),
+    };
+    let mut environment = settings.environment;
+    environment.insert("COMPOSE_PROJECT_NAME".to_owned(), project_name.clone());
+    let context = loader.context(settings.directory.clone(), environment.clone(), Vec::new());
+    let mut document = loader.model(sources, &context);
+    if document.as_map().is_none_or(BTreeMap::is_empty) && !loader.sink.has_errors() {
+        let problem = format!("{}: says nothing: a project needs services", shown.join(", "));
+        loader.sink.fail_at(None, String::new(), problem);
+    }
+
+    check::attributes(&document, &mut loader.sink);
+    values::document(&mut document, &mut loader.sink);
+    check::resources(&document, &mut loader.sink);
+    normalise::document(&mut document, &project_name);
+    if !loader.sink.has_errors() {
+        let inactive = check::profiles(&mut document, &settings.profiles);
+        check::references(&mut document, &inactive, &mut loader.sink);
+        loader.fold_files(&mut document, &environment);
+        check::unused(&mut document);
+        check::contents(&document, &mut loader.sink);
+    }
+    if loader.sink.has_errors() {
+        return Err(loader.sink.into_errors(None));
+    }
+    let (document, positions) = document.finish(&loader.sink);
+    Ok(Loaded {
+        project_name,
+        project_directory: PathBuf::from(settings.directory),
+        document,
+        positions,
+        warnings: loader.sink.warnings,
+    })
+}
+
+/// The document as it may be shown: without the contents of secrets that came from variables.
+#[must_use]
+pub fn without_secrets(document: &Value) -> Value {
+    let mut document = document.clone();
+    if let Some(Value::Object(secrets)) = document.get_mut("secrets") {
+        for (_, secret) in secrets.iter_mut() {
+            if let Value::Object(secret) = secret {
+                secret.remove("content");
+            }
+        }
+    }
+    document
 }
