@@ -74,7 +74,7 @@ impl Engine {
         let created = match self.create(spec, name, &resolved).await {
             // What was known of the image or of a container is not so any more. The engine does not look for the owner
             // of a network namespace until the start; one that has gone since the last look is seen at the next.
-            Err(error) if is_absent(&error) => {
+            Err(error) if names_the_absent(&error) => {
                 resolved.image = self.ask_image_of(spec).await?;
                 for (owner, id) in &mut resolved.containers {
                     self.known.no_container(owner);
@@ -313,6 +313,22 @@ impl Engine {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether an image, or a container that is to share something, is not there. For the owner of volumes the engine
+/// answers 400.
+fn names_the_absent(error: &EngineError) -> bool {
+    match error {
+        EngineError::Call {
+            source:
+                bollard::errors::Error::DockerResponseServerError {
+                    status_code: 400,
+                    message,
+                },
+            ..
+        } => message.contains("No such container"),
+        other => is_absent(other),
     }
 }
 

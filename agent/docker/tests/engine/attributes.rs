@@ -7,9 +7,9 @@ use bollard::query_parameters::{DownloadFromContainerOptions, InspectContainerOp
 use decnet_docker::EngineError;
 use decnet_plan::labels;
 use decnet_plan::step::{
-    Blkio, Device, Endpoint, FileContent, FileSpec, Healthcheck, Ipam, Limits, Link, Mount, MountKind,
-    Namespace, Namespaces, NetworkMode, NetworkSpec, Pool, Port, RestartPolicy, Step, Ulimit, VolumeSpec,
-    VolumesFrom,
+    Blkio, ContainerSpec, Device, Endpoint, FileContent, FileSpec, Healthcheck, Ipam, Limits, Link, Mount,
+    MountKind, Namespace, Namespaces, NetworkMode, NetworkSpec, Pool, Port, RestartPolicy, Step, Ulimit,
+    VolumeSpec, VolumesFrom,
 };
 use futures_util::TryStreamExt;
 use serde_json::{Value, json};
@@ -396,6 +396,8 @@ async fn how_much_it_may_take() {
     assert_has(&seen["HostConfig"], &wanted, "HostConfig");
 }
 
+type Change = Box<dyn Fn(&mut ContainerSpec)>;
+
 /// An engine leaves out what it does not know, without a word. So what it is too old for is refused.
 #[tokio::test]
 async fn what_the_engine_is_too_old_for_is_refused_by_name() {
@@ -411,7 +413,7 @@ async fn what_the_engine_is_too_old_for_is_refused_by_name() {
         gw_priority: 5,
         ..Endpoint::default()
     };
-    let cases: [(&str, Box<dyn Fn(&mut decnet_plan::step::ContainerSpec)>); 4] = [
+    let cases: [(&str, Change); 4] = [
         (
             "annotations",
             Box::new(|spec| drop(spec.annotations.insert("a".to_owned(), "b".to_owned()))),

@@ -75,10 +75,10 @@ async fn a_folder_becomes_an_image_that_runs_with_every_option() {
         .engine
         .clone()
         .with_progress(Arc::new(move |progress: Progress| {
-            sink.lock().unwrap().push(progress)
+            sink.lock().unwrap().push(progress);
         }));
     engine.apply(&build(&spec), &lab).await.unwrap();
-    let told = told.lock().unwrap();
+    let told = told.lock().unwrap().clone();
     let said = |words: &str| {
         told.iter()
             .any(|progress| matches!(progress, Progress::Build { line, .. } if line.contains(words)))

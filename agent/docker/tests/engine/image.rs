@@ -21,7 +21,16 @@ pub(crate) struct Image {
 
 /// An image of its own for each `reference`; `extra` goes into its configuration.
 pub(crate) fn image(reference: &str, extra: &Value) -> Image {
-    let layer = tar(&[("decoy", binary(), 0o755)]);
+    image_of(tar(&[("decoy", binary(), 0o755)]), reference, extra)
+}
+
+/// An image whose layer no other image has.
+pub(crate) fn own_layer(reference: &str) -> Image {
+    let layer = tar(&[("decoy", binary(), 0o755), ("name", reference.as_bytes(), 0o644)]);
+    image_of(layer, reference, &json!({}))
+}
+
+fn image_of(layer: Vec<u8>, reference: &str, extra: &Value) -> Image {
     let mut runtime =
         json!({"Entrypoint": ["/decoy"], "Cmd": ["idle"], "Labels": {"test.reference": reference}});
     for (key, value) in extra.as_object().into_iter().flatten() {

@@ -9,13 +9,16 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::image::{Image, image, sha256};
+use crate::image::{Image, own_layer, sha256};
 use crate::lab::Lab;
+
+/// A body and its type, by path.
+type Answers = HashMap<String, (&'static str, Vec<u8>)>;
 
 /// The part of the registry's protocol (OCI Distribution Specification, "Pull") that an engine uses.
 struct Registry {
     address: String,
-    answers: Arc<Mutex<HashMap<String, (&'static str, Vec<u8>)>>>,
+    answers: Arc<Mutex<Answers>>,
     asked: Arc<Mutex<Vec<String>>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -89,7 +92,7 @@ impl Registry {
 
 async fn answer(
     mut stream: TcpStream,
-    answers: &Mutex<HashMap<String, (&'static str, Vec<u8>)>>,
+    answers: &Mutex<Answers>,
     asked: &Mutex<Vec<String>>,
 ) -> std::io::Result<()> {
     let mut head = Vec::new();
@@ -131,7 +134,7 @@ async fn a_tag_is_pulled_with_its_layers_told_and_asked_for_again_only_on_demand
     let mut lab = Lab::new().await;
     let registry = Registry::new().await;
     let name = format!("{}-pulled", lab.tag);
-    let first = image(&format!("{name}:one"), &json!({}));
+    let first = own_layer(&format!("{name}:one"));
     registry.serve(&name, "1", &first);
     let reference = format!("{}/{name}:1", registry.address);
     let told = Arc::new(Mutex::new(Vec::new()));
@@ -140,7 +143,7 @@ async fn a_tag_is_pulled_with_its_layers_told_and_asked_for_again_only_on_demand
         .engine
         .clone()
         .with_progress(Arc::new(move |progress: Progress| {
-            sink.lock().unwrap().push(progress)
+            sink.lock().unwrap().push(progress);
         }));
     engine.apply(&pull(&reference, false, false), &lab).await.unwrap();
     let layers = told.lock().unwrap().clone();
@@ -157,7 +160,7 @@ async fn a_tag_is_pulled_with_its_layers_told_and_asked_for_again_only_on_demand
     let before = registry.asked();
     lab.apply(&pull(&reference, false, false)).await.unwrap();
     assert_eq!(registry.asked(), before, "what is there is not asked for");
-    let second = image(&format!("{name}:two"), &json!({}));
+    let second = own_layer(&format!("{name}:two"));
     registry.serve(&name, "1", &second);
     lab.apply(&pull(&reference, true, false)).await.unwrap();
     assert_eq!(
@@ -172,11 +175,11 @@ async fn a_digest_is_pulled_and_one_that_does_not_fit_is_refused() {
     let mut lab = Lab::new().await;
     let registry = Registry::new().await;
     let name = format!("{}-pinned", lab.tag);
-    let good = image(&format!("{name}:good"), &json!({}));
+    let good = own_layer(&format!("{name}:good"));
     let digest = registry.serve(&name, "1", &good);
     let reference = format!("{}/{name}@{digest}", registry.address);
     // The registry gives another manifest than the one that the digest names.
-    let other = image(&format!("{name}:other"), &json!({}));
+    let other = own_layer(&format!("{name}:other"));
     let path = format!("/v2/{name}/manifests/{digest}");
     let right = registry.answers.lock().unwrap()[&path].clone();
     registry.serve(&name, "2", &other);
@@ -203,7 +206,7 @@ async fn a_layer_that_was_tampered_with_is_refused() {
     let mut lab = Lab::new().await;
     let registry = Registry::new().await;
     let name = format!("{}-layer", lab.tag);
-    let good = image(&format!("{name}:good"), &json!({}));
+    let good = own_layer(&format!("{name}:good"));
     registry.serve(&name, "1", &good);
     let path = format!("/v2/{name}/blobs/{}", sha256(&good.layer));
     let mut bytes = good.layer.clone();
