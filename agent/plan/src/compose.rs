@@ -6,6 +6,8 @@
 //!
 //! | module | what it reads |
 //! | --- | --- |
+//! | [`attributes`] | the table of every attribute of the specification |
+//! | [`load`] | from Compose files to one canonical document |
 //! | `read` | JSON nodes with their path, and the sink for problems |
 //! | `service` | one entry of `services` |
 //! | `network` | how a service is attached, and the top-level `networks` |
@@ -16,6 +18,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+pub mod attributes;
+pub mod load;
 mod network;
 mod read;
 mod service;
