@@ -45,14 +45,14 @@ impl Engine {
                 image_ids,
                 ..
             } => self.load_image(blob, reference, image_ids, blobs).await,
-            Step::PullImage { reference } => self.pull_image(reference).await,
+            Step::PullImage { reference, .. } => self.pull_image(reference).await,
             Step::CreateNetwork { network } => self.create_network(network).await,
             Step::RemoveNetwork { id, .. } => absent_is_fine(
                 self.call(CHANGE, || describe(step), self.docker.remove_network(id))
                     .await,
             ),
-            Step::CreateContainer { container } => self.create_container(container).await,
-            Step::StartContainer { name, settle_ms } => {
+            Step::CreateContainer { container, .. } => self.create_container(container).await,
+            Step::StartContainer { name, settle_ms, .. } => {
                 self.start_container(name, Duration::from_millis(*settle_ms))
                     .await
             }
@@ -77,6 +77,15 @@ impl Engine {
                 absent_is_fine(self.call(limit, || describe(step), call).await)
             }
             Step::RemoveContainer { id, .. } => self.remove_container(step, id).await,
+            Step::BuildImage { .. }
+            | Step::CreateVolume { .. }
+            | Step::RemoveVolume { .. }
+            | Step::WaitHealthy { .. }
+            | Step::WaitCompleted { .. }
+            | Step::RenameContainer { .. } => Err(EngineError::Unsupported {
+                what: describe(step),
+                why: "this version plans no such step",
+            }),
         }
     }
 

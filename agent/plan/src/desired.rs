@@ -215,7 +215,11 @@ impl DesiredService {
 pub(crate) fn endpoints(spec: &ContainerSpec) -> &[crate::step::Endpoint] {
     match &spec.network {
         NetworkMode::Networks { endpoints } => endpoints,
-        NetworkMode::None | NetworkMode::Container { .. } => &[],
+        NetworkMode::None
+        | NetworkMode::Host
+        | NetworkMode::Bridge
+        | NetworkMode::Container { .. }
+        | NetworkMode::Foreign { .. } => &[],
     }
 }
 

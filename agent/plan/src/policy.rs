@@ -100,11 +100,15 @@ pub fn check(desired: &Desired, policy: &Policy) -> Vec<Violation> {
 
 impl Policy {
     fn network(&self, network: &NetworkSpec) -> Option<Violation> {
-        (!self.network_drivers.contains(&network.driver)).then(|| Violation {
+        let known = self
+            .network_drivers
+            .iter()
+            .any(|driver| driver.as_str() == network.driver);
+        (!known).then(|| Violation {
             stack: None,
-            service: network.name.as_str().to_owned(),
+            service: network.name.clone(),
             attribute: "driver",
-            rule: format!("the policy does not allow {}", network.driver.as_str()),
+            rule: format!("the policy does not allow {}", network.driver),
         })
     }
 

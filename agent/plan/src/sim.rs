@@ -69,7 +69,7 @@ impl Engine {
             .filter(|(_, network)| network.spec.labels.get(labels::HOST) == Some(&host))
             .map(|(id, network)| ObservedNetwork {
                 id: id.clone(),
-                name: network.spec.name.as_str().to_owned(),
+                name: network.spec.name.clone(),
                 hash: network.spec.labels.get(labels::HASH).cloned().unwrap_or_default(),
             })
             .collect();
@@ -155,7 +155,7 @@ impl Engine {
                 });
                 Ok(())
             }
-            Step::PullImage { reference } => {
+            Step::PullImage { reference, .. } => {
                 let id = self.id();
                 self.images.push(ObservedImage {
                     id,
@@ -175,7 +175,7 @@ impl Engine {
                 self.networks.remove(id);
                 Ok(())
             }
-            Step::CreateContainer { container } => self.create(container),
+            Step::CreateContainer { container, .. } => self.create(container),
             Step::StartContainer { name, .. } => self.start(name),
             Step::UnpauseContainer { id, .. } => {
                 let container = self.get_mut(id).ok_or_else(|| format!("no container {id}"))?;
@@ -199,6 +199,12 @@ impl Engine {
                 self.containers.retain(|_, container| container.id != *id);
                 Ok(())
             }
+            Step::BuildImage { .. }
+            | Step::CreateVolume { .. }
+            | Step::RemoveVolume { .. }
+            | Step::WaitHealthy { .. }
+            | Step::WaitCompleted { .. }
+            | Step::RenameContainer { .. } => Err("not simulated".to_owned()),
         }
     }
 
@@ -208,8 +214,10 @@ impl Engine {
 
     fn create_network(&mut self, spec: &NetworkSpec) -> Result<(), String> {
         for other in self.networks.values() {
-            let overlap =
-                other.spec.subnet.contains(&spec.subnet) || spec.subnet.contains(&other.spec.subnet);
+            let overlap = other
+                .spec
+                .subnets()
+                .any(|a| spec.subnets().any(|b| a.contains(&b) || b.contains(&a)));
             if other.spec.name == spec.name {
                 return if other.spec == *spec {
                     Ok(())
@@ -217,7 +225,7 @@ impl Engine {
                     Err(format!("network {} exists", spec.name))
                 };
             }
-            if overlap || (spec.parent.is_some() && spec.parent == other.spec.parent) {
+            if overlap || (spec.parent().is_some() && spec.parent() == other.spec.parent()) {
                 return Err(format!("network {} overlaps {}", spec.name, other.spec.name));
             }
         }
@@ -249,7 +257,7 @@ impl Engine {
         let mut networks = BTreeMap::new();
         let mut joined = None;
         match &spec.network {
-            NetworkMode::None => {}
+            NetworkMode::None | NetworkMode::Host | NetworkMode::Bridge | NetworkMode::Foreign { .. } => {}
             NetworkMode::Container { name: owner } => {
                 let owner = self
                     .containers
@@ -262,7 +270,7 @@ impl Engine {
                     let found = self
                         .networks
                         .iter()
-                        .find(|(_, n)| n.spec.name.as_str() == endpoint.network);
+                        .find(|(_, n)| n.spec.name == endpoint.network);
                     let (id, _) = found.ok_or_else(|| format!("{name}: no network {}", endpoint.network))?;
                     networks.insert(endpoint.network.clone(), id.clone());
                 }

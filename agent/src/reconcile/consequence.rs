@@ -92,6 +92,9 @@ mod tests {
         PlannedStep {
             step: Step::PullImage {
                 reference: "r@sha256:0".to_owned(),
+                platform: None,
+                always: false,
+                optional: false,
             },
             stack: stack.map(|name| name.parse().unwrap()),
             after: after.to_vec(),

@@ -239,12 +239,14 @@ async fn a_first_deploy_that_fails_leaves_nothing_behind() {
     let lab = Lab::new();
     let mut running = lab.start();
     *lab.machine.hook.lock().unwrap() = Some(Box::new(|step| match step {
-        Step::CreateContainer { container } if container.name.contains("ssh") => Some(EngineError::Foreign {
-            what: "create container".to_owned(),
-            object: container.name.clone(),
-            id: "x".to_owned(),
-            why: "is not ours",
-        }),
+        Step::CreateContainer { container, .. } if container.name.contains("ssh") => {
+            Some(EngineError::Foreign {
+                what: "create container".to_owned(),
+                object: container.name.clone(),
+                id: "x".to_owned(),
+                why: "is not ours",
+            })
+        }
         _ => None,
     }));
     running

@@ -24,7 +24,11 @@ impl Engine {
         let network_mode = self.network_mode(spec).await?;
         let endpoints = match &spec.network {
             NetworkMode::Networks { endpoints } => endpoints.as_slice(),
-            NetworkMode::None | NetworkMode::Container { .. } => &[],
+            NetworkMode::None
+            | NetworkMode::Host
+            | NetworkMode::Bridge
+            | NetworkMode::Container { .. }
+            | NetworkMode::Foreign { .. } => &[],
         };
         // From 1.44 on an endpoint has its own MAC; before, the container has one, for its first network.
         let endpoint_macs = self.api_at_least(1, 44);
@@ -71,6 +75,9 @@ impl Engine {
     async fn network_mode(&self, spec: &ContainerSpec) -> Result<String, EngineError> {
         match &spec.network {
             NetworkMode::None => Ok("none".to_owned()),
+            NetworkMode::Host => Ok("host".to_owned()),
+            NetworkMode::Bridge => Ok("bridge".to_owned()),
+            NetworkMode::Foreign { name } => Ok(format!("container:{name}")),
             NetworkMode::Networks { endpoints } => Ok(endpoints
                 .first()
                 .map_or_else(|| "none".to_owned(), |endpoint| endpoint.network.clone())),

@@ -1,11 +1,8 @@
 //! Networks.
 
-use std::collections::HashMap;
-
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use decnet_plan::step::NetworkSpec;
-use decnet_wire::bundle::NetworkDriver;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde_json::json;
 
 use super::why_not_ours;
@@ -90,47 +87,37 @@ impl Engine {
 /// What another network has of that which this one is to have.
 fn clash(spec: &NetworkSpec, other: &bollard::models::Network) -> Option<String> {
     let parent = other.options.as_ref().and_then(|options| options.get("parent"));
-    if let (Some(wanted), Some(parent)) = (&spec.parent, parent)
-        && parent == wanted.as_str()
+    if let (Some(wanted), Some(parent)) = (spec.parent(), parent)
+        && parent == wanted
     {
         return Some(format!("the interface {parent}"));
     }
     let pools = other.ipam.as_ref()?.config.as_ref()?;
     pools.iter().find_map(|pool| {
-        let subnet: Ipv4Net = pool.subnet.as_deref()?.parse().ok()?;
-        let overlaps = subnet.contains(&spec.subnet) || spec.subnet.contains(&subnet);
+        let subnet: IpNet = pool.subnet.as_deref()?.parse().ok()?;
+        let overlaps = spec
+            .subnets()
+            .any(|wanted| subnet.contains(&wanted) || wanted.contains(&subnet));
         overlaps.then(|| subnet.to_string())
     })
 }
 
 fn to_request(spec: &NetworkSpec) -> NetworkCreateRequest {
-    let mut options = HashMap::new();
-    if let Some(parent) = &spec.parent {
-        options.insert("parent".to_owned(), parent.as_str().to_owned());
-    }
-    match spec.driver {
-        NetworkDriver::Macvlan => {
-            options.insert("macvlan_mode".to_owned(), "bridge".to_owned());
-        }
-        NetworkDriver::Ipvlan => {
-            options.insert("ipvlan_mode".to_owned(), "l2".to_owned());
-        }
-        NetworkDriver::Bridge => {}
-    }
-    let pool = IpamConfig {
-        subnet: Some(spec.subnet.to_string()),
-        gateway: spec.gateway.map(|gateway| gateway.to_string()),
+    let pools = spec.ipam.pools.iter().map(|pool| IpamConfig {
+        subnet: pool.subnet.map(|subnet| subnet.to_string()),
+        ip_range: pool.ip_range.map(|range| range.to_string()),
+        gateway: pool.gateway.map(|gateway| gateway.to_string()),
         ..IpamConfig::default()
-    };
+    });
     NetworkCreateRequest {
-        name: spec.name.as_str().to_owned(),
-        driver: Some(spec.driver.as_str().to_owned()),
+        name: spec.name.clone(),
+        driver: Some(spec.driver.clone()),
         ipam: Some(Ipam {
-            driver: Some("default".to_owned()),
-            config: Some(vec![pool]),
+            driver: spec.ipam.driver.clone(),
+            config: Some(pools.collect()),
             options: None,
         }),
-        options: Some(options),
+        options: Some(spec.driver_opts.clone().into_iter().collect()),
         labels: Some(spec.labels.clone().into_iter().collect()),
         ..NetworkCreateRequest::default()
     }

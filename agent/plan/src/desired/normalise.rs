@@ -9,7 +9,7 @@ use super::image::{self, Archive, Image};
 use super::{DesiredService, DesiredStack, DocumentError, hash};
 use crate::compose::{self, Project, Service};
 use crate::labels;
-use crate::step::{ContainerSpec, Endpoint, NetworkMode, NetworkSpec};
+use crate::step::{ContainerSpec, Endpoint, Ipam, NetworkMode, NetworkSpec, Pool};
 
 /// What the services of one stack may refer to.
 #[derive(Debug, Clone, Copy)]
@@ -53,14 +53,22 @@ pub(super) fn networks(
             ));
         }
         let mut spec = NetworkSpec {
-            name: network.name.clone(),
-            driver: network.driver,
-            parent: network.parent.clone(),
-            subnet: network.subnet.trunc(),
-            gateway: network.gateway,
+            name: network.name.as_str().to_owned(),
+            driver: network.driver.as_str().to_owned(),
+            driver_opts: driver_opts(network),
+            ipam: Ipam {
+                driver: Some("default".to_owned()),
+                pools: vec![Pool {
+                    subnet: Some(network.subnet.trunc().into()),
+                    gateway: network.gateway.map(Into::into),
+                    ..Pool::default()
+                }],
+                ..Ipam::default()
+            },
             labels: BTreeMap::from([(labels::HOST.to_owned(), host.to_string())]),
+            ..NetworkSpec::default()
         };
-        let hash = hash::of(&spec, None);
+        let hash = hash::of(&spec);
         spec.labels.insert(labels::HASH.to_owned(), hash);
         if specs.insert(network.name.as_str().to_owned(), spec).is_some() {
             errors.push(DocumentError::new(
@@ -71,6 +79,23 @@ pub(super) fn networks(
         }
     }
     specs
+}
+
+fn driver_opts(network: &Network) -> BTreeMap<String, String> {
+    let mut options = BTreeMap::new();
+    if let Some(parent) = &network.parent {
+        options.insert("parent".to_owned(), parent.as_str().to_owned());
+    }
+    match network.driver {
+        NetworkDriver::Macvlan => {
+            options.insert("macvlan_mode".to_owned(), "bridge".to_owned());
+        }
+        NetworkDriver::Ipvlan => {
+            options.insert("ipvlan_mode".to_owned(), "l2".to_owned());
+        }
+        NetworkDriver::Bridge => {}
+    }
+    options
 }
 
 impl Context<'_> {
@@ -161,8 +186,9 @@ impl Context<'_> {
             expose,
             log_driver: service.log_driver.clone(),
             log_options: service.log_options.clone(),
+            ..ContainerSpec::default()
         };
-        let hash = hash::of(&spec, Some(&ContainerSpec::default()));
+        let hash = hash::of(&spec);
         spec.labels.insert(labels::HASH.to_owned(), hash);
         Some(DesiredService {
             spec,
@@ -254,7 +280,7 @@ impl Context<'_> {
             .networks
             .get(name)
             .ok_or_else(|| format!("{name} is not a network of this bundle"))?;
-        if spec.driver == NetworkDriver::Ipvlan && attachment.mac.is_some() {
+        if spec.driver == NetworkDriver::Ipvlan.as_str() && attachment.mac.is_some() {
             return Err("an ipvlan network shares its parent's MAC: remove mac_address".to_owned());
         }
         let mut aliases = attachment.aliases.clone();
@@ -265,6 +291,7 @@ impl Context<'_> {
             address: attachment.address,
             mac: attachment.mac,
             aliases,
+            ..Endpoint::default()
         })
     }
 }

@@ -145,6 +145,8 @@ impl<'s, 'a> Assembly<'s, 'a> {
         for (place, service, fate) in self.services().filter(|(_, _, fate)| fate.creates()) {
             let step = Step::CreateContainer {
                 container: Box::new(service.spec.clone()),
+                staged: None,
+                inherit: None,
             };
             let node = self.graph.add(Some(place.0), step);
             self.graph
@@ -185,12 +187,20 @@ impl<'s, 'a> Assembly<'s, 'a> {
                     name,
                     id: container.id.clone(),
                 },
-                Fate::Start(_) | Fate::Create | Fate::Replace(..) => Step::StartContainer { name, settle_ms },
+                Fate::Start(_) | Fate::Create | Fate::Replace(..) => Step::StartContainer {
+                    name,
+                    settle_ms,
+                    fallback: Vec::new(),
+                },
                 // While something waits to go, one that has been restarted has to prove that it stays up.
                 Fate::Keep(container)
                     if container.restarts > 0 && self.survey.orphans.contains_key(place.0) =>
                 {
-                    Step::StartContainer { name, settle_ms }
+                    Step::StartContainer {
+                        name,
+                        settle_ms,
+                        fallback: Vec::new(),
+                    }
                 }
                 Fate::Keep(_) => continue,
             };
@@ -314,6 +324,9 @@ fn fetch(image: &Image) -> Step {
         },
         Image::Pinned(reference) => Step::PullImage {
             reference: reference.clone(),
+            platform: None,
+            always: false,
+            optional: false,
         },
     }
 }

@@ -108,14 +108,20 @@ type Key<'a> = (u8, Option<&'a StackName>, u8, &'a str, &'a str);
 fn key(draft: &Draft) -> Key<'_> {
     let (rank, name, id) = match &draft.step {
         Step::LoadImage { reference, blob, .. } => (0, reference.as_str(), blob.as_str()),
-        Step::PullImage { reference } => (1, reference.as_str(), ""),
-        Step::RemoveNetwork { name, id } => (2, name.as_str(), id.as_str()),
-        Step::CreateNetwork { network } => (3, network.name.as_str(), ""),
-        Step::StopContainer { name, id, .. } => (4, name.as_str(), id.as_str()),
-        Step::RemoveContainer { name, id } => (5, name.as_str(), id.as_str()),
-        Step::CreateContainer { container } => (6, container.name.as_str(), ""),
-        Step::UnpauseContainer { name, id } => (7, name.as_str(), id.as_str()),
-        Step::StartContainer { name, .. } => (8, name.as_str(), ""),
+        Step::PullImage { reference, .. } => (1, reference.as_str(), ""),
+        Step::BuildImage { build } => (2, build.tags.first().map_or("", String::as_str), ""),
+        Step::RemoveNetwork { name, id } => (3, name.as_str(), id.as_str()),
+        Step::CreateNetwork { network } => (4, network.name.as_str(), ""),
+        Step::CreateVolume { volume } => (5, volume.name.as_str(), ""),
+        Step::StopContainer { name, id, .. } => (6, name.as_str(), id.as_str()),
+        Step::RemoveContainer { name, id } => (7, name.as_str(), id.as_str()),
+        Step::RenameContainer { from, to, .. } => (8, from.as_str(), to.as_str()),
+        Step::CreateContainer { container, .. } => (9, container.name.as_str(), ""),
+        Step::UnpauseContainer { name, id } => (10, name.as_str(), id.as_str()),
+        Step::StartContainer { name, .. } => (11, name.as_str(), ""),
+        Step::WaitHealthy { name, .. } => (12, name.as_str(), ""),
+        Step::WaitCompleted { name, .. } => (13, name.as_str(), ""),
+        Step::RemoveVolume { name } => (14, name.as_str(), ""),
     };
-    (u8::from(rank > 1), draft.stack.as_ref(), rank, name, id)
+    (u8::from(rank > 2), draft.stack.as_ref(), rank, name, id)
 }

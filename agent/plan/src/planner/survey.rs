@@ -102,12 +102,12 @@ impl<'a> Survey<'a> {
 
     fn block_networks(&mut self) {
         for (name, network) in self.desired.networks() {
-            let Some(parent) = &network.parent else { continue };
+            let Some(parent) = network.parent() else { continue };
             let found = self
                 .observed
                 .interfaces
                 .iter()
-                .find(|interface| interface.name == *parent);
+                .find(|interface| interface.name.as_str() == parent);
             let reason = match found {
                 Some(interface) if interface.up => continue,
                 Some(_) => format!("network {name}: its parent interface {parent} is down"),
