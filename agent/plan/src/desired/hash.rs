@@ -12,7 +12,7 @@ pub(super) fn of<T: Serialize>(spec: &T) -> String {
 }
 
 /// Specifications hold texts, numbers, and maps with text keys: all of that has a JSON form.
-pub(super) fn canonical<T: Serialize>(spec: &T) -> String {
+pub(crate) fn canonical<T: Serialize>(spec: &T) -> String {
     let mut text = String::new();
     write(&serde_json::to_value(spec).unwrap_or_default(), &mut text);
     text

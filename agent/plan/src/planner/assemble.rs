@@ -213,9 +213,8 @@ impl<'s, 'a> Assembly<'s, 'a> {
                 continue;
             };
             let others = service
-                .after
-                .iter()
-                .filter_map(|other| self.starts.get(&(stack, other.as_str())));
+                .after()
+                .filter_map(|other| self.starts.get(&(stack, other)));
             self.graph.after(node, others.copied().collect::<Vec<_>>());
             let stops = self.in_the_way(stack, service);
             self.graph.after(node, stops);
@@ -321,6 +320,12 @@ fn fetch(image: &Image) -> Step {
             size: archive.size,
             reference: archive.reference.clone(),
             image_ids: archive.image_ids.clone(),
+        },
+        Image::Named(_) => Step::PullImage {
+            reference: image.names().concat(),
+            platform: None,
+            always: false,
+            optional: false,
         },
         Image::Pinned(reference) => Step::PullImage {
             reference: reference.clone(),
