@@ -9,6 +9,7 @@
 //! | [`fleet`] | the CLI with `--json`, and waiting for rows and hosts |
 //! | [`clients`] | one visit by its ordinary client for each service |
 //! | [`scene`] | a master, its worker and a LAN, made together and removed together |
+//! | [`oracle`] | the same Compose files through Docker Compose and through the agent's engine |
 //! | [`seed`] | what a suite draws at random, from a seed that it prints |
 //! | [`command`], [`wait`] | running a program with a limit; waiting for conditions |
 //!
@@ -21,6 +22,7 @@ pub mod engine;
 pub mod engine_proxy;
 pub mod fleet;
 pub mod lan;
+pub mod oracle;
 pub mod processes;
 pub mod scene;
 pub mod seed;

@@ -1,0 +1,206 @@
+//! `decnet-agent compose` against Docker Compose: the same files on the same engine make the same containers, networks
+//! and volumes, and the same edit recreates the same containers.
+//!
+//! `DECNET_ORACLE=name,name` runs those fixtures only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use decnet_tests::command::{program, run};
+use decnet_tests::engine;
+use decnet_tests::lan::Lan;
+use decnet_tests::oracle::contender::Contender;
+use decnet_tests::oracle::fixture::{self, Copy, Fixture};
+use decnet_tests::oracle::{snapshot, stage::Stage};
+use decnet_tests::seed::Seed;
+use serde_json::Value;
+
+/// Projects under way at once. The engine gains nothing beyond, and one project waits for the other's stops.
+const AT_ONCE: usize = 4;
+
+/// What one program has made of a fixture.
+#[derive(Debug)]
+struct Made {
+    snapshot: Value,
+    /// What each edit led to.
+    edits: Vec<Effect>,
+}
+
+/// Names of containers that are others than before, or new, or gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Effect {
+    recreated: BTreeSet<String>,
+    created: BTreeSet<String>,
+    removed: BTreeSet<String>,
+}
+
+#[test]
+fn the_same_file_means_the_same_under_docker_compose() -> Result<()> {
+    let _turn = engine::turn()?;
+    let seed = Seed::new("compose oracle");
+    let _stage = Stage::set()?;
+    let lan = Lan::create(&seed)?;
+    let environment = BTreeMap::from([
+        ("PARENT".to_owned(), lan.parent().to_owned()),
+        ("LAN".to_owned(), lan.names().prefix.clone()),
+    ]);
+    let only = std::env::var("DECNET_ORACLE").ok();
+    let chosen = |fixture: &Fixture| {
+        let only = only.as_deref();
+        only.is_none_or(|only| only.split(',').any(|name| name == fixture.name))
+    };
+    let fixtures: Vec<Fixture> = fixture::all()?.into_iter().filter(chosen).collect();
+    let edits: usize = fixtures.iter().map(|fixture| fixture.edits.len()).sum();
+    println!("{} fixtures, {edits} edits", fixtures.len());
+    if only.is_none() {
+        ensure!(fixtures.len() >= 60, "only {} fixtures", fixtures.len());
+        ensure!(edits >= 120, "only {edits} edits");
+    }
+
+    let queue = Mutex::new(fixtures.iter());
+    let failures = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let Some(fixture) = queue.lock().ok().and_then(|mut queue| queue.next()) else {
+                        break;
+                    };
+                    let found = examine(fixture, &environment).unwrap_or_else(|error| vec![format!("{error:#}")]);
+                    println!("{}: {}", fixture.name, if found.is_empty() { "equal" } else { "DIFFERS" });
+                    if let Ok(mut failures) = failures.lock() {
+                        failures.extend(found.into_iter().map(|line| format!("{}: {line}", fixture.name)));
+                    }
+                }
+            });
+        }
+    });
+    let mut failures = failures.into_inner().unwrap_or_default();
+    failures.sort();
+    ensure!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
+    Ok(())
+}
+
+/// Everything in which the two differ without a reason that is written down.
+fn examine(fixture: &Fixture, environment: &BTreeMap<String, String>) -> Result<Vec<String>> {
+    let copy = fixture.copy()?;
+    let project = project(fixture, &copy, environment)?;
+    let mut found = Vec::new();
+    let compose = make(Contender::Compose, fixture, &copy, &project, environment, &mut found)
+        .context("docker compose")?;
+    copy.restore(fixture)?;
+    let ours = make(Contender::Ours, fixture, &copy, &project, environment, &mut found)?;
+
+    let mut used = BTreeSet::new();
+    for difference in snapshot::differences(&compose.snapshot, &ours.snapshot) {
+        if let Some(known) = fixture.difference(&difference.at) {
+            used.insert(known.to_owned());
+        } else {
+            let snapshot::Difference { at, one, other } = difference;
+            found.push(format!("{at}: compose has {}, ours {}", shortly(&one), shortly(&other)));
+        }
+    }
+    for (edit, (compose, ours)) in fixture.edits.iter().zip(compose.edits.iter().zip(&ours.edits)) {
+        let what = format!("edit {:?} to {:?}", edit.before, edit.after);
+        if compose.created != ours.created || compose.removed != ours.removed {
+            found.push(format!("{what}: compose made {compose:?}, ours {ours:?}"));
+        }
+        let (theirs, mine) = (&compose.recreated, &ours.recreated);
+        match (theirs == mine, mine.is_subset(theirs), edit.fewer.is_empty()) {
+            (true, _, true) | (false, true, false) => {}
+            (true, _, false) => found.push(format!("{what}: as under compose, so the reason for fewer is stale")),
+            _ => found.push(format!("{what}: compose recreates {theirs:?}, ours {mine:?}")),
+        }
+    }
+    Ok(found)
+}
+
+/// The project's name, as Docker Compose understands the files.
+fn project(fixture: &Fixture, copy: &Copy, environment: &BTreeMap<String, String>) -> Result<String> {
+    let said = Contender::Compose.run(fixture, &copy.folder, environment, &["config", "--format", "json"])?;
+    let config: Value = serde_json::from_str(&said.ok()?)?;
+    config["name"].as_str().map(str::to_owned).context("a project without a name")
+}
+
+/// Up, looked at, up again, edited step by step, and down.
+fn make(
+    contender: Contender,
+    fixture: &Fixture,
+    copy: &Copy,
+    project: &str,
+    environment: &BTreeMap<String, String>,
+    found: &mut Vec<String>,
+) -> Result<Made> {
+    let run = |command: &[&str]| contender.run(fixture, &copy.folder, environment, command);
+    let up = || run(&["up", "-d", "-t", "1", "--remove-orphans"])?.ok();
+    let outcome = (|| {
+        up()?;
+        ended(contender, project)?;
+        let inspected = contender.inspect(project)?;
+        let snapshot = snapshot::take(&inspected)?;
+        if contender == Contender::Ours {
+            let plan = run(&["plan", "--json"])?.ok()?;
+            let plan: Value = serde_json::from_str(&plan)?;
+            let steps = plan["steps"].as_array().context("a plan without steps")?;
+            // What has ended by itself is started again by either.
+            if !steps.is_empty() && !fixture.name.starts_with("ended") && fixture.name != "depends" {
+                found.push(format!("a second up plans {}", shortly(&plan)));
+            }
+        }
+        let mut edits = Vec::new();
+        let mut before = contender.ids(project)?;
+        for edit in &fixture.edits {
+            copy.edit(edit)?;
+            up().with_context(|| format!("edit {:?} to {:?}", edit.before, edit.after))?;
+            let after = contender.ids(project)?;
+            edits.push(effect(&before, &after));
+            before = after;
+        }
+        Ok(Made { snapshot, edits })
+    })();
+    let down = run(&["down", "-v", "-t", "0", "--remove-orphans"])?.ok();
+    let left = contender.inspect(project)?;
+    if !left.is_empty() {
+        found.push(format!("{contender:?}: down leaves {:?}", contender.ids(project)?));
+    }
+    let made = outcome?;
+    down.context("down")?;
+    Ok(made)
+}
+
+fn effect(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Effect {
+    let mut effect = Effect::default();
+    for (name, id) in after {
+        match before.get(name) {
+            None => effect.created.insert(name.clone()),
+            Some(old) if old != id => effect.recreated.insert(name.clone()),
+            Some(_) => false,
+        };
+    }
+    effect.removed = before.keys().filter(|name| !after.contains_key(*name)).cloned().collect();
+    effect
+}
+
+/// Waits for what ends by itself.
+fn ended(contender: Contender, project: &str) -> Result<()> {
+    for container in contender.inspect(project)?.containers {
+        let path = container["Path"].as_str().unwrap_or_default();
+        if matches!(path, "true" | "false") {
+            let id = container["Id"].as_str().unwrap_or_default();
+            run(&mut program("docker", &["wait", id]), Duration::from_secs(20))?.ok()?;
+        }
+    }
+    Ok(())
+}
+
+fn shortly(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() <= 300 {
+        return text;
+    }
+    let mut text: String = text.chars().take(300).collect();
+    text.push('…');
+    text
+}
