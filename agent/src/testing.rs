@@ -221,11 +221,7 @@ pub(crate) struct SimMachine {
 
 impl SimMachine {
     pub(crate) fn new(host: HostId) -> Arc<Self> {
-        let interfaces = vec![Interface {
-            name: "eth0".parse().unwrap(),
-            up: true,
-            addresses: Vec::new(),
-        }];
+        let interfaces = vec![Interface::new("eth0".parse().unwrap())];
         let mut engine = sim::Engine::default();
         engine.interfaces = interfaces;
         Arc::new(Self {

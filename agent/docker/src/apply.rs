@@ -20,8 +20,11 @@ use crate::{Engine, EngineError};
 
 mod container;
 mod image;
+mod lan;
 mod network;
 mod settle;
+
+use lan::probe_address;
 
 /// Where image archives come from.
 pub trait BlobSource: Send + Sync {
@@ -51,6 +54,13 @@ impl Engine {
                 self.call(CHANGE, || describe(step), self.docker.remove_network(id))
                     .await,
             ),
+            Step::ProbeAddress {
+                parent,
+                address,
+                name,
+                ..
+            } => probe_address(name, parent, *address).await,
+            Step::LockNamespace { name, egress, rules } => self.lock_namespace(name, egress, rules).await,
             Step::CreateContainer { container, .. } => self.create_container(container).await,
             Step::StartContainer { name, settle_ms, .. } => {
                 self.start_container(name, Duration::from_millis(*settle_ms))

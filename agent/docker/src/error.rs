@@ -1,6 +1,9 @@
-//! What can go wrong between us and the engine.
+//! What can go wrong between us, the engine and the kernel.
 
 use std::io;
+use std::net::Ipv4Addr;
+
+use decnet_wire::ids::{InterfaceName, MacAddress};
 
 /// A failed exchange with the engine, or an object that is not as it must be.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +73,24 @@ pub enum EngineError {
     /// The engine's version cannot do what the step asks for.
     #[error("cannot {what}: {why}")]
     Unsupported { what: String, why: &'static str },
+    /// Somebody on the LAN has the address that a container is to have.
+    #[error(
+        "container {container} cannot have {address}: {mac} answers for it on {parent}; give it another address, or \
+         take it from that machine"
+    )]
+    AddressTaken {
+        container: String,
+        address: Ipv4Addr,
+        parent: InterfaceName,
+        mac: MacAddress,
+    },
+    /// The kernel does not do what is asked of it.
+    #[error("cannot {what}")]
+    Host {
+        what: String,
+        #[source]
+        source: io::Error,
+    },
     /// The host's network interfaces cannot be listed.
     #[error("cannot list the host's network interfaces")]
     ListInterfaces(#[source] nix::Error),
@@ -90,6 +111,8 @@ impl EngineError {
             | Self::Unhealthy { .. }
             | Self::WrongImage { .. }
             | Self::NoImage { .. }
+            | Self::AddressTaken { .. }
+            | Self::Host { .. }
             | Self::Unsupported { .. } => false,
         }
     }

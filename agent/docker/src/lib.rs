@@ -7,6 +7,7 @@
 //! | `engine` | the connection: bounded calls, each with a timeout |
 //! | `observe` | the engine's objects of one host, the images, the interfaces |
 //! | `apply` | one step |
+//! | [`host`] | the host's own network: what its kernel has, its links |
 //! | `events` | the engine's events as a hint to look again |
 //! | `error` | [`EngineError`]: what failed, on what, in the engine's words, and whether to retry |
 
@@ -14,6 +15,7 @@ mod apply;
 mod engine;
 mod error;
 mod events;
+pub mod host;
 mod observe;
 
 pub use apply::BlobSource;

@@ -1,23 +1,29 @@
 //! What the engine has.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, EndpointSettings};
-use bollard::query_parameters::{ListContainersOptions, ListImagesOptions, ListNetworksOptions};
+use bollard::query_parameters::{ListContainersOptions, ListImagesOptions};
 use decnet_plan::labels;
+use decnet_wire::bundle::NetworkDriver;
 use decnet_wire::ids::HostId;
 use decnet_wire::observed::{
-    Attachment, ContainerState, Observed, ObservedContainer, ObservedImage, ObservedNetwork,
+    Attachment, ContainerState, ForeignNetwork, KernelFeature, Observed, ObservedContainer, ObservedImage,
+    ObservedNetwork,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::engine::{CALLS, LOOK};
 use crate::error::is_absent;
+use crate::host::{EgressCounters, lock};
 use crate::{Engine, EngineError};
 
 mod interfaces;
 mod namespace;
+mod reach;
+
+pub use interfaces::list as interfaces;
 
 impl Engine {
     /// Every object that carries this host's label, all images, and the host's interfaces; sorted by name. An object
@@ -26,14 +32,33 @@ impl Engine {
     /// # Errors
     /// The engine does not answer, or the interfaces cannot be listed.
     pub async fn observe(&self, host: HostId) -> Result<Observed, EngineError> {
-        let (images, networks, containers) =
-            tokio::try_join!(self.images(), self.networks(host), self.containers(host))?;
+        let (images, (networks, foreign_networks), containers, lacks) =
+            tokio::try_join!(self.images(), self.networks(host), self.containers(host), lacks())?;
         Ok(Observed {
             images,
             networks,
             containers,
             interfaces: interfaces::list()?,
+            foreign_networks,
+            lacks,
         })
+    }
+
+    /// What the closed namespaces of this host's running containers have counted, by the container's name.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn egress(&self, host: HostId) -> Result<BTreeMap<String, EgressCounters>, EngineError> {
+        let inspected = self.inspect_all(host).await?;
+        let owners = namespace::owners(&inspected);
+        let read = move || namespace::in_each_of(&owners, lock::counters);
+        let read = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        let mut by_id: HashMap<_, _> = read.into_iter().collect();
+        let counters = |container: &ContainerInspectResponse| {
+            let counters = by_id.remove(container.id.as_deref()?)?.ok()??;
+            Some((name_of(container).to_owned(), counters))
+        };
+        Ok(inspected.iter().filter_map(counters).collect())
     }
 
     async fn images(&self) -> Result<Vec<ObservedImage>, EngineError> {
@@ -63,37 +88,35 @@ impl Engine {
         Ok(images)
     }
 
-    async fn networks(&self, host: HostId) -> Result<Vec<ObservedNetwork>, EngineError> {
-        let options = ListNetworksOptions {
-            filters: Some(of_host(host)),
-        };
+    /// This host's networks, and those of others that sit on an interface.
+    async fn networks(
+        &self,
+        host: HostId,
+    ) -> Result<(Vec<ObservedNetwork>, Vec<ForeignNetwork>), EngineError> {
         let list = self
             .call(
                 LOOK,
                 || "list networks".to_owned(),
-                self.docker.list_networks(Some(options)),
+                self.docker.list_networks(None),
             )
             .await?;
-        let mut networks: Vec<_> = list
-            .into_iter()
-            .filter_map(|network| {
-                let hash = network
-                    .labels
-                    .unwrap_or_default()
-                    .remove(labels::HASH)
-                    .unwrap_or_default();
-                Some(ObservedNetwork {
-                    id: network.id?,
-                    name: network.name?,
-                    hash,
-                })
-            })
-            .collect();
+        let host = host.to_string();
+        let (mut networks, mut foreign) = (Vec::new(), Vec::new());
+        for network in list {
+            let mut found = network.labels.clone().unwrap_or_default();
+            if found.get(labels::HOST) != Some(&host) {
+                foreign.extend(to_foreign(&network));
+            } else if let (Some(id), Some(name)) = (network.id, network.name) {
+                let hash = found.remove(labels::HASH).unwrap_or_default();
+                networks.push(ObservedNetwork { id, name, hash });
+            }
+        }
         networks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-        Ok(networks)
+        foreign.sort();
+        Ok((networks, foreign))
     }
 
-    async fn containers(&self, host: HostId) -> Result<Vec<ObservedContainer>, EngineError> {
+    async fn inspect_all(&self, host: HostId) -> Result<Vec<ContainerInspectResponse>, EngineError> {
         let options = ListContainersOptions {
             all: true,
             filters: Some(of_host(host)),
@@ -107,7 +130,7 @@ impl Engine {
             )
             .await?;
         let ids = list.into_iter().filter_map(|container| container.id);
-        let inspected: Vec<_> = stream::iter(ids)
+        stream::iter(ids)
             .map(|id| async move {
                 match self.inspect(&id).await {
                     // Removed since it was listed.
@@ -118,7 +141,11 @@ impl Engine {
             .buffer_unordered(CALLS)
             .try_filter_map(|found| async move { Ok(found) })
             .try_collect()
-            .await?;
+            .await
+    }
+
+    async fn containers(&self, host: HostId) -> Result<Vec<ObservedContainer>, EngineError> {
+        let inspected = self.inspect_all(host).await?;
         let by_id: HashMap<_, _> = inspected
             .iter()
             .filter_map(|container| Some((container.id.as_deref()?, container)))
@@ -127,6 +154,10 @@ impl Engine {
             .iter()
             .filter_map(|container| to_observed(container, &by_id))
             .collect();
+        let mut locks = locks(&inspected).await;
+        for container in &mut containers {
+            container.lock = locks.remove(&container.id);
+        }
         containers.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(containers)
     }
@@ -136,6 +167,39 @@ impl Engine {
         self.call(LOOK, what, self.docker.inspect_container(container, None))
             .await
     }
+}
+
+/// A network that has a part in an interface; None for one that has not.
+fn to_foreign(network: &bollard::models::Network) -> Option<ForeignNetwork> {
+    let driver = match network.driver.as_deref()? {
+        "macvlan" => NetworkDriver::Macvlan,
+        "ipvlan" => NetworkDriver::Ipvlan,
+        _ => return None,
+    };
+    let parent = network.options.as_ref()?.get("parent")?.parse().ok()?;
+    Some(ForeignNetwork {
+        name: network.name.clone()?,
+        driver,
+        parent,
+    })
+}
+
+/// What the namespaces of running containers are closed with, by the container's id.
+async fn locks(containers: &[ContainerInspectResponse]) -> HashMap<String, String> {
+    let owners = namespace::owners(containers);
+    let read = move || {
+        let read = namespace::in_each_of(&owners, lock::rules);
+        read.into_iter()
+            .filter_map(|(id, rules)| Some((id, rules.ok()??)))
+            .collect()
+    };
+    tokio::task::spawn_blocking(read).await.unwrap_or_default()
+}
+
+/// Trying takes a thread of its own, and some milliseconds when it is not known yet.
+async fn lacks() -> Result<Vec<KernelFeature>, EngineError> {
+    let tried = tokio::task::spawn_blocking(crate::host::lacks).await;
+    Ok(tried.unwrap_or_default())
 }
 
 fn of_host(host: HostId) -> HashMap<String, Vec<String>> {
@@ -202,6 +266,8 @@ fn to_observed(
         state: to_state(container),
         restarts: restarts(container),
         joined: joined.map(str::to_owned),
+        lock: None,
+        warnings: Vec::new(),
         expose: expose
             .split(',')
             .filter(|port| !port.is_empty())

@@ -13,6 +13,7 @@
 //! | `service` | one entry of `services` |
 //! | `deploy`, `resources`, `build` | the parts of a service of that name |
 //! | `mounts` | what is mounted into a service, and the top-level `volumes`, `configs` and `secrets` |
+//! | `egress` | what a service may call: `x-decnet` |
 //! | `network` | how a service is attached, and the top-level `networks` |
 //! | `units` | byte sizes, durations, CPU shares, ports |
 //! | `words` | command lines |
@@ -25,6 +26,7 @@ pub mod attributes;
 mod build;
 mod closed;
 mod deploy;
+mod egress;
 pub mod load;
 mod mounts;
 mod network;
@@ -37,6 +39,7 @@ mod words;
 pub use build::Build;
 pub(crate) use build::is_remote;
 pub use deploy::Deploy;
+pub use egress::{Destination, Egress, Protocol};
 pub use mounts::{FileReference, MountSource, ServiceMount, SharedVolumes, TopFile, TopVolume};
 pub use network::{Attachment, NetworkMode, TopNetwork};
 pub use read::Problem;

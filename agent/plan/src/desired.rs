@@ -8,7 +8,7 @@ use decnet_wire::bundle::{Blob, Network};
 use decnet_wire::ids::{HostId, StackName};
 use serde_json::Value;
 
-use crate::compose::{Dependency, Problem, Project};
+use crate::compose::{Dependency, Egress, Problem, Project};
 use crate::labels;
 use crate::step::{ContainerSpec, NetworkMode, NetworkSpec, VolumeSpec};
 
@@ -55,6 +55,16 @@ pub(crate) struct DesiredService {
     pub(crate) joins: Option<String>,
     /// Containers of the same stack whose other namespaces or volumes it shares.
     pub(crate) refers: BTreeSet<String>,
+    /// What the namespace that it owns is closed but for; none when it is left open or not its own.
+    pub(crate) egress: Option<Egress>,
+}
+
+/// Which network namespaces are closed against calls outwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closed {
+    All,
+    /// Those of services that have something to say about it.
+    Declared,
 }
 
 /// One thing wrong with what a bundle asks for.
@@ -91,7 +101,7 @@ impl DocumentError {
 
 impl Desired {
     /// Normalises a bundle's networks and stacks. The result depends on neither the order of its parts nor on what
-    /// the engine has.
+    /// the engine has. Every network namespace is closed against calls outwards, but for what `x-decnet` allows.
     ///
     /// # Errors
     /// Everything that is wrong with the documents: attributes that are not supported, references to what does not
@@ -102,6 +112,30 @@ impl Desired {
         networks: &[Network],
         blobs: &[Blob],
         stacks: impl Iterator<Item = (&'a StackName, &'a Value)>,
+    ) -> Result<Self, Vec<DocumentError>> {
+        Self::build(host, networks, blobs, stacks, Closed::All)
+    }
+
+    /// The same for documents that are no deckies: only namespaces of services with an `x-decnet` extension are
+    /// closed, and the rest is as Compose has it.
+    ///
+    /// # Errors
+    /// As for [`Desired::new`].
+    pub fn open<'a>(
+        host: HostId,
+        networks: &[Network],
+        blobs: &[Blob],
+        stacks: impl Iterator<Item = (&'a StackName, &'a Value)>,
+    ) -> Result<Self, Vec<DocumentError>> {
+        Self::build(host, networks, blobs, stacks, Closed::Declared)
+    }
+
+    fn build<'a>(
+        host: HostId,
+        networks: &[Network],
+        blobs: &[Blob],
+        stacks: impl Iterator<Item = (&'a StackName, &'a Value)>,
+        closed: Closed,
     ) -> Result<Self, Vec<DocumentError>> {
         let mut errors = Vec::new();
         let networks = networks::of_bundle(host, networks, &mut errors);
@@ -130,6 +164,7 @@ impl Desired {
                     let context = normalise::Context {
                         host,
                         stack: name,
+                        closed,
                         kind: normalise::Kind::Bundle {
                             networks: &desired.networks,
                             archives: &archives,
@@ -166,6 +201,7 @@ impl Desired {
         let context = normalise::Context {
             host,
             stack: name,
+            closed: Closed::Declared,
             kind: normalise::Kind::Project,
         };
         let all = context.normalise(&project, &mut errors);

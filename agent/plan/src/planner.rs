@@ -11,6 +11,7 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | `survey` | compares: what is to become of every network and container, and which stacks are blocked |
+//! | `preflight` | what keeps a network from working on this host |
 //! | `assemble` | turns that into steps and the order between them |
 //! | `graph` | a deterministic order for the steps |
 //! | `state` | the same comparison, told to people |
@@ -19,10 +20,12 @@
 mod assemble;
 mod describe;
 mod graph;
+mod preflight;
 mod state;
 mod survey;
 
 pub use describe::describe;
+pub use preflight::HOST_LINK;
 pub use state::{StackState, stack_state, stack_states};
 
 use decnet_wire::observed::Observed;

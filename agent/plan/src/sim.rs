@@ -3,10 +3,12 @@
 //! For tests only.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
-use decnet_wire::ids::{Digest, HostId, StackName};
+use decnet_wire::ids::{Digest, HostId, MacAddress, StackName};
 use decnet_wire::observed::{
-    Attachment, ContainerState, Interface, Observed, ObservedContainer, ObservedImage, ObservedNetwork,
+    Attachment, ContainerState, ForeignNetwork, Interface, KernelFeature, Observed, ObservedContainer,
+    ObservedImage, ObservedNetwork,
 };
 
 use crate::labels;
@@ -21,6 +23,12 @@ pub struct Engine {
     /// By name.
     pub containers: BTreeMap<String, Container>,
     pub interfaces: Vec<Interface>,
+    pub foreign_networks: Vec<ForeignNetwork>,
+    pub lacks: Vec<KernelFeature>,
+    /// Machines on the LAN that are not ours.
+    pub strangers: BTreeMap<Ipv4Addr, MacAddress>,
+    /// Whether a container that joins a namespace which is open is refused.
+    pub strict_about_egress: bool,
     /// Containers whose process ends at once, with this exit code.
     pub broken: BTreeMap<String, i64>,
     next_id: u64,
@@ -41,6 +49,8 @@ pub struct Container {
     pub joined: Option<(String, u64)>,
     /// Counts this container's starts.
     pub run: u64,
+    /// The run whose namespace was closed last, and with what rules.
+    pub lock: Option<(u64, String)>,
     /// Ids of the networks that it was created with, by name.
     pub networks: BTreeMap<String, String>,
 }
@@ -85,6 +95,8 @@ impl Engine {
                 .filter_map(|container| self.observe_container(container))
                 .collect(),
             interfaces: self.interfaces.clone(),
+            foreign_networks: self.foreign_networks.clone(),
+            lacks: self.lacks.clone(),
         }
     }
 
@@ -122,6 +134,12 @@ impl Engine {
                 .as_ref()
                 .filter(|(id, run)| !stale(id, *run))
                 .map(|(id, _)| id.clone()),
+            warnings: Vec::new(),
+            lock: container
+                .lock
+                .as_ref()
+                .filter(|(run, _)| *run == container.run && container.active())
+                .map(|(_, rules)| rules.clone()),
             expose: container.spec.expose.clone(),
             attachments,
         })
@@ -173,6 +191,26 @@ impl Engine {
                     return Err(format!("network {id} has active endpoints"));
                 }
                 self.networks.remove(id);
+                Ok(())
+            }
+            Step::ProbeAddress { parent, address, .. } => {
+                let there = |interface: &Interface| interface.name == *parent;
+                let made = |network: &Network| network.spec.parent() == Some(parent.as_str());
+                if !self.interfaces.iter().any(there) && !self.networks.values().any(made) {
+                    return Err(format!("no interface {parent}"));
+                }
+                match self.strangers.get(address) {
+                    Some(mac) => Err(format!("{address} is in use by {mac}")),
+                    None => Ok(()),
+                }
+            }
+            Step::LockNamespace { name, rules, .. } => {
+                let container = self
+                    .containers
+                    .get_mut(name)
+                    .filter(|container| container.active() && container.joined.is_none())
+                    .ok_or_else(|| format!("{name} has no namespace to close"))?;
+                container.lock = Some((container.run, rules.clone()));
                 Ok(())
             }
             Step::CreateContainer { container, .. } => self.create(container),
@@ -283,6 +321,7 @@ impl Engine {
             restarts: 0,
             joined,
             run: 0,
+            lock: None,
             networks,
         };
         self.containers.insert(name.clone(), container);
@@ -304,9 +343,12 @@ impl Engine {
             let owner = self
                 .by_id(owner)
                 .filter(|owner| owner.state == ContainerState::Running);
-            *run = owner
-                .ok_or_else(|| format!("{name}: its owner does not run"))?
-                .run;
+            let owner = owner.ok_or_else(|| format!("{name}: its owner does not run"))?;
+            let open = owner.lock.as_ref().is_none_or(|(run, _)| *run != owner.run);
+            if open && self.strict_about_egress && !owner.networks.is_empty() {
+                return Err(format!("{name}: the namespace of {} is open", owner.spec.name));
+            }
+            *run = owner.run;
         }
         for (network, id) in &container.networks {
             if !self.networks.contains_key(id) {

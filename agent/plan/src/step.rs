@@ -12,7 +12,9 @@
 //! | `network` | networks, how a container is attached to them, volumes |
 //! | `build` | an image to build |
 
-use decnet_wire::ids::{Digest, StackName};
+use std::net::Ipv4Addr;
+
+use decnet_wire::ids::{Digest, InterfaceName, StackName};
 use serde::{Deserialize, Serialize};
 
 mod build;
@@ -28,6 +30,8 @@ pub use container::{
 pub use mount::{FileContent, FileSpec, Mount, MountKind};
 pub use network::{Endpoint, Ipam, NetworkMode, NetworkSpec, Pool, VolumeSpec};
 pub use resources::{Blkio, Device, DeviceRequest, Limits, Throttle, Ulimit, WeightDevice};
+
+use crate::compose::Egress;
 
 /// What to do, in an order that holds: a step comes after every step that it waits for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -102,6 +106,16 @@ pub enum Step {
         name: String,
         id: String,
     },
+    /// Ask the LAN whether somebody has the address already (RFC 5227, section 2.1.1).
+    ProbeAddress {
+        /// The container that is to have it.
+        name: String,
+        /// The network that it is for, by its name on the engine.
+        network: String,
+        /// The interface to ask on.
+        parent: InterfaceName,
+        address: Ipv4Addr,
+    },
     CreateVolume {
         volume: VolumeSpec,
     },
@@ -119,6 +133,14 @@ pub enum Step {
         /// `VOLUME`s and of mounts without a source, at the same target.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         inherit: Option<String>,
+    },
+    /// Close the network namespace of a running container: from inside, only answers and what is allowed leave it.
+    LockNamespace {
+        /// The container that owns it.
+        name: String,
+        egress: Egress,
+        /// The name of the rules, which the namespace then bears.
+        rules: String,
     },
     /// Start, then wait until the process has run for `settle_ms` without ending or being restarted. 0 does not look.
     StartContainer {

@@ -1,7 +1,9 @@
 //! The engine as the loop needs it: made when it is first asked, and again after it was away.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
 
 use decnet_docker::{Engine, EngineError};
 use decnet_plan::step::Step;
@@ -31,7 +33,12 @@ pub(crate) struct DockerMachine {
     host: HostId,
     blobs: SharedBlobs,
     engine: Mutex<Option<(Engine, String)>>,
+    reach: Arc<Reach>,
 }
+
+/// What was found about the way of containers to their LAN, by their id; None while it is being found out. Each is
+/// looked at once.
+type Reach = std::sync::Mutex<BTreeMap<String, Option<Vec<String>>>>;
 
 impl DockerMachine {
     pub(crate) fn new(socket: PathBuf, host: HostId, blobs: SharedBlobs) -> Self {
@@ -40,6 +47,7 @@ impl DockerMachine {
             host,
             blobs,
             engine: Mutex::new(None),
+            reach: Arc::default(),
         }
     }
 
@@ -52,6 +60,35 @@ impl DockerMachine {
         let version = engine.version().await?;
         tracing::info!(version, socket = %self.socket.display(), "connected to the Docker Engine");
         Ok(known.insert((engine, version)).clone())
+    }
+
+    /// Adds what is known to be suspicious, and begins to look at containers that are new.
+    fn add_warnings(&self, engine: &Engine, observed: &mut Observed) {
+        let mut known = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|id, _| observed.containers.iter().any(|container| container.id == *id));
+        for container in &mut observed.containers {
+            // A container without a namespace of its own has nothing closed.
+            if !container.state.is_running() || container.lock.is_none() {
+                continue;
+            }
+            match known.get(&container.id) {
+                Some(Some(warnings)) => container.warnings.clone_from(warnings),
+                Some(None) => {}
+                None => {
+                    known.insert(container.id.clone(), None);
+                    let (engine, reach) = (engine.clone(), Arc::clone(&self.reach));
+                    let (id, name) = (container.id.clone(), container.name.clone());
+                    tokio::spawn(async move {
+                        let warnings = engine.check_reach(&id).await.unwrap_or_default();
+                        for warning in &warnings {
+                            tracing::warn!(container = name, warning, "suspicious");
+                        }
+                        let mut known = reach.lock().unwrap_or_else(PoisonError::into_inner);
+                        known.insert(id, Some(warnings));
+                    });
+                }
+            }
+        }
     }
 
     /// Passes the engine's events on as wakes, and wakes after every reconnect: what happened in between
@@ -75,7 +112,10 @@ impl Machine for DockerMachine {
     async fn observe(&self) -> Result<(Observed, String), EngineError> {
         let (engine, version) = self.engine().await?;
         match engine.observe(self.host).await {
-            Ok(observed) => Ok((observed, version)),
+            Ok(mut observed) => {
+                self.add_warnings(&engine, &mut observed);
+                Ok((observed, version))
+            }
             Err(error) => {
                 if error.retryable() {
                     // It may come back as another version.

@@ -270,17 +270,15 @@ pub(crate) fn container(stack: &str, service: &str) -> ObservedContainer {
         state: ContainerState::Running,
         restarts: 0,
         joined: None,
+        lock: None,
+        warnings: Vec::new(),
         attachments: Vec::new(),
         expose: Vec::new(),
     }
 }
 
 pub(crate) fn lan0() -> Interface {
-    Interface {
-        name: "lan0".parse().unwrap(),
-        up: true,
-        addresses: Vec::new(),
-    }
+    Interface::new("lan0".parse().unwrap())
 }
 
 pub(crate) fn invitation(name: &str) -> Invitation {

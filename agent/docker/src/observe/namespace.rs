@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use bollard::models::{ContainerInspectResponse, ContainerState};
 
+use crate::host::namespace::{Namespace, in_each};
+
 /// True while the container does not run: a start joins the owner's current namespace.
 pub(super) fn is_current(container: &ContainerInspectResponse, owner: &ContainerInspectResponse) -> bool {
     let (Some(container), Some(owner)) = (&container.state, &owner.state) else {
@@ -25,6 +27,40 @@ pub(super) fn is_current(container: &ContainerInspectResponse, owner: &Container
         // Without a view of the processes, the times of the last starts have to do.
         _ => started(container) >= started(owner),
     }
+}
+
+/// The containers that run and have a network namespace of their own with something in it: their ids and processes.
+pub(crate) fn owners(containers: &[ContainerInspectResponse]) -> Vec<(String, u32)> {
+    let owner = |container: &ContainerInspectResponse| {
+        let mode = container.host_config.as_ref()?.network_mode.as_deref()?;
+        let state = container.state.as_ref()?;
+        let shares = mode.starts_with("container:") || matches!(mode, "host" | "none");
+        if shares || state.running != Some(true) {
+            return None;
+        }
+        let pid = state.pid.filter(|pid| *pid > 0)?;
+        Some((container.id.clone()?, u32::try_from(pid).ok()?))
+    };
+    containers.iter().filter_map(owner).collect()
+}
+
+/// Runs `work` in the namespace of each; leaves out who has ended meanwhile.
+pub(crate) fn in_each_of<T: Send>(
+    owners: &[(String, u32)],
+    work: impl Fn() -> T + Send + Sync,
+) -> Vec<(String, T)> {
+    let (ids, namespaces): (Vec<_>, Vec<_>) = owners
+        .iter()
+        .filter_map(|(id, pid)| Some((id.clone(), Namespace::of_process(*pid).ok()?)))
+        .unzip();
+    let results = in_each(&namespaces, work).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot look into the namespaces of containers");
+        Vec::new()
+    });
+    ids.into_iter()
+        .zip(results)
+        .filter_map(|(id, result)| Some((id, result.ok()?)))
+        .collect()
 }
 
 /// The kernel's name of the namespace, such as `net:[4026532281]` (namespaces(7)).

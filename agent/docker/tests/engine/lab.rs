@@ -295,7 +295,7 @@ async fn clean_up(docker: &Docker, host: HostId, images: &[String]) {
     }
 }
 
-fn ip(arguments: &[&str]) {
+pub(crate) fn ip(arguments: &[&str]) {
     let status = Command::new("ip").args(arguments).status();
     assert!(
         status.as_ref().is_ok_and(std::process::ExitStatus::success),

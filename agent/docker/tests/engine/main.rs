@@ -5,6 +5,7 @@
 // A test may panic; only its `#[test]` functions are known to be tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod egress;
 mod failures;
 mod image;
 mod lab;

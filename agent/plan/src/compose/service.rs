@@ -6,6 +6,7 @@ use decnet_wire::ids::MacAddress;
 
 use super::build::Build;
 use super::deploy::{self, Deploy};
+use super::egress::{self, Egress};
 use super::mounts::{self, FileReference, ServiceMount, SharedVolumes};
 use super::network::{NetworkMode, parse_attachment};
 use super::read::{Mapping, Node, Problems};
@@ -101,6 +102,8 @@ pub struct Service {
 
     pub log_driver: Option<String>,
     pub log_options: BTreeMap<String, String>,
+    /// What it may call; none without an `x-decnet` extension.
+    pub egress: Option<Egress>,
 }
 
 /// What a service waits for before it starts.
@@ -159,6 +162,7 @@ impl Service {
         for key in ["extends", "env_file", "label_file"] {
             map.resolved_by_loader(key, p);
         }
+        service.egress = map.take("x-decnet").and_then(|node| egress::parse(node, p));
         // Whoever resolves profiles leaves out the services that are not wanted.
         map.take("profiles");
         service.parse_image(&mut map, p);

@@ -65,14 +65,8 @@ fn driver_opts(network: &Network) -> BTreeMap<String, String> {
     if let Some(parent) = &network.parent {
         options.insert("parent".to_owned(), parent.as_str().to_owned());
     }
-    match network.driver {
-        NetworkDriver::Macvlan => {
-            options.insert("macvlan_mode".to_owned(), "bridge".to_owned());
-        }
-        NetworkDriver::Ipvlan => {
-            options.insert("ipvlan_mode".to_owned(), "l2".to_owned());
-        }
-        NetworkDriver::Bridge => {}
+    if let Some((key, mode)) = network.mode_option() {
+        options.insert(key.to_owned(), mode.to_owned());
     }
     options
 }

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use decnet_wire::ids::{HostId, StackName};
 
 use super::image::{self, Archive, Image};
-use super::{DesiredService, DesiredStack, DocumentError, hash, networks, storage};
-use crate::compose::{Condition, Dependency, NetworkMode, Project, PullPolicy, Service, Share};
+use super::{Closed, DesiredService, DesiredStack, DocumentError, hash, networks, storage};
+use crate::compose::{Condition, Dependency, Egress, NetworkMode, Project, PullPolicy, Service, Share};
 use crate::labels;
-use crate::step::{ContainerSpec, Link, Namespace, Namespaces, NetworkSpec, VolumeSpec, VolumesFrom};
+use crate::step::{
+    ContainerSpec, Link, Namespace, Namespaces, NetworkSpec, RestartPolicy, VolumeSpec, VolumesFrom,
+};
 
 /// What the services of one stack may refer to, and how it is named.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +18,7 @@ pub(super) struct Context<'a> {
     pub(super) host: HostId,
     pub(super) stack: &'a StackName,
     pub(super) kind: Kind<'a>,
+    pub(super) closed: Closed,
 }
 
 /// Whose document it is.
@@ -142,6 +145,31 @@ impl Context<'_> {
         None
     }
 
+    /// What the namespace of a service is closed but for: what it and those that join it may call. None for a service
+    /// without a network of its own.
+    fn egress(self, project: &Project, name: &str, service: &Service) -> Option<Egress> {
+        if !matches!(service.network, None | Some(NetworkMode::Networks(_))) {
+            return None;
+        }
+        let joining = project
+            .services
+            .values()
+            .filter(|other| matches!(&other.network, Some(NetworkMode::Service(owner)) if owner == name));
+        let declared: Vec<&Egress> = std::iter::once(service)
+            .chain(joining)
+            .filter_map(|service| service.egress.as_ref())
+            .collect();
+        if declared.is_empty() && self.closed == Closed::Declared {
+            return None;
+        }
+        let allow = declared
+            .into_iter()
+            .flat_map(|egress| egress.allow.iter().cloned());
+        Some(Egress {
+            allow: allow.collect(),
+        })
+    }
+
     fn service(
         self,
         project: &Project,
@@ -187,6 +215,14 @@ impl Context<'_> {
         let mut device_requests = service.device_requests.clone();
         device_requests.extend(deploy.device_requests.clone());
         let (security_opt, unmasked) = security(service);
+        let egress = self.egress(project, name, service);
+        // A namespace is new and open when its container starts. The engine must not start it by itself: then whatever
+        // the engine starts of a decky finds no namespace to join, or one that is closed.
+        let restart = if egress.is_some() {
+            RestartPolicy::No
+        } else {
+            deploy.restart.unwrap_or(service.restart)
+        };
         let mut spec = ContainerSpec {
             name: instance.name.clone(),
             image: image.names(),
@@ -208,7 +244,7 @@ impl Context<'_> {
                 .stop_grace_period
                 .map(|ms| u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX)),
             healthcheck: service.healthcheck.clone(),
-            restart: deploy.restart.unwrap_or(service.restart),
+            restart,
             init: service.init,
             runtime: service.runtime.clone(),
             mac: service.mac.filter(|_| !networks::has_endpoints(&network)),
@@ -264,6 +300,7 @@ impl Context<'_> {
             waits,
             joins,
             refers,
+            egress,
         })
     }
 

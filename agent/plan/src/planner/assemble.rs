@@ -1,13 +1,13 @@
 //! Steps out of a survey, and what each waits for.
 //!
-//! Why there is always an order: images wait for nothing; early stops and removals wait for images and creations;
+//! Why there is always an order: images and probes wait for nothing; early stops and removals wait for images and creations;
 //! networks wait for early removals that no creation precedes; creations wait for all of these; starts wait for
 //! creations and early stops; late stops and removals wait for starts, and nothing waits for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use decnet_wire::ids::StackName;
-use decnet_wire::observed::ObservedContainer;
+use decnet_wire::ids::{InterfaceName, StackName};
+use decnet_wire::observed::{ContainerState, ObservedContainer};
 
 use super::graph::{Graph, Node};
 use super::survey::{Fate, Survey, is_active, is_attached};
@@ -18,6 +18,7 @@ use crate::step::Step;
 pub(super) fn steps(survey: &Survey<'_>) -> Graph {
     let mut assembly = Assembly::new(survey);
     assembly.images();
+    assembly.probes();
     assembly.replaced();
     assembly.attached_orphans();
     assembly.networks();
@@ -34,8 +35,11 @@ struct Assembly<'s, 'a> {
     survey: &'s Survey<'a>,
     graph: Graph,
     images: BTreeMap<Vec<String>, Node>,
-    /// What a stack's stops wait for.
-    stack_images: BTreeMap<&'a StackName, BTreeSet<Node>>,
+    /// What a stack's stops wait for: its images, and that nobody else has its new addresses.
+    before_stops: BTreeMap<&'a StackName, BTreeSet<Node>>,
+    probes: BTreeMap<Place<'a>, Vec<Node>>,
+    /// Probes on an interface that the engine makes together with the network of that name.
+    late_probes: Vec<(&'a str, Node)>,
     /// By container id.
     stops: BTreeMap<&'a str, Node>,
     /// By container id.
@@ -52,7 +56,9 @@ impl<'s, 'a> Assembly<'s, 'a> {
             survey,
             graph: Graph::default(),
             images: BTreeMap::new(),
-            stack_images: BTreeMap::new(),
+            before_stops: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            late_probes: Vec::new(),
             stops: BTreeMap::new(),
             removals: BTreeMap::new(),
             networks: BTreeMap::new(),
@@ -80,7 +86,46 @@ impl<'s, 'a> Assembly<'s, 'a> {
                 .images
                 .entry(service.image.names())
                 .or_insert_with(|| graph.add(None, fetch(&service.image)));
-            self.stack_images.entry(stack).or_default().insert(node);
+            self.before_stops.entry(stack).or_default().insert(node);
+        }
+    }
+
+    /// Asks for every address that this host does not hold yet, while the rest is being made ready.
+    fn probes(&mut self) {
+        for (place, service, fate) in self.services() {
+            let unproven = match fate {
+                Fate::Create | Fate::Replace(..) => true,
+                Fate::Start(container) => container.state == ContainerState::Created,
+                Fate::Keep(_) | Fate::Unpause(_) => false,
+            };
+            if !unproven {
+                continue;
+            }
+            for endpoint in endpoints(&service.spec) {
+                let network = self.survey.desired.networks().get_key_value(&endpoint.network);
+                let Some((name, network)) = network else { continue };
+                let parent: Option<InterfaceName> = network.parent().and_then(|parent| parent.parse().ok());
+                let (Some(parent), Some(address)) = (parent, endpoint.address) else {
+                    continue;
+                };
+                if self.survey.holds(name, address) {
+                    continue;
+                }
+                let step = Step::ProbeAddress {
+                    name: service.spec.name.clone(),
+                    network: name.clone(),
+                    parent: parent.clone(),
+                    address,
+                };
+                let node = self.graph.add(Some(place.0), step);
+                self.probes.entry(place).or_default().push(node);
+                let interfaces = &self.survey.observed.interfaces;
+                if interfaces.iter().any(|interface| interface.name == parent) {
+                    self.before_stops.entry(place.0).or_default().insert(node);
+                } else {
+                    self.late_probes.push((name, node));
+                }
+            }
         }
     }
 
@@ -138,6 +183,9 @@ impl<'s, 'a> Assembly<'s, 'a> {
             // The engine refuses a subnet or a parent that another network holds; a new name can stand for both.
             self.graph.after(node, leaving.iter().copied());
             self.networks.insert(network.name.as_str(), node);
+        }
+        for (network, probe) in &self.late_probes {
+            self.graph.after(*probe, self.networks.get(network).copied());
         }
     }
 
@@ -206,8 +254,11 @@ impl<'s, 'a> Assembly<'s, 'a> {
             };
             let node = self.graph.add(Some(place.0), step);
             self.graph.after(node, self.creations.get(&place).copied());
+            self.graph
+                .after(node, self.probes.get(&place).into_iter().flatten().copied());
             self.starts.insert(place, node);
         }
+        let locks = self.locks();
         for ((stack, name), service, _) in self.services() {
             let Some(node) = self.starts.get(&(stack, name)).copied() else {
                 continue;
@@ -216,9 +267,43 @@ impl<'s, 'a> Assembly<'s, 'a> {
                 .after()
                 .filter_map(|other| self.starts.get(&(stack, other)));
             self.graph.after(node, others.copied().collect::<Vec<_>>());
+            if let Some(owner) = service.joins.as_deref() {
+                self.graph.after(node, locks.get(&(stack, owner)).copied());
+            }
             let stops = self.in_the_way(stack, service);
             self.graph.after(node, stops);
         }
+    }
+
+    /// Closes the namespaces that are new or open. Whoever is about to join one waits for that; who is in an earlier
+    /// one of the same container, and would be put into the new one by its restart policy, is stopped first.
+    fn locks(&mut self) -> BTreeMap<Place<'a>, Node> {
+        let mut locks = BTreeMap::new();
+        for (place, service, fate) in self.services() {
+            let Some(egress) = self.survey.to_close(service, fate) else {
+                continue;
+            };
+            let step = Step::LockNamespace {
+                name: service.spec.name.clone(),
+                egress: egress.clone(),
+                rules: egress.rules(),
+            };
+            let node = self.graph.add(Some(place.0), step);
+            self.graph.after(node, self.starts.get(&place).copied());
+            locks.insert(place, node);
+        }
+        for ((stack, _), service, fate) in self.services() {
+            let (Some(owner), Fate::Replace(container, _)) = (service.joins.as_deref(), fate) else {
+                continue;
+            };
+            if let (Some(start), Some(stop)) = (
+                self.starts.get(&(stack, owner)),
+                self.stops.get(container.id.as_str()),
+            ) {
+                self.graph.after(*start, [*stop]);
+            }
+        }
+        locks
     }
 
     /// Orphans: late by default, early where one of the starts cannot be beside them.
@@ -293,7 +378,7 @@ impl<'s, 'a> Assembly<'s, 'a> {
         };
         let node = self.graph.add(Some(stack), step);
         self.graph
-            .after(node, self.stack_images.get(stack).into_iter().flatten().copied());
+            .after(node, self.before_stops.get(stack).into_iter().flatten().copied());
         self.stops.insert(&container.id, node);
         Some(node)
     }
@@ -307,7 +392,7 @@ impl<'s, 'a> Assembly<'s, 'a> {
         self.graph
             .after(node, self.stops.get(container.id.as_str()).copied());
         self.graph
-            .after(node, self.stack_images.get(stack).into_iter().flatten().copied());
+            .after(node, self.before_stops.get(stack).into_iter().flatten().copied());
         self.removals.insert(&container.id, node);
         node
     }

@@ -19,6 +19,10 @@ pub fn describe(step: &Step) -> String {
             format!("create {} network {}{more}", network.driver, network.name)
         }
         Step::RemoveNetwork { name, .. } => format!("remove network {name}"),
+        Step::ProbeAddress { parent, address, .. } => {
+            format!("ask on {parent} whether somebody has {address}")
+        }
+        Step::LockNamespace { name, .. } => format!("close the network namespace of container {name}"),
         Step::BuildImage { build } => format!("build image {}", build.tags.join(", ")),
         Step::CreateVolume { volume } => format!("create volume {}", volume.name),
         Step::RemoveVolume { name } => format!("remove volume {name}"),

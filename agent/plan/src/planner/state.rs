@@ -55,6 +55,16 @@ fn state(survey: &Survey<'_>, stack: &StackName) -> StackState {
     {
         if let Some(fate) = survey.fates.get(&(stack, service)) {
             reasons.extend(reason(&spec.name, *fate));
+            if let Fate::Keep(_) = fate
+                && let Some(service) = survey
+                    .desired
+                    .stack(stack)
+                    .and_then(|found| found.services.get(service))
+                && survey.to_close(service, *fate).is_some()
+            {
+                let line = format!("the network namespace of container {} is open", spec.name);
+                reasons.push((Weight::Missing, line));
+            }
         }
     }
     for orphan in survey.orphans.get(stack).into_iter().flatten() {

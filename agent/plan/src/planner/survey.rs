@@ -1,10 +1,13 @@
 //! Compares what is desired with what is observed, object by object. No order yet.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use decnet_wire::ids::StackName;
-use decnet_wire::observed::{ContainerState, Observed, ObservedContainer, ObservedNetwork};
+use decnet_wire::observed::{ContainerState, KernelFeature, Observed, ObservedContainer, ObservedNetwork};
 
+use super::preflight;
+use crate::compose::Egress;
 use crate::desired::{Desired, DesiredService, DesiredStack, endpoints};
 use crate::labels;
 use crate::policy::{self, Policy};
@@ -102,18 +105,25 @@ impl<'a> Survey<'a> {
 
     fn block_networks(&mut self) {
         for (name, network) in self.desired.networks() {
-            let Some(parent) = network.parent() else { continue };
-            let found = self
-                .observed
-                .interfaces
-                .iter()
-                .find(|interface| interface.name.as_str() == parent);
-            let reason = match found {
-                Some(interface) if interface.up => continue,
-                Some(_) => format!("network {name}: its parent interface {parent} is down"),
-                None => format!("network {name}: this host has no interface {parent}, its parent"),
-            };
-            self.block_network(name, reason);
+            if let Some(reason) = preflight::obstacle(name, network, self.desired, self.observed) {
+                self.block_network(name, reason);
+            }
+        }
+        for (stack, desired) in self.desired.stacks() {
+            let mut endpoints = desired
+                .services
+                .values()
+                .flat_map(|service| endpoints(&service.spec));
+            let reason = endpoints.find_map(|endpoint| {
+                let network = self.desired.networks().get(&endpoint.network)?;
+                preflight::address_obstacle(endpoint.address?, network, self.observed)
+            });
+            let closed = desired.services.values().any(|service| service.egress.is_some());
+            let unclosable = closed && self.observed.lacks.contains(&KernelFeature::Nftables);
+            let reason = reason.or_else(|| unclosable.then(|| preflight::NO_NFTABLES.to_owned()));
+            if let Some(reason) = reason {
+                self.blocked_stacks.entry(stack).or_insert(reason);
+            }
         }
     }
 
@@ -301,6 +311,30 @@ impl<'a> Survey<'a> {
             Some(Fate::Keep(owner) | Fate::Unpause(owner)) => container.joined.as_ref() != Some(&owner.id),
         };
         lost.then_some(Cause::Namespace)
+    }
+
+    /// What the namespace of a container has to be closed with, when it is not yet, or is about to be a new one.
+    pub(super) fn to_close(&self, service: &'a DesiredService, fate: Fate<'a>) -> Option<&'a Egress> {
+        let egress = service.egress.as_ref()?;
+        let closed = match fate {
+            Fate::Keep(container) | Fate::Unpause(container) => {
+                container.lock.as_ref() == Some(&egress.rules())
+            }
+            Fate::Start(_) | Fate::Create | Fate::Replace(..) => false,
+        };
+        (!closed).then_some(egress)
+    }
+
+    /// Whether a container of ours has had this address since it was first started, so that nobody else can have it
+    /// without our knowing.
+    pub(super) fn holds(&self, network: &str, address: Ipv4Addr) -> bool {
+        self.observed.containers.iter().any(|container| {
+            container.state != ContainerState::Created
+                && container
+                    .attachments
+                    .iter()
+                    .any(|attachment| attachment.network == network && attachment.address == Some(address))
+        })
     }
 
     /// An id, an address or a MAC that the engine does not tell, as of a container that does not run, is no difference.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use decnet_wire::bundle::NetworkDriver;
 use decnet_wire::ids::MacAddress;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,18 @@ impl NetworkSpec {
     #[must_use]
     pub fn parent(&self) -> Option<&str> {
         self.driver_opts.get("parent").map(String::as_str)
+    }
+
+    /// The driver, where it is one that bundles may ask for.
+    #[must_use]
+    pub fn known_driver(&self) -> Option<NetworkDriver> {
+        [
+            NetworkDriver::Macvlan,
+            NetworkDriver::Ipvlan,
+            NetworkDriver::Bridge,
+        ]
+        .into_iter()
+        .find(|driver| driver.as_str() == self.driver)
     }
 
     /// The subnets that are asked for; the engine chooses where there are none.

@@ -3,6 +3,8 @@
 // A test may panic; only its `#[test]` functions are known to be tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod egress;
 mod fleet;
+mod preflight;
 mod properties;
 mod rules;
