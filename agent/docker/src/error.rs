@@ -57,6 +57,29 @@ pub enum EngineError {
     /// A container has not become healthy in time, or says that it is not.
     #[error("container {name} is not healthy: {how}")]
     Unhealthy { name: String, how: String },
+    /// A container that was to do its work and end has not, or has failed.
+    #[error("container {name} has not completed: {how}{logs}")]
+    Incomplete {
+        name: String,
+        how: String,
+        /// As of [`Self::Unsettled`].
+        logs: String,
+    },
+    /// The files of a specification make no archive: a path that climbs out, or one that is too long.
+    #[error("cannot pack the files of container {container}")]
+    PackFiles {
+        container: String,
+        #[source]
+        source: io::Error,
+    },
+    /// A build's context cannot be read.
+    #[error("cannot read {path}, of the build of image {image}")]
+    ReadContext {
+        image: String,
+        path: String,
+        #[source]
+        source: io::Error,
+    },
     /// An image archive cannot be read.
     #[error("cannot read image archive {blob}")]
     ReadBlob {
@@ -109,6 +132,9 @@ impl EngineError {
             | Self::Taken { .. }
             | Self::Unsettled { .. }
             | Self::Unhealthy { .. }
+            | Self::Incomplete { .. }
+            | Self::PackFiles { .. }
+            | Self::ReadContext { .. }
             | Self::WrongImage { .. }
             | Self::NoImage { .. }
             | Self::AddressTaken { .. }

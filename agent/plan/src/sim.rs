@@ -242,6 +242,7 @@ impl Engine {
             | Step::RemoveVolume { .. }
             | Step::WaitHealthy { .. }
             | Step::WaitCompleted { .. }
+            | Step::RemoveImage { .. }
             | Step::RenameContainer { .. } => Err("not simulated".to_owned()),
         }
     }

@@ -99,6 +99,12 @@ pub enum Step {
     BuildImage {
         build: Box<BuildSpec>,
     },
+    /// Remove an image that nothing needs any more: its names, and with the last of them the image. One that a
+    /// container has stays.
+    RemoveImage {
+        id: String,
+        names: Vec<String>,
+    },
     CreateNetwork {
         network: NetworkSpec,
     },

@@ -19,6 +19,9 @@ pub struct Observed {
     pub networks: Vec<ObservedNetwork>,
     /// Containers that carry this host's label.
     pub containers: Vec<ObservedContainer>,
+    /// Named volumes, whoever has made them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<ObservedVolume>,
     /// The host's network interfaces.
     pub interfaces: Vec<Interface>,
     /// Networks of others that sit on an interface of this host.
@@ -81,6 +84,15 @@ pub struct ObservedNetwork {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct ObservedVolume {
+    pub name: String,
+    /// The `io.decnet.hash` label; none for a volume without this host's label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ObservedContainer {
     pub id: String,
     /// Without the engine's leading slash.
@@ -107,6 +119,12 @@ pub struct ObservedContainer {
     /// What is suspicious about it although it runs: one line each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The ids of the containers whose PID or IPC namespace or volumes it shares, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refers: Vec<String>,
+    /// The `io.decnet.spec` label: the specification that it was made from. Of projects that stand alone only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<String>,
     /// The ports that it listens on, as `25/tcp`, sorted: the `io.decnet.expose` label.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expose: Vec<String>,

@@ -16,6 +16,10 @@ impl Engine {
         if self.network_is_there(spec).await? {
             return Ok(());
         }
+        if spec.enable_ipv4 == Some(false) {
+            let why = "only Docker 28.0 and newer make a network without IPv4";
+            self.needs_api((1, 48), || format!("create network {}", spec.name), why)?;
+        }
         let docker = if self.api_at_least(1, 44) {
             self.docker.clone()
         } else {
@@ -107,16 +111,27 @@ fn to_request(spec: &NetworkSpec) -> NetworkCreateRequest {
         subnet: pool.subnet.map(|subnet| subnet.to_string()),
         ip_range: pool.ip_range.map(|range| range.to_string()),
         gateway: pool.gateway.map(|gateway| gateway.to_string()),
-        ..IpamConfig::default()
+        auxiliary_addresses: (!pool.aux_addresses.is_empty()).then(|| {
+            let named = pool.aux_addresses.iter();
+            named
+                .map(|(name, address)| (name.clone(), address.to_string()))
+                .collect()
+        }),
     });
+    let ipam = Ipam {
+        driver: spec.ipam.driver.clone(),
+        config: (!spec.ipam.pools.is_empty()).then(|| pools.collect()),
+        options: (!spec.ipam.options.is_empty()).then(|| spec.ipam.options.clone().into_iter().collect()),
+    };
     NetworkCreateRequest {
         name: spec.name.clone(),
-        driver: Some(spec.driver.clone()),
-        ipam: Some(Ipam {
-            driver: spec.ipam.driver.clone(),
-            config: Some(pools.collect()),
-            options: None,
-        }),
+        // The engine takes a bridge for none.
+        driver: (!spec.driver.is_empty()).then(|| spec.driver.clone()),
+        ipam: (spec.ipam != decnet_plan::step::Ipam::default()).then_some(ipam),
+        internal: Some(spec.internal),
+        attachable: Some(spec.attachable),
+        enable_ipv4: spec.enable_ipv4,
+        enable_ipv6: Some(spec.enable_ipv6),
         options: Some(spec.driver_opts.clone().into_iter().collect()),
         labels: Some(spec.labels.clone().into_iter().collect()),
         ..NetworkCreateRequest::default()

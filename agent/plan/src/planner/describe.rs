@@ -24,6 +24,9 @@ pub fn describe(step: &Step) -> String {
         }
         Step::LockNamespace { name, .. } => format!("close the network namespace of container {name}"),
         Step::BuildImage { build } => format!("build image {}", build.tags.join(", ")),
+        Step::RemoveImage { id, names } => {
+            format!("remove image {}", names.first().unwrap_or(id))
+        }
         Step::CreateVolume { volume } => format!("create volume {}", volume.name),
         Step::RemoveVolume { name } => format!("remove volume {name}"),
         Step::CreateContainer {

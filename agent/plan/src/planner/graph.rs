@@ -122,6 +122,7 @@ fn key(draft: &Draft) -> Key<'_> {
         Step::WaitHealthy { name, .. } => (12, name.as_str(), ""),
         Step::WaitCompleted { name, .. } => (13, name.as_str(), ""),
         Step::RemoveVolume { name } => (14, name.as_str(), ""),
+        Step::RemoveImage { id, .. } => (15, id.as_str(), ""),
         Step::ProbeAddress { name, network, .. } => (6, name.as_str(), network.as_str()),
         Step::LockNamespace { name, .. } => (12, name.as_str(), ""),
     };
