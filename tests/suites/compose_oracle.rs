@@ -39,7 +39,7 @@ struct Effect {
 #[test]
 fn the_same_file_means_the_same_under_docker_compose() -> Result<()> {
     let _turn = engine::turn()?;
-    let seed = Seed::new("compose oracle");
+    let seed = Seed::announced("compose oracle");
     let _stage = Stage::set()?;
     let lan = Lan::create(&seed)?;
     let environment = BTreeMap::from([
@@ -135,7 +135,7 @@ fn make(
 ) -> Result<Made> {
     let run = |command: &[&str]| contender.run(fixture, &copy.folder, environment, command);
     let up = || run(&["up", "-d", "-t", "1", "--remove-orphans"])?.ok();
-    let outcome = (|| {
+    let outcome = (|| -> Result<Made> {
         up()?;
         ended(contender, project)?;
         let inspected = contender.inspect(project)?;
