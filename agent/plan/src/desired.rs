@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::compose::{Dependency, Egress, Problem, Project};
 use crate::labels;
-use crate::step::{ContainerSpec, NetworkMode, NetworkSpec, VolumeSpec};
+use crate::planner::STAGED;
+use crate::step::{ContainerSpec, MountKind, NetworkMode, NetworkSpec, VolumeSpec};
 
 mod addresses;
 mod hash;
@@ -20,7 +21,7 @@ mod normalise;
 mod storage;
 
 pub(crate) use hash::canonical;
-pub(crate) use image::{Image, Named};
+pub(crate) use image::Image;
 
 /// The desired state of one host.
 #[derive(Debug, Clone, PartialEq)]
@@ -288,10 +289,14 @@ impl Desired {
     /// Stack names and service names may hold hyphens, so two pairs of them can make one container name.
     fn check_names(&self, errors: &mut Vec<DocumentError>) {
         let mut owners: BTreeMap<&str, &StackName> = BTreeMap::new();
+        let mut staged = Vec::new();
         for (stack, service, spec) in self.containers() {
             match owners.entry(&spec.name) {
                 Entry::Vacant(entry) => {
                     entry.insert(stack);
+                    if let Some(base) = spec.name.strip_suffix(STAGED) {
+                        staged.push((stack, service, &spec.name, base));
+                    }
                 }
                 Entry::Occupied(entry) => errors.push(DocumentError::new(
                     Some(stack),
@@ -302,6 +307,15 @@ impl Desired {
                         spec.name
                     ),
                 )),
+            }
+        }
+        for (stack, service, name, base) in staged {
+            if owners.contains_key(base) {
+                errors.push(DocumentError::new(
+                    Some(stack),
+                    format!("services.{service}"),
+                    format_args!("{name} is the name under which {base} is replaced: use another one"),
+                ));
             }
         }
     }
@@ -345,6 +359,14 @@ impl DesiredService {
     /// The keys of the containers whose namespaces or volumes it shares.
     pub(crate) fn owners(&self) -> impl Iterator<Item = &str> {
         self.joins.iter().chain(&self.refers).map(String::as_str)
+    }
+
+    /// The named volumes that it mounts, by their name on the engine.
+    pub(crate) fn volumes(&self) -> impl Iterator<Item = &str> {
+        self.spec.mounts.iter().filter_map(|mount| match &mount.kind {
+            MountKind::Volume { name, .. } => name.as_deref(),
+            _ => None,
+        })
     }
 
     /// The networks that the container is attached to by itself, by their name on the engine.

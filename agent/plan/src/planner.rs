@@ -26,13 +26,16 @@ mod survey;
 
 pub use describe::describe;
 pub use preflight::HOST_LINK;
+pub(crate) use survey::STAGED;
+
 pub use state::{StackState, stack_state, stack_states};
 
 use decnet_wire::observed::Observed;
 
 use crate::desired::Desired;
+use crate::labels;
 use crate::policy::Policy;
-use crate::step::{Blocked, Plan};
+use crate::step::{Blocked, Plan, PlannedStep, Step};
 use survey::Survey;
 
 /// How long a container has to run before its start counts, in milliseconds.
@@ -70,4 +73,57 @@ pub fn plan(desired: &Desired, observed: &Observed, policy: &Policy) -> Plan {
             }
         }
     }
+}
+
+/// What is asked for beyond what a document's pull policies say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Refresh {
+    /// Build every image that can be built.
+    pub build: bool,
+    /// Ask the registry for every image that is not built.
+    pub pull: bool,
+}
+
+/// The builds and pulls that a person asks for, or a document's `pull_policy` does, although the engine has images of
+/// those names. [`plan`] has none of them, or it would never be empty: apply these first, and then plan.
+#[must_use]
+pub fn refresh(desired: &Desired, options: Refresh) -> Plan {
+    let steps = assemble::refresh(desired, options).into_steps();
+    Plan {
+        steps: steps.unwrap_or_default(),
+        ..Plan::default()
+    }
+}
+
+/// Removes every volume of ours that the engine has. [`plan`] never removes one: what is in it is not ours.
+#[must_use]
+pub fn remove_volumes(observed: &Observed) -> Plan {
+    let ours = observed.volumes.iter().filter(|volume| volume.hash.is_some());
+    let step = |name: &String| PlannedStep {
+        step: Step::RemoveVolume { name: name.clone() },
+        stack: None,
+        after: Vec::new(),
+        why: None,
+    };
+    Plan {
+        steps: ours.map(|volume| step(&volume.name)).collect(),
+        ..Plan::default()
+    }
+}
+
+/// One line for each volume of ours that was made from another specification than the document has now. It stays as
+/// it is, for what is in it would go with it.
+#[must_use]
+pub fn outdated_volumes(desired: &Desired, observed: &Observed) -> Vec<String> {
+    let outdated = |name: &String| {
+        let wanted = desired.volumes().get(name)?.labels.get(labels::HASH)?;
+        let found = observed.volumes.iter().find(|volume| volume.name == *name)?;
+        let hash = found.hash.as_ref()?;
+        (hash != wanted).then(|| {
+            format!(
+                "volume {name} was made with other options and stays as it is: remove it to have the new ones"
+            )
+        })
+    };
+    desired.volumes().keys().filter_map(outdated).collect()
 }

@@ -97,6 +97,12 @@ enum Kind {
     Service,
 }
 
+impl Violation {
+    pub(crate) fn concerns_network(&self) -> bool {
+        self.kind == Kind::Network
+    }
+}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(stack) = &self.stack {

@@ -31,6 +31,7 @@ pub use mount::{FileContent, FileSpec, Mount, MountKind};
 pub use network::{Endpoint, Ipam, NetworkMode, NetworkSpec, Pool, VolumeSpec};
 pub use resources::{Blkio, Device, DeviceRequest, Limits, Throttle, Ulimit, WeightDevice};
 
+use crate::changes::FieldChange;
 use crate::compose::Egress;
 
 /// What to do, in an order that holds: a step comes after every step that it waits for.
@@ -59,6 +60,20 @@ pub struct PlannedStep {
     pub stack: Option<StackName>,
     /// Indices into [`Plan::steps`] of the steps that must have succeeded first. All smaller than this one's.
     pub after: Vec<usize>,
+    /// Why a container that is there is made anew, renamed or removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Why>,
+}
+
+/// Why something that is there does not stay as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Why {
+    /// A few words: `it is to be another one`.
+    pub reason: String,
+    /// What is to be different, as far as it is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<FieldChange>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

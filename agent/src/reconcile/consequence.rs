@@ -98,6 +98,7 @@ mod tests {
             },
             stack: stack.map(|name| name.parse().unwrap()),
             after: after.to_vec(),
+            why: None,
         }
     }
 

@@ -250,6 +250,7 @@ impl Host {
         self.report(
             master,
             Some(Observed {
+                volumes: Vec::new(),
                 containers,
                 interfaces: vec![lan0()],
                 ..Observed::default()
@@ -261,6 +262,8 @@ impl Host {
 
 pub(crate) fn container(stack: &str, service: &str) -> ObservedContainer {
     ObservedContainer {
+        refers: Vec::new(),
+        spec: None,
         id: format!("{stack}-{service}"),
         name: format!("{stack}-{service}-1"),
         stack: stack.parse().unwrap(),

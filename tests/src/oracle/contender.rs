@@ -38,7 +38,7 @@ impl Contender {
         command: &[&str],
     ) -> Result<Finished> {
         let mut process = match self {
-            Self::Compose => program("docker", &["compose", "--ansi=never", "--progress=quiet"]),
+            Self::Compose => program("docker", &["compose", "--ansi=never", "--progress=plain"]),
             Self::Ours => {
                 let mut process = Command::new(bin("decnet-agent")?);
                 process.arg("compose");

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 
 use super::fixture::PREFIX;
-use crate::command::{SHORT, program, run};
+use crate::command::{SHORT, program, run, run_with};
 use crate::engine::docker;
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -69,22 +69,26 @@ fn images() -> Result<()> {
         "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
     )?;
     fs::write(folder("etc/group"), "root:x:0:\naudio:x:29:\nnogroup:x:65534:\n")?;
+    let pipe = format!(
+        "tar -c -C '{}' . | docker import - {REPOSITORY}/base:1",
+        root.path().display()
+    );
+    run(&mut program("sh", &["-c", &pipe]), SHORT)?.ok()?;
     // Nothing catches signals, so that a stop would take ten seconds.
-    let common = "--change 'STOPSIGNAL SIGKILL'";
-    let sleeper = "--change 'CMD [\"sleep\",\"100000\"]'";
-    let rich = "--change 'ENTRYPOINT [\"sleep\"]' --change 'CMD [\"100000\"]' --change 'ENV COLOUR=green SHAPE=round' \
-         --change 'EXPOSE 80' --change 'VOLUME /var/data' --change 'WORKDIR /work' --change 'LABEL com.example.image=1' \
-         --change 'HEALTHCHECK --interval=1h CMD true'";
-    for (tag, changes) in [
+    let common = format!("FROM {REPOSITORY}/base:1\nSTOPSIGNAL SIGKILL\n");
+    let sleeper = "CMD [\"sleep\",\"100000\"]\n";
+    let rich = "ENTRYPOINT [\"sleep\"]\nCMD [\"100000\"]\nENV COLOUR=green SHAPE=round\nEXPOSE 80\nVOLUME /var/data\n\
+         WORKDIR /work\nLABEL com.example.image=1\nHEALTHCHECK --interval=1h CMD true\n";
+    for (tag, text) in [
         ("box:1", sleeper.to_owned()),
-        ("box:2", format!("{sleeper} --change 'ENV SECOND=1'")),
+        ("box:2", format!("{sleeper}ENV SECOND=1\n")),
         ("rich:1", rich.to_owned()),
     ] {
-        let pipe = format!(
-            "tar -c -C '{}' . | docker import {common} {changes} - {REPOSITORY}/{tag}",
-            root.path().display()
-        );
-        run(&mut program("sh", &["-c", &pipe]), SHORT)?.ok()?;
+        let tag = format!("{REPOSITORY}/{tag}");
+        let mut build = program("docker", &["build", "-q", "-t", &tag, "-"]);
+        // The builder that every engine has, without a plugin.
+        build.env("DOCKER_BUILDKIT", "0");
+        run_with(&mut build, format!("{common}{text}").as_bytes(), SHORT)?.ok()?;
     }
     Ok(())
 }

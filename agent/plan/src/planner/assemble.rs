@@ -1,29 +1,39 @@
 //! Steps out of a survey, and what each waits for.
 //!
-//! Why there is always an order: images and probes wait for nothing; early stops and removals wait for images and creations;
-//! networks wait for early removals that no creation precedes; creations wait for all of these; starts wait for
-//! creations and early stops; late stops and removals wait for starts, and nothing waits for them.
+//! Why there is always an order: images and probes wait for nothing; early stops and removals wait for images;
+//! networks wait for early stops and removals; creations wait for all of these; stops of what is replaced wait for
+//! all of the stack's creations, so that a creation that fails costs nothing that runs; starts wait for creations and
+//! stops; late stops, removals and renames wait for starts, and nothing waits for them.
+//!
+//! A container that is replaced keeps its name until its replacement runs: that one is created as `NAME.next`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use decnet_wire::ids::{InterfaceName, StackName};
 use decnet_wire::observed::{ContainerState, ObservedContainer};
 
+use super::Refresh;
 use super::graph::{Graph, Node};
-use super::survey::{Fate, Survey, is_active, is_attached};
+use super::survey::{Cause, Fate, Survey, is_active, is_attached, staged_name};
 use super::{OWNER_SETTLE_MS, SETTLE_MS, STOP_TIMEOUT_S};
-use crate::desired::{DesiredService, Image, endpoints};
-use crate::step::Step;
+use crate::changes::changes;
+use crate::compose::{Condition, PullPolicy};
+use crate::desired::{Desired, DesiredService, Image, endpoints};
+use crate::step::{ContainerSpec, Namespace, NetworkMode, Port, Step, Why};
 
 pub(super) fn steps(survey: &Survey<'_>) -> Graph {
     let mut assembly = Assembly::new(survey);
     assembly.images();
     assembly.probes();
-    assembly.replaced();
+    assembly.cut_off();
     assembly.attached_orphans();
     assembly.networks();
+    assembly.volumes();
     assembly.creations();
+    assembly.stops();
     assembly.starts();
+    assembly.waits();
+    assembly.replaced();
     assembly.orphans();
     assembly.graph
 }
@@ -45,6 +55,10 @@ struct Assembly<'s, 'a> {
     /// By container id.
     removals: BTreeMap<&'a str, Node>,
     networks: BTreeMap<&'a str, Node>,
+    volumes: BTreeMap<&'a str, Node>,
+    renames: BTreeMap<Place<'a>, Node>,
+    /// What uses the name that a container has until its replacement is finished.
+    before_renames: BTreeMap<Place<'a>, Vec<Node>>,
     creations: BTreeMap<Place<'a>, Node>,
     /// Starts and unpauses.
     starts: BTreeMap<Place<'a>, Node>,
@@ -62,6 +76,9 @@ impl<'s, 'a> Assembly<'s, 'a> {
             stops: BTreeMap::new(),
             removals: BTreeMap::new(),
             networks: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            renames: BTreeMap::new(),
+            before_renames: BTreeMap::new(),
             creations: BTreeMap::new(),
             starts: BTreeMap::new(),
         }
@@ -96,7 +113,7 @@ impl<'s, 'a> Assembly<'s, 'a> {
             let unproven = match fate {
                 Fate::Create | Fate::Replace(..) => true,
                 Fate::Start(container) => container.state == ContainerState::Created,
-                Fate::Keep(_) | Fate::Unpause(_) => false,
+                Fate::Keep(_) | Fate::Unpause(_) | Fate::Restart(_) | Fate::Rename(_) => false,
             };
             if !unproven {
                 continue;
@@ -129,14 +146,15 @@ impl<'s, 'a> Assembly<'s, 'a> {
         }
     }
 
-    fn replaced(&mut self) {
+    /// What is replaced and attached to a network that goes has to stop before it. The engine lets a network go that
+    /// only containers at rest are attached to.
+    fn cut_off(&mut self) {
         for ((stack, _), service, fate) in self.services() {
-            let Fate::Replace(container, _) = fate else {
-                continue;
-            };
-            let timeout_s = service.spec.stop_timeout_s.unwrap_or(STOP_TIMEOUT_S);
-            self.stop(stack, container, timeout_s);
-            self.remove(stack, container);
+            if let Fate::Replace(container, _) = fate
+                && self.survey.is_cut_off(container)
+            {
+                self.stop(stack, container, stop_timeout(service));
+            }
         }
     }
 
@@ -171,8 +189,11 @@ impl<'s, 'a> Assembly<'s, 'a> {
                 .containers
                 .iter()
                 .filter(|other| is_attached(other, &network.name));
-            let removals = attached.filter_map(|container| self.removals.get(container.id.as_str()).copied());
-            self.graph.after(node, removals);
+            let gone = attached.flat_map(|container| {
+                let id = container.id.as_str();
+                self.removals.get(id).or(self.stops.get(id)).copied()
+            });
+            self.graph.after(node, gone);
             leaving.push(node);
         }
         for network in &self.survey.coming {
@@ -189,33 +210,145 @@ impl<'s, 'a> Assembly<'s, 'a> {
         }
     }
 
+    /// Volumes that are not there. One that is there stays as it is, whoever has made it.
+    fn volumes(&mut self) {
+        let survey = self.survey;
+        for (_, service, _) in self.services().filter(|(_, _, fate)| fate.creates()) {
+            for name in service.volumes() {
+                let there = survey.observed.volumes.iter().any(|volume| volume.name == name);
+                if let Some((name, volume)) = survey.desired.volumes().get_key_value(name).filter(|_| !there)
+                {
+                    let graph = &mut self.graph;
+                    self.volumes.entry(name).or_insert_with(|| {
+                        let volume = volume.clone();
+                        graph.add(None, Step::CreateVolume { volume })
+                    });
+                }
+            }
+        }
+    }
+
+    /// The name that a container has from its creation to the end of its start.
+    fn name(&self, stack: &'a StackName, key: &str) -> Option<String> {
+        let service = self.survey.desired.stack(stack)?.services.get(key)?;
+        let fate = self.survey.fates.get(&(stack, key))?;
+        Some(match fate {
+            Fate::Replace(..) => staged_name(&service.spec.name),
+            _ => service.spec.name.clone(),
+        })
+    }
+
     fn creations(&mut self) {
+        let survey = self.survey;
         for (place, service, fate) in self.services().filter(|(_, _, fate)| fate.creates()) {
+            let (staged, inherit) = match fate {
+                Fate::Replace(container, _) => (
+                    Some(staged_name(&service.spec.name)),
+                    // Decoys begin anew; a project keeps what its containers have written.
+                    survey.desired.is_project().then(|| container.id.clone()),
+                ),
+                _ => (None, None),
+            };
+            // An earlier replacement that is none any more has the name.
+            let rival = staged.as_ref().and_then(|name| {
+                let mut orphans = survey.orphans.get(place.0).into_iter().flatten();
+                orphans.find(|orphan| orphan.name == *name).copied()
+            });
+            let cleared = rival.map(|rival| {
+                self.stop(place.0, rival, STOP_TIMEOUT_S);
+                self.remove(place.0, rival)
+            });
             let step = Step::CreateContainer {
-                container: Box::new(service.spec.clone()),
-                staged: None,
-                inherit: None,
+                container: Box::new(self.at_present(place.0, service)),
+                staged,
+                inherit,
             };
             let node = self.graph.add(Some(place.0), step);
+            if let Fate::Replace(container, cause) = fate {
+                self.graph.explain(node, why(service, container, cause));
+            }
+            self.graph.after(node, cleared);
             self.graph
                 .after(node, self.images.get(&service.image.names()).copied());
-            if let Fate::Replace(container, _) = fate {
-                self.graph
-                    .after(node, self.removals.get(container.id.as_str()).copied());
-            }
             let networks = service
                 .networks()
                 .filter_map(|name| self.networks.get(name).copied());
             self.graph.after(node, networks);
+            let volumes = service
+                .volumes()
+                .filter_map(|name| self.volumes.get(name).copied());
+            self.graph.after(node, volumes);
             self.creations.insert(place, node);
         }
-        // The engine resolves the owner of a namespace to its id when it creates the one that joins.
-        for ((stack, name), service, _) in self.services() {
-            if let (Some(node), Some(owner)) = (self.creations.get(&(stack, name)), &service.joins) {
+        // The engine looks up the containers that a new one shares something with when it creates it.
+        for ((stack, key), service, _) in self.services() {
+            let Some(node) = self.creations.get(&(stack, key)).copied() else {
+                continue;
+            };
+            let linked = service.waits.keys().map(String::as_str);
+            let linked = linked.filter(|_| !service.spec.links.is_empty());
+            for other in service.owners().chain(linked) {
                 self.graph
-                    .after(*node, self.creations.get(&(stack, owner.as_str())).copied());
+                    .after(node, self.creations.get(&(stack, other)).copied());
             }
         }
+    }
+
+    /// The specification with the names that the containers it shares something with have now.
+    fn at_present(&self, stack: &'a StackName, service: &DesiredService) -> ContainerSpec {
+        let mut spec = service.spec.clone();
+        let mut renamed = BTreeMap::new();
+        for owner in service.owners() {
+            if let (Some(other), Some(name)) = (
+                self.survey
+                    .desired
+                    .stack(stack)
+                    .and_then(|stack| stack.services.get(owner)),
+                self.name(stack, owner),
+            ) {
+                renamed.insert(other.spec.name.clone(), name);
+            }
+        }
+        let replace = |name: &mut String| {
+            if let Some(now) = renamed.get(name) {
+                name.clone_from(now);
+            }
+        };
+        if let NetworkMode::Container { name } = &mut spec.network {
+            replace(name);
+        }
+        for namespace in [&mut spec.namespaces.pid, &mut spec.namespaces.ipc] {
+            if let Namespace::Container { name } = namespace {
+                replace(name);
+            }
+        }
+        for shared in spec.volumes_from.iter_mut().filter(|shared| !shared.foreign) {
+            replace(&mut shared.container);
+        }
+        spec
+    }
+
+    /// Stops what is replaced or restarted, once everything of the stack that is to be made is there.
+    fn stops(&mut self) {
+        for ((stack, _), service, fate) in self.services() {
+            let container = match fate {
+                Fate::Replace(container, _) if !self.stops.contains_key(container.id.as_str()) => container,
+                Fate::Restart(container) => container,
+                _ => continue,
+            };
+            if let Some(node) = self.stop(stack, container, stop_timeout(service)) {
+                let creations = self.creations_of(stack);
+                self.graph.after(node, creations);
+            }
+        }
+    }
+
+    fn creations_of(&self, stack: &StackName) -> Vec<Node> {
+        let creations = self.creations.iter();
+        creations
+            .filter(|((other, _), _)| *other == stack)
+            .map(|(_, node)| *node)
+            .collect()
     }
 
     fn starts(&mut self) {
@@ -224,22 +357,43 @@ impl<'s, 'a> Assembly<'s, 'a> {
             .filter_map(|((stack, _), service, _)| Some((stack, service.joins.as_deref()?)))
             .collect();
         for (place, service, fate) in self.services() {
-            let name = service.spec.name.clone();
-            let settle_ms = if owners.contains(&place) {
+            let settle_ms = if self.survey.desired.is_project() || self.is_awaited(place) {
+                0
+            } else if owners.contains(&place) {
                 OWNER_SETTLE_MS
             } else {
                 SETTLE_MS
             };
+            let fallback = self.fallback(place, fate);
+            let name = service.spec.name.clone();
+            if let Fate::Rename(container) = fate {
+                let step = Step::RenameContainer {
+                    from: container.name.clone(),
+                    id: Some(container.id.clone()),
+                    to: name.clone(),
+                };
+                let node = self.graph.add(Some(place.0), step);
+                self.renames.insert(place, node);
+            }
             let step = match fate {
                 Fate::Unpause(container) => Step::UnpauseContainer {
                     name,
                     id: container.id.clone(),
                 },
-                Fate::Start(_) | Fate::Create | Fate::Replace(..) => Step::StartContainer {
-                    name,
-                    settle_ms,
-                    fallback: Vec::new(),
-                },
+                Fate::Rename(container) if container.state == ContainerState::Paused => {
+                    Step::UnpauseContainer {
+                        name,
+                        id: container.id.clone(),
+                    }
+                }
+                Fate::Rename(container) if container.state == ContainerState::Running => continue,
+                Fate::Start(_) | Fate::Create | Fate::Replace(..) | Fate::Restart(_) | Fate::Rename(_) => {
+                    Step::StartContainer {
+                        name: self.name(place.0, place.1).unwrap_or(name),
+                        settle_ms,
+                        fallback,
+                    }
+                }
                 // While something waits to go, one that has been restarted has to prove that it stays up.
                 Fate::Keep(container)
                     if container.restarts > 0 && self.survey.orphans.contains_key(place.0) =>
@@ -254,6 +408,11 @@ impl<'s, 'a> Assembly<'s, 'a> {
             };
             let node = self.graph.add(Some(place.0), step);
             self.graph.after(node, self.creations.get(&place).copied());
+            self.graph.after(node, self.renames.get(&place).copied());
+            if let Fate::Replace(container, _) | Fate::Restart(container) = fate {
+                self.graph
+                    .after(node, self.stops.get(container.id.as_str()).copied());
+            }
             self.graph
                 .after(node, self.probes.get(&place).into_iter().flatten().copied());
             self.starts.insert(place, node);
@@ -263,10 +422,6 @@ impl<'s, 'a> Assembly<'s, 'a> {
             let Some(node) = self.starts.get(&(stack, name)).copied() else {
                 continue;
             };
-            let others = service
-                .after()
-                .filter_map(|other| self.starts.get(&(stack, other)));
-            self.graph.after(node, others.copied().collect::<Vec<_>>());
             if let Some(owner) = service.joins.as_deref() {
                 self.graph.after(node, locks.get(&(stack, owner)).copied());
             }
@@ -284,12 +439,16 @@ impl<'s, 'a> Assembly<'s, 'a> {
                 continue;
             };
             let step = Step::LockNamespace {
-                name: service.spec.name.clone(),
+                name: self
+                    .name(place.0, place.1)
+                    .unwrap_or_else(|| service.spec.name.clone()),
                 egress: egress.clone(),
                 rules: egress.rules(),
             };
             let node = self.graph.add(Some(place.0), step);
             self.graph.after(node, self.starts.get(&place).copied());
+            self.graph.after(node, self.renames.get(&place).copied());
+            self.before_renames.entry(place).or_default().push(node);
             locks.insert(place, node);
         }
         for ((stack, _), service, fate) in self.services() {
@@ -304,6 +463,131 @@ impl<'s, 'a> Assembly<'s, 'a> {
             }
         }
         locks
+    }
+
+    /// Whether somebody waits until it has ended by itself.
+    fn is_awaited(&self, place: Place<'_>) -> bool {
+        let stack = self.survey.desired.stack(place.0);
+        let mut services = stack.into_iter().flat_map(|stack| stack.services.values());
+        services.any(|service| {
+            service
+                .waits
+                .get(place.1)
+                .is_some_and(|dependency| dependency.condition == Condition::Completed)
+        })
+    }
+
+    /// What ran before a replacement, and can run again: not without its network or its owner's namespace. Deckies
+    /// have none, for their namespaces would be open; what they go back to is planned like everything else.
+    fn fallback(&self, place: Place<'a>, fate: Fate<'a>) -> Vec<String> {
+        let Fate::Replace(old, _) = fate else {
+            return Vec::new();
+        };
+        let fates = &self.survey.fates;
+        let service = self
+            .survey
+            .desired
+            .stack(place.0)
+            .and_then(|stack| stack.services.get(place.1));
+        let orphaned = service.is_some_and(|service| {
+            let mut owners = service.owners();
+            owners.any(|owner| fates.get(&(place.0, owner)).is_some_and(Fate::creates))
+        });
+        if !self.survey.desired.is_project()
+            || orphaned
+            || self.survey.is_cut_off(old)
+            || !is_active(&old.state)
+        {
+            return Vec::new();
+        }
+        let mut ids = vec![old.id.clone()];
+        for ((stack, _), service, fate) in self.services() {
+            if let Fate::Replace(child, _) = fate
+                && stack == place.0
+                && is_active(&child.state)
+                && service.owners().any(|owner| owner == place.1)
+            {
+                ids.push(child.id.clone());
+            }
+        }
+        ids
+    }
+
+    /// What each start waits for, as `depends_on` and what is shared say it.
+    fn waits(&mut self) {
+        let mut waits: BTreeMap<(Place<'a>, Condition, bool), Node> = BTreeMap::new();
+        for ((stack, key), service, _) in self.services() {
+            let Some(start) = self.starts.get(&(stack, key)).copied() else {
+                continue;
+            };
+            for (other, dependency) in &service.waits {
+                let place = (stack, other.as_str());
+                let Some(fate) = self.survey.fates.get(&place).copied() else {
+                    continue;
+                };
+                let optional = !dependency.required;
+                // The failure of something that is not required holds nobody up.
+                let begun = if optional { &self.creations } else { &self.starts };
+                let begun = begun.get(&place).copied();
+                let over = matches!(fate, Fate::Keep(container) if !is_active(&container.state));
+                if dependency.condition == Condition::Started || over {
+                    self.graph.after(start, begun);
+                    continue;
+                }
+                let Some(name) = self.name(stack, other) else {
+                    continue;
+                };
+                let graph = &mut self.graph;
+                let wait = *waits
+                    .entry((place, dependency.condition, optional))
+                    .or_insert_with(|| {
+                        let step = if dependency.condition == Condition::Healthy {
+                            Step::WaitHealthy {
+                                name,
+                                timeout_s: None,
+                                optional,
+                            }
+                        } else {
+                            Step::WaitCompleted {
+                                name,
+                                timeout_s: None,
+                                optional,
+                            }
+                        };
+                        graph.add(Some(stack), step)
+                    });
+                self.graph.after(wait, begun);
+                self.graph.after(wait, self.renames.get(&place).copied());
+                self.graph.after(start, [wait]);
+                self.before_renames.entry(place).or_default().push(wait);
+            }
+        }
+    }
+
+    /// Once a replacement runs, what it replaces goes, and it gets its name.
+    fn replaced(&mut self) {
+        for (place, service, fate) in self.services() {
+            let Fate::Replace(container, _) = fate else {
+                continue;
+            };
+            let start = self.starts.get(&place).copied();
+            let removal = self.remove(place.0, container);
+            self.graph.after(removal, start);
+            let creations = self.creations_of(place.0);
+            let rename = self.graph.add(
+                Some(place.0),
+                Step::RenameContainer {
+                    from: staged_name(&service.spec.name),
+                    id: None,
+                    to: service.spec.name.clone(),
+                },
+            );
+            self.graph.after(rename, creations);
+            self.graph.after(rename, start);
+            self.graph.after(rename, [removal]);
+            let users = self.before_renames.get(&place).into_iter().flatten();
+            self.graph.after(rename, users.copied().collect::<Vec<_>>());
+        }
     }
 
     /// Orphans: late by default, early where one of the starts cannot be beside them.
@@ -322,6 +606,9 @@ impl<'s, 'a> Assembly<'s, 'a> {
                 let rivals = self.rivals(container);
                 let stop = self.stop(stack, container, STOP_TIMEOUT_S);
                 let removal = self.remove(stack, container);
+                let reason = "nothing asks for it any more".to_owned();
+                let changes = Vec::new();
+                self.graph.explain(removal, Why { reason, changes });
                 self.graph.after(removal, waiters.iter().copied());
                 if rivals.is_empty() {
                     self.graph.after(stop.unwrap_or(removal), waiters.iter().copied());
@@ -330,6 +617,13 @@ impl<'s, 'a> Assembly<'s, 'a> {
                 for rival in rivals {
                     let start = self.starts.get(&rival).copied();
                     self.graph.after(removal, start);
+                    if let Some(start) = start
+                        && self.survey.desired.is_project()
+                        && is_active(&container.state)
+                        && let Step::StartContainer { fallback, .. } = self.graph.step_mut(start)
+                    {
+                        fallback.push(container.id.clone());
+                    }
                     if let (Some(stop), Some(start)) = (stop, start) {
                         self.graph.after(stop, self.creations.get(&rival).copied());
                         self.graph.after(start, [stop]);
@@ -398,6 +692,25 @@ impl<'s, 'a> Assembly<'s, 'a> {
     }
 }
 
+fn stop_timeout(service: &DesiredService) -> u32 {
+    service.spec.stop_timeout_s.unwrap_or(STOP_TIMEOUT_S)
+}
+
+fn why(service: &DesiredService, container: &ObservedContainer, cause: Cause) -> Why {
+    let reason = match cause {
+        Cause::Outdated => "it is to be another one",
+        Cause::Image => "its image's name means another image now",
+        Cause::Broken => "the engine has half removed it",
+        Cause::Network => "it is not on its network as it should be",
+        Cause::Namespace => "what it shares with another container is made anew",
+    };
+    let old = container.spec.as_deref().filter(|_| cause == Cause::Outdated);
+    Why {
+        reason: reason.to_owned(),
+        changes: old.map_or_else(Vec::new, |old| changes(old, &service.spec)),
+    }
+}
+
 fn fetch(image: &Image) -> Step {
     match image {
         Image::Archive(archive) => Step::LoadImage {
@@ -406,19 +719,68 @@ fn fetch(image: &Image) -> Step {
             reference: archive.reference.clone(),
             image_ids: archive.image_ids.clone(),
         },
-        Image::Named(_) => Step::PullImage {
-            reference: image.names().concat(),
-            platform: None,
-            always: false,
-            optional: false,
-        },
-        Image::Pinned(reference) => Step::PullImage {
-            reference: reference.clone(),
-            platform: None,
-            always: false,
-            optional: false,
+        Image::Pinned(reference) => pull(reference, None, false, false),
+        Image::Named(named) => match &named.build {
+            Some(build) => Step::BuildImage {
+                build: Box::new(build.clone()),
+            },
+            None => pull(&named.reference, named.platform.clone(), false, false),
         },
     }
+}
+
+fn pull(reference: &str, platform: Option<String>, always: bool, optional: bool) -> Step {
+    Step::PullImage {
+        reference: reference.to_owned(),
+        platform,
+        always,
+        optional,
+    }
+}
+
+/// Builds and pulls that are asked for although the engine has images of those names, in order of the names.
+pub(super) fn refresh(desired: &Desired, options: Refresh) -> Graph {
+    let mut graph = Graph::default();
+    let mut seen = BTreeSet::new();
+    for (_, stack) in desired.stacks() {
+        for service in stack.services.values() {
+            let Image::Named(named) = &service.image else {
+                continue;
+            };
+            if !seen.insert(&named.reference) {
+                continue;
+            }
+            let build = named.build.as_ref().map(|build| Box::new(build.clone()));
+            let asked = (options.build && build.is_some()) || named.policy == PullPolicy::Build;
+            if asked && let Some(build) = build {
+                graph.add(None, Step::BuildImage { build });
+            } else if named.policy == PullPolicy::Always || (options.pull && named.build.is_none()) {
+                let optional = named.build.is_some();
+                let platform = named.platform.clone();
+                graph.add(None, pull(&named.reference, platform, true, optional));
+            }
+        }
+    }
+    graph
+}
+
+/// Whether two ports of the host cannot both be had.
+fn same_port(a: &Port, b: &Port) -> bool {
+    let any = |port: &Port| {
+        let ip = port.host_ip.as_deref();
+        ip.is_none_or(|ip| matches!(ip, "0.0.0.0" | "::"))
+    };
+    a.published.is_some()
+        && a.published == b.published
+        && a.protocol == b.protocol
+        && (a.host_ip == b.host_ip || any(a) || any(b))
+}
+
+/// The ports of the host that a container of a project holds, as far as it tells.
+fn published(container: &ObservedContainer) -> Vec<Port> {
+    let spec = container.spec.as_deref();
+    let spec = spec.and_then(|spec| serde_json::from_str::<ContainerSpec>(spec).ok());
+    spec.map(|spec| spec.ports).unwrap_or_default()
 }
 
 /// Whether a service cannot run beside a container: they would share a port (within a stack, where services share a
@@ -427,13 +789,20 @@ fn clashes(stack: &StackName, service: &DesiredService, container: &ObservedCont
     fn same<T: PartialEq + Copy>(a: Option<T>, b: Option<T>) -> bool {
         a.is_some() && a == b
     }
+    // Containers of a project have a namespace each, unless they share one.
     let ports = container.stack == *stack
+        && (service.joins.is_some() || container.spec.is_none())
         && service
             .spec
             .expose
             .iter()
             .any(|port| container.expose.contains(port));
+    let on_the_host = !service.spec.ports.is_empty()
+        && published(container)
+            .iter()
+            .any(|held| service.spec.ports.iter().any(|port| same_port(held, port)));
     ports
+        || on_the_host
         || endpoints(&service.spec).iter().any(|endpoint| {
             container.attachments.iter().any(|attachment| {
                 attachment.network == endpoint.network
