@@ -504,7 +504,7 @@ impl<M: Machine> Reconciler<M> {
         pace: &Pace,
         bundle: &AdmittedBundle,
         look: &Look<'_>,
-        observed: Observed,
+        observed: Arc<Observed>,
         version: String,
     ) {
         let converged = look.plan.is_settled() && look.pending.is_empty();
@@ -521,8 +521,8 @@ impl<M: Machine> Reconciler<M> {
         let reason = (!converged).then(|| reason(pace, look.plan, &pending));
         self.say(|condition| {
             let observed = match &condition.observed {
-                Some(known) if **known == observed => Arc::clone(known),
-                _ => Arc::new(observed),
+                Some(known) if *known == observed => Arc::clone(known),
+                _ => observed,
             };
             *condition = Condition {
                 digest: Some(digest.clone()),

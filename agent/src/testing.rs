@@ -258,9 +258,10 @@ impl SimMachine {
 }
 
 impl Machine for SimMachine {
-    async fn observe(&self) -> Result<(Observed, String), EngineError> {
+    async fn observe(&self) -> Result<(Arc<Observed>, String), EngineError> {
         self.check_away()?;
-        Ok((self.engine.lock().unwrap().observe(self.host), "sim".to_owned()))
+        let observed = self.engine.lock().unwrap().observe(self.host);
+        Ok((Arc::new(observed), "sim".to_owned()))
     }
 
     async fn apply(&self, step: &Step) -> Result<(), EngineError> {
