@@ -37,8 +37,8 @@ use crate::ledger::{
 };
 use consequence::Consequence;
 pub(crate) use effective::{Effective, Source, effective};
-pub(crate) use execute::{Apply, Execution, Outcome, Record};
 use execute::Journal;
+pub(crate) use execute::{Apply, Execution, Outcome, Record};
 pub(crate) use machine::{DockerMachine, Machine};
 use pace::{Pace, Part};
 

@@ -68,8 +68,13 @@ fn the_same_file_means_the_same_under_docker_compose() -> Result<()> {
                     let Some(fixture) = queue.lock().ok().and_then(|mut queue| queue.next()) else {
                         break;
                     };
-                    let found = examine(fixture, &environment).unwrap_or_else(|error| vec![format!("{error:#}")]);
-                    println!("{}: {}", fixture.name, if found.is_empty() { "equal" } else { "DIFFERS" });
+                    let found =
+                        examine(fixture, &environment).unwrap_or_else(|error| vec![format!("{error:#}")]);
+                    println!(
+                        "{}: {}",
+                        fixture.name,
+                        if found.is_empty() { "equal" } else { "DIFFERS" }
+                    );
                     if let Ok(mut failures) = failures.lock() {
                         failures.extend(found.into_iter().map(|line| format!("{}: {line}", fixture.name)));
                     }
@@ -79,7 +84,12 @@ fn the_same_file_means_the_same_under_docker_compose() -> Result<()> {
     });
     let mut failures = failures.into_inner().unwrap_or_default();
     failures.sort();
-    ensure!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
+    ensure!(
+        failures.is_empty(),
+        "{} differ:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
     Ok(())
 }
 
@@ -88,8 +98,15 @@ fn examine(fixture: &Fixture, environment: &BTreeMap<String, String>) -> Result<
     let copy = fixture.copy()?;
     let project = project(fixture, &copy, environment)?;
     let mut found = Vec::new();
-    let compose = make(Contender::Compose, fixture, &copy, &project, environment, &mut found)
-        .context("docker compose")?;
+    let compose = make(
+        Contender::Compose,
+        fixture,
+        &copy,
+        &project,
+        environment,
+        &mut found,
+    )
+    .context("docker compose")?;
     copy.restore(fixture)?;
     let ours = make(Contender::Ours, fixture, &copy, &project, environment, &mut found)?;
 
@@ -99,7 +116,11 @@ fn examine(fixture: &Fixture, environment: &BTreeMap<String, String>) -> Result<
             used.insert(known.to_owned());
         } else {
             let snapshot::Difference { at, one, other } = difference;
-            found.push(format!("{at}: compose has {}, ours {}", shortly(&one), shortly(&other)));
+            found.push(format!(
+                "{at}: compose has {}, ours {}",
+                shortly(&one),
+                shortly(&other)
+            ));
         }
     }
     for (edit, (compose, ours)) in fixture.edits.iter().zip(compose.edits.iter().zip(&ours.edits)) {
@@ -110,7 +131,9 @@ fn examine(fixture: &Fixture, environment: &BTreeMap<String, String>) -> Result<
         let (theirs, mine) = (&compose.recreated, &ours.recreated);
         match (theirs == mine, mine.is_subset(theirs), edit.fewer.is_empty()) {
             (true, _, true) | (false, true, false) => {}
-            (true, _, false) => found.push(format!("{what}: as under compose, so the reason for fewer is stale")),
+            (true, _, false) => found.push(format!(
+                "{what}: as under compose, so the reason for fewer is stale"
+            )),
             _ => found.push(format!("{what}: compose recreates {theirs:?}, ours {mine:?}")),
         }
     }
@@ -119,9 +142,17 @@ fn examine(fixture: &Fixture, environment: &BTreeMap<String, String>) -> Result<
 
 /// The project's name, as Docker Compose understands the files.
 fn project(fixture: &Fixture, copy: &Copy, environment: &BTreeMap<String, String>) -> Result<String> {
-    let said = Contender::Compose.run(fixture, &copy.folder, environment, &["config", "--format", "json"])?;
+    let said = Contender::Compose.run(
+        fixture,
+        &copy.folder,
+        environment,
+        &["config", "--format", "json"],
+    )?;
     let config: Value = serde_json::from_str(&said.ok()?)?;
-    config["name"].as_str().map(str::to_owned).context("a project without a name")
+    config["name"]
+        .as_str()
+        .map(str::to_owned)
+        .context("a project without a name")
 }
 
 /// Up, looked at, up again, edited step by step, and down.
@@ -163,7 +194,10 @@ fn make(
     let down = run(&["down", "-v", "-t", "0", "--remove-orphans"])?.ok();
     let left = contender.inspect(project)?;
     if !left.is_empty() {
-        found.push(format!("{contender:?}: down leaves {:?}", contender.ids(project)?));
+        found.push(format!(
+            "{contender:?}: down leaves {:?}",
+            contender.ids(project)?
+        ));
     }
     let made = outcome?;
     down.context("down")?;
@@ -179,7 +213,11 @@ fn effect(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -
             Some(_) => false,
         };
     }
-    effect.removed = before.keys().filter(|name| !after.contains_key(*name)).cloned().collect();
+    effect.removed = before
+        .keys()
+        .filter(|name| !after.contains_key(*name))
+        .cloned()
+        .collect();
     effect
 }
 

@@ -125,7 +125,9 @@ impl Engine {
                     _ => Ok(()),
                 }
             }
-            Step::StopContainer { id, timeout_s, .. } => absent_is_fine(self.stop_container(step, id, *timeout_s).await),
+            Step::StopContainer { id, timeout_s, .. } => {
+                absent_is_fine(self.stop_container(step, id, *timeout_s).await)
+            }
             Step::RemoveContainer { name, id } => {
                 self.remove_container(step, id).await?;
                 if self.known.container(name).is_some_and(|known| known.id == *id) {
@@ -133,7 +135,9 @@ impl Engine {
                 }
                 Ok(())
             }
-            Step::RenameContainer { from, id, to } => self.rename_container(step, from, id.as_deref(), to).await,
+            Step::RenameContainer { from, id, to } => {
+                self.rename_container(step, from, id.as_deref(), to).await
+            }
         }
     }
 

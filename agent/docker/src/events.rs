@@ -37,7 +37,10 @@ impl Engine {
     pub(crate) fn events(&self) -> impl Stream<Item = Result<EventMessage, EngineError>> + Send + use<> {
         let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect();
         let filters = HashMap::from([
-            ("type".to_owned(), list(&["container", "network", "volume", "image"])),
+            (
+                "type".to_owned(),
+                list(&["container", "network", "volume", "image"]),
+            ),
             ("event".to_owned(), list(&ACTIONS)),
         ]);
         let options = EventsOptions {

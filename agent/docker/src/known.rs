@@ -57,7 +57,11 @@ impl Known {
     }
 
     /// Replaces what was known of one host's containers.
-    pub(crate) fn containers_are<'a>(&self, host: &str, containers: impl Iterator<Item = (&'a str, &'a str)>) {
+    pub(crate) fn containers_are<'a>(
+        &self,
+        host: &str,
+        containers: impl Iterator<Item = (&'a str, &'a str)>,
+    ) {
         self.with(|facts| {
             facts.containers.retain(|_, known| known.host != host);
             for (name, id) in containers {
@@ -72,7 +76,9 @@ impl Known {
     }
 
     pub(crate) fn created(&self, name: &str, id: &str, labels: &BTreeMap<String, String>) {
-        let Some(host) = labels.get(labels::HOST) else { return };
+        let Some(host) = labels.get(labels::HOST) else {
+            return;
+        };
         let known = KnownContainer {
             id: id.to_owned(),
             host: host.clone(),

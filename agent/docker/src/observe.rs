@@ -37,8 +37,8 @@ mod volumes;
 
 pub use interfaces::list as interfaces;
 pub use observer::Observer;
-pub(crate) use seen::{label, name_of, restarts, to_state};
 use seen::{Seen, to_containers};
+pub(crate) use seen::{label, name_of, restarts, to_state};
 
 impl Engine {
     /// Every object that carries this host's label, all images, and the host's interfaces; sorted by name. An object
@@ -84,7 +84,11 @@ impl Engine {
     /// # Errors
     /// The engine does not answer.
     pub async fn egress(&self, host: HostId) -> Result<BTreeMap<String, EgressCounters>, EngineError> {
-        let listed = self.list(host).await?.into_iter().filter_map(|container| container.id);
+        let listed = self
+            .list(host)
+            .await?
+            .into_iter()
+            .filter_map(|container| container.id);
         let seen = self.inspect_all(listed.collect()).await?;
         let owners = seen::owners(&seen);
         let read = move || namespace::in_each_of(&owners, lock::counters);
@@ -151,7 +155,7 @@ impl Engine {
         Ok((networks, foreign))
     }
 
-    async fn list(&self, host: HostId) -> Result<Vec<ContainerSummary>, EngineError> {
+    pub(crate) async fn list(&self, host: HostId) -> Result<Vec<ContainerSummary>, EngineError> {
         let options = ListContainersOptions {
             all: true,
             filters: Some(of_host(host)),

@@ -36,7 +36,10 @@ impl Project {
 
     /// The services' names, in order.
     pub(super) fn services(&self) -> BTreeSet<String> {
-        entries(&self.loaded.document, "services").keys().cloned().collect()
+        entries(&self.loaded.document, "services")
+            .keys()
+            .cloned()
+            .collect()
     }
 
     /// Services that no profile enables now, which are no orphans.
@@ -44,7 +47,9 @@ impl Project {
         let mut options = options.clone();
         options.profiles = vec!["*".to_owned()];
         // Whether all of the files are good is of no interest now.
-        let all = inputs(&options).ok().and_then(|inputs| load::load(&inputs, &Disk).ok());
+        let all = inputs(&options)
+            .ok()
+            .and_then(|inputs| load::load(&inputs, &Disk).ok());
         let own = self.services();
         let all = all.map(|all| entries(&all.document, "services").keys().cloned().collect());
         let all: BTreeSet<String> = all.unwrap_or_default();
@@ -53,7 +58,11 @@ impl Project {
 
     /// Applies what the command line says of the document.
     pub(super) fn adjust(&mut self, up: &UpOptions) -> Result<(), ComposeError> {
-        for service in up.services.iter().chain(up.scale.iter().map(|(service, _)| service)) {
+        for service in up
+            .services
+            .iter()
+            .chain(up.scale.iter().map(|(service, _)| service))
+        {
             self.know(service)?;
         }
         let kept = self.closure(&up.services);
@@ -124,10 +133,18 @@ impl Project {
             let Some(service) = all.get(name) else { continue };
             open.extend(entries(service, "depends_on").keys().map(String::as_str));
             for key in ["network_mode", "pid", "ipc"] {
-                open.extend(service[key].as_str().and_then(|mode| mode.strip_prefix("service:")));
+                open.extend(
+                    service[key]
+                        .as_str()
+                        .and_then(|mode| mode.strip_prefix("service:")),
+                );
             }
             for key in ["links", "volumes_from"] {
-                let list = service[key].as_array().into_iter().flatten().filter_map(Value::as_str);
+                let list = service[key]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Value::as_str);
                 let own = list.filter(|entry| !entry.starts_with("container:"));
                 open.extend(own.filter_map(|entry| entry.split(':').next()));
             }

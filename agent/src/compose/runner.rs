@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use decnet_docker::{BlobSource, Engine, EngineError, Observer};
+use decnet_docker::{BlobSource, Engine, EngineError};
 use decnet_plan::desired::Desired;
-use decnet_plan::planner::{self, plan};
+use decnet_plan::planner::plan;
 use decnet_plan::policy::Policy;
 use decnet_plan::step::{Plan, PlannedStep, Step};
 use decnet_wire::ids::{Digest, HostId};
@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Runner {
     engine: Engine,
-    observer: Observer,
+    host: HostId,
     terminal: Arc<Terminal>,
     interrupted: CancellationToken,
 }
@@ -57,8 +57,8 @@ impl Runner {
         let terminal = Arc::new(Terminal::new());
         let engine = Engine::connect(socket).await?.with_progress(terminal.clone());
         Ok(Self {
-            observer: Observer::new(engine.clone(), host, Duration::ZERO),
             engine,
+            host,
             terminal,
             interrupted: CancellationToken::new(),
         })
@@ -83,7 +83,7 @@ impl Runner {
     }
 
     pub(super) async fn observe(&self) -> Result<Observed, ComposeError> {
-        Ok((*self.observer.observe().await?).clone())
+        Ok(self.engine.glance(self.host).await?)
     }
 
     /// What there is to do, were it done now.
@@ -197,9 +197,12 @@ impl Runner {
         let down: Vec<String> = desired
             .containers()
             .filter(|(_, _, spec)| {
-                let runs = |container: &&decnet_wire::observed::ObservedContainer| container.state.is_running();
+                let runs =
+                    |container: &&decnet_wire::observed::ObservedContainer| container.state.is_running();
                 let mut all = observed.containers.iter();
-                all.find(|container| container.name == spec.name).filter(runs).is_none()
+                all.find(|container| container.name == spec.name)
+                    .filter(runs)
+                    .is_none()
             })
             .map(|(_, _, spec)| format!("container {} does not run", spec.name))
             .collect();
@@ -207,11 +210,6 @@ impl Runner {
             true => Ok(()),
             false => Err(ComposeError::Steps(Problems(down))),
         }
-    }
-
-    /// The builds and pulls that are asked for whatever the engine has.
-    pub(super) async fn refresh(&self, desired: &Desired, options: planner::Refresh) -> Result<(), ComposeError> {
-        self.apply_all(&planner::refresh(desired, options)).await
     }
 }
 
@@ -228,7 +226,8 @@ impl Hidden {
     fn from(&self, desired: &Desired, observed: &Observed, manner: Manner) -> Observed {
         let mut seen = observed.clone();
         if let Some(only) = &self.only {
-            seen.containers.retain(|container| only.contains(&container.service));
+            seen.containers
+                .retain(|container| only.contains(&container.service));
             // Others may be on it.
             let wanted = desired.networks();
             let hides = seen.containers.len() < observed.containers.len();
@@ -334,7 +333,10 @@ impl Record for Terminal {
 fn is_long(step: &Step) -> bool {
     matches!(
         step,
-        Step::PullImage { .. } | Step::BuildImage { .. } | Step::WaitHealthy { .. } | Step::WaitCompleted { .. }
+        Step::PullImage { .. }
+            | Step::BuildImage { .. }
+            | Step::WaitHealthy { .. }
+            | Step::WaitCompleted { .. }
     )
 }
 
@@ -350,14 +352,20 @@ mod tests {
             after: after.to_vec(),
             why: None,
         };
-        let volume = |name: &str| Step::RemoveVolume { name: name.to_owned() };
+        let volume = |name: &str| Step::RemoveVolume {
+            name: name.to_owned(),
+        };
         let start = Step::StartContainer {
             name: "a".to_owned(),
             settle_ms: 0,
             fallback: Vec::new(),
         };
         let mut plan = Plan {
-            steps: vec![step(volume("a"), &[]), step(start, &[0]), step(volume("b"), &[0, 1])],
+            steps: vec![
+                step(volume("a"), &[]),
+                step(start, &[0]),
+                step(volume("b"), &[0, 1]),
+            ],
             ..Plan::default()
         };
         without_starts(&mut plan);

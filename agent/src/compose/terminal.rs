@@ -140,7 +140,9 @@ mod tests {
     #[test]
     fn lines_of_layers_are_drawn_below_and_taken_away_again() {
         let mut layers = Layers::default();
-        layers.lines.push(("a:1".to_owned(), "0123".to_owned(), "Waiting".to_owned()));
+        layers
+            .lines
+            .push(("a:1".to_owned(), "0123".to_owned(), "Waiting".to_owned()));
         let mut out = layers.erased();
         layers.draw(&mut out);
         assert_eq!(out, "  a:1 0123: Waiting\n");
@@ -150,6 +152,9 @@ mod tests {
 
     #[test]
     fn sizes_read_as_people_say_them() {
-        assert_eq!([size(999), size(1_000), size(12_345_678)], ["999 B", "1 kB", "12.3 MB"]);
+        assert_eq!(
+            [size(999), size(1_000), size(12_345_678)],
+            ["999 B", "1 kB", "12.3 MB"]
+        );
     }
 }

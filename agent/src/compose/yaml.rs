@@ -102,7 +102,9 @@ mod tests {
 
     #[test]
     fn text_stays_text() {
-        for text in ["true", "No", "1", "1.5", "~", "", "a: b", "- a", "#x", "a\nb", "0x1", ".5", "é", " a", "{}"] {
+        for text in [
+            "true", "No", "1", "1.5", "~", "", "a: b", "- a", "#x", "a\nb", "0x1", ".5", "é", " a", "{}",
+        ] {
             assert!(scalar(text).starts_with('"'), "{text:?}");
         }
         assert_eq!(scalar("nginx-1.2/x"), "nginx-1.2/x");

@@ -45,7 +45,11 @@ impl Contender {
                 process
             }
         };
-        process.args(&fixture.arguments).args(command).current_dir(folder).env_clear();
+        process
+            .args(&fixture.arguments)
+            .args(command)
+            .current_dir(folder)
+            .env_clear();
         for name in ["PATH", "HOME", "DOCKER_HOST"] {
             if let Some(value) = std::env::var_os(name) {
                 process.env(name, value);
@@ -82,7 +86,10 @@ impl Contender {
             serde_json::from_str(&text).with_context(|| format!("docker inspect said {text:?}"))
         };
         Ok(Inspected {
-            containers: inspect("container", &docker(&["ps", "-aq", "--no-trunc", "--filter", &filter])?)?,
+            containers: inspect(
+                "container",
+                &docker(&["ps", "-aq", "--no-trunc", "--filter", &filter])?,
+            )?,
             networks: inspect("network", &docker(&["network", "ls", "-q", "--filter", &filter])?)?,
             volumes: inspect("volume", &docker(&["volume", "ls", "-q", "--filter", &filter])?)?,
         })

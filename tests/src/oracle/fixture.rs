@@ -63,7 +63,11 @@ pub fn all() -> Result<Vec<Fixture>> {
     for entry in fs::read_dir(&root).with_context(|| format!("cannot list {}", root.display()))? {
         let folder = entry?.path();
         if folder.is_dir() {
-            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = folder
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             fixtures.insert(name.clone(), read(name, folder)?);
         }
     }
@@ -81,7 +85,10 @@ pub fn all() -> Result<Vec<Fixture>> {
     for [name, pointer, reason] in table(&root.join("differences.tsv"))? {
         ensure!(!reason.is_empty(), "differences.tsv: {name} {pointer}: no reason");
         let everywhere = name == "*";
-        for fixture in fixtures.values_mut().filter(|fixture| everywhere || fixture.name == name) {
+        for fixture in fixtures
+            .values_mut()
+            .filter(|fixture| everywhere || fixture.name == name)
+        {
             fixture.differences.insert(pointer.clone(), reason.clone());
         }
     }
@@ -111,7 +118,9 @@ fn read(name: String, folder: PathBuf) -> Result<Fixture> {
 
 fn table<const N: usize>(path: &Path) -> Result<Vec<[String; N]>> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines = text
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
     let rows = lines.map(|line| {
         let mut row = line.split('\t').map(str::to_owned);
         std::array::from_fn(|_| row.next().unwrap_or_default())
@@ -157,7 +166,9 @@ impl Fixture {
     pub fn difference(&self, pointer: &str) -> Option<&str> {
         let matches = |pattern: &&String| {
             let (mut pattern, mut pointer) = (pattern.split('/'), pointer.split('/'));
-            pattern.by_ref().all(|part| pointer.next().is_some_and(|have| part == "*" || part == have))
+            pattern
+                .by_ref()
+                .all(|part| pointer.next().is_some_and(|have| part == "*" || part == have))
         };
         let known = self.differences.keys().find(matches)?;
         self.differences.get(known).map(String::as_str)
@@ -183,7 +194,12 @@ impl Copy {
         let path = self.folder.join(&edit.file);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let found = text.matches(&edit.before).count();
-        ensure!(found == 1, "{}: {:?} is there {found} times", path.display(), edit.before);
+        ensure!(
+            found == 1,
+            "{}: {:?} is there {found} times",
+            path.display(),
+            edit.before
+        );
         // In place: a file that is mounted into a container is not to become another file.
         fs::write(&path, text.replace(&edit.before, &edit.after))?;
         Ok(())

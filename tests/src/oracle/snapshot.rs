@@ -16,8 +16,8 @@ use crate::engine::docker;
 const LABELS: [&str; 2] = ["com.docker.compose.", "io.decnet."];
 /// Pools that the engine takes subnets from when nobody names one.
 const POOLS: [&str; 17] = [
-    "172.16.", "172.17.", "172.18.", "172.19.", "172.20.", "172.21.", "172.22.", "172.23.", "172.24.", "172.25.",
-    "172.26.", "172.27.", "172.28.", "172.29.", "172.30.", "172.31.", "192.168.",
+    "172.16.", "172.17.", "172.18.", "172.19.", "172.20.", "172.21.", "172.22.", "172.23.", "172.24.",
+    "172.25.", "172.26.", "172.27.", "172.28.", "172.29.", "172.30.", "172.31.", "192.168.",
 ];
 
 /// A place at which two snapshots differ.
@@ -42,7 +42,9 @@ pub fn take(inspected: &Inspected) -> Result<Value> {
         containers.insert(name, container(raw, &names)?);
     }
     let named = |list: &[Value], reduce: fn(&Value) -> Value| -> Map<String, Value> {
-        list.iter().map(|raw| (text(raw, "/Name").to_owned(), reduce(raw))).collect()
+        list.iter()
+            .map(|raw| (text(raw, "/Name").to_owned(), reduce(raw)))
+            .collect()
     };
     let mut all = json!({
         "containers": containers,
@@ -105,7 +107,16 @@ fn container(raw: &Value, names: &BTreeMap<String, String>) -> Result<Value> {
             *entry = json!(format!("{}:{mode}", names.get(of).map_or(of, String::as_str)));
         }
     }
-    for key in ["Binds", "CapAdd", "CapDrop", "SecurityOpt", "ExtraHosts", "VolumesFrom", "Links", "GroupAdd"] {
+    for key in [
+        "Binds",
+        "CapAdd",
+        "CapDrop",
+        "SecurityOpt",
+        "ExtraHosts",
+        "VolumesFrom",
+        "Links",
+        "GroupAdd",
+    ] {
         sort(&mut host[key]);
     }
     for key in ["Mounts", "Ulimits", "Devices"] {
@@ -154,7 +165,12 @@ fn container(raw: &Value, names: &BTreeMap<String, String>) -> Result<Value> {
     }
     let mut networks = raw["NetworkSettings"]["Networks"].clone();
     let bridge_mac = raw["Config"]["MacAddress"].clone();
-    for endpoint in networks.as_object_mut().into_iter().flatten().map(|(_, endpoint)| endpoint) {
+    for endpoint in networks
+        .as_object_mut()
+        .into_iter()
+        .flatten()
+        .map(|(_, endpoint)| endpoint)
+    {
         reduce_endpoint(endpoint, &short, &bridge_mac);
     }
     Ok(json!({
@@ -203,7 +219,10 @@ fn reduce_endpoint(endpoint: &mut Value, short_id: &str, asked_mac: &Value) {
             endpoint["MacAddress"] = json!("<engine>");
         }
     }
-    if POOLS.iter().any(|pool| text(endpoint, "/Gateway").starts_with(pool)) {
+    if POOLS
+        .iter()
+        .any(|pool| text(endpoint, "/Gateway").starts_with(pool))
+    {
         endpoint["Gateway"] = json!("<pool>");
     }
     let v6 = text(endpoint, "/GlobalIPv6Address");
@@ -218,9 +237,17 @@ fn network(raw: &Value) -> Value {
         network[key] = Value::Null;
     }
     drop_labels(&mut network["Labels"]);
-    for pool in network.pointer_mut("/IPAM/Config").and_then(Value::as_array_mut).into_iter().flatten() {
+    for pool in network
+        .pointer_mut("/IPAM/Config")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
         for key in ["Subnet", "Gateway"] {
-            if POOLS.iter().any(|prefix| text(pool, &format!("/{key}")).starts_with(prefix)) {
+            if POOLS
+                .iter()
+                .any(|prefix| text(pool, &format!("/{key}")).starts_with(prefix))
+            {
                 pool[key] = json!("<pool>");
             }
         }
@@ -239,7 +266,10 @@ fn volume(raw: &Value) -> Value {
 
 /// An image by what it is: one that is built twice has two ids.
 fn image(id: &str) -> Result<Value> {
-    let said = run(&mut program("docker", &["image", "inspect", id]), crate::command::SHORT)?;
+    let said = run(
+        &mut program("docker", &["image", "inspect", id]),
+        crate::command::SHORT,
+    )?;
     let images: Vec<Value> = serde_json::from_str(&said.stdout)
         .with_context(|| format!("docker image inspect {id} said {:?}", said.stderr))?;
     let Some(raw) = images.first() else {
@@ -313,7 +343,10 @@ mod tests {
     fn a_difference_is_found_wherever_it_is() {
         let one = json!({"a": {"b/c": 1, "d": null}, "e": [1, 2]});
         let other = json!({"a": {"b/c": 2}, "e": [2, 1]});
-        let found: Vec<_> = differences(&one, &other).into_iter().map(|found| found.at).collect();
+        let found: Vec<_> = differences(&one, &other)
+            .into_iter()
+            .map(|found| found.at)
+            .collect();
         assert_eq!(found, ["/a/b~1c", "/e"]);
         assert!(differences(&one, &one).is_empty());
     }

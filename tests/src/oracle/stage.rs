@@ -26,12 +26,17 @@ impl Stage {
     /// When something needed is missing, or cannot be made.
     pub fn set() -> Result<Self> {
         let said = run(&mut program("docker", &["compose", "version", "--short"]), SHORT)?;
-        let version = said.ok().context("Docker Compose v2 is missing: run tests/setup.sh as root")?;
+        let version = said
+            .ok()
+            .context("Docker Compose v2 is missing: run tests/setup.sh as root")?;
         ensure!(
             version.trim_start_matches('v').starts_with('2'),
             "Docker Compose {version} is no version 2: run tests/setup.sh as root"
         );
-        ensure!(Path::new(BUSYBOX).exists(), "{BUSYBOX} is missing: run tests/setup.sh as root");
+        ensure!(
+            Path::new(BUSYBOX).exists(),
+            "{BUSYBOX} is missing: run tests/setup.sh as root"
+        );
         println!("docker compose {}", version.trim());
         // What an earlier run that was killed has left.
         clear()?;
@@ -41,7 +46,17 @@ impl Stage {
         docker(&["network", "create", &format!("{name}-net")])?;
         docker(&["volume", "create", &format!("{name}-volume")])?;
         let name = format!("{name}-box");
-        docker(&["run", "-d", "--name", &name, "-v", "/shared", "--ipc", "shareable", &image])?;
+        docker(&[
+            "run",
+            "-d",
+            "--name",
+            &name,
+            "-v",
+            "/shared",
+            "--ipc",
+            "shareable",
+            &image,
+        ])?;
         Ok(stage)
     }
 }
@@ -110,8 +125,14 @@ fn clear() -> Result<()> {
     each(&["network", "ls", "-q", "--filter", &filter], &["network", "rm"])?;
     each(&["volume", "ls", "-q", "--filter", &filter], &["volume", "rm"])?;
     let format = "{{.Repository}}:{{.Tag}}";
-    for filter in [format!("reference={PREFIX}*"), format!("reference={REPOSITORY}/*")] {
-        each(&["image", "ls", "--filter", &filter, "--format", format], &["image", "rm", "-f"])?;
+    for filter in [
+        format!("reference={PREFIX}*"),
+        format!("reference={REPOSITORY}/*"),
+    ] {
+        each(
+            &["image", "ls", "--filter", &filter, "--format", format],
+            &["image", "rm", "-f"],
+        )?;
     }
     Ok(())
 }

@@ -27,12 +27,21 @@ const BROUGHT: &str = ".decnet.Dockerfile";
 /// Bytes that are read from an archive at once.
 const CHUNK: usize = 256 * 1024;
 /// How archives begin that are compressed: gzip, bzip2, xz, Zstandard.
-const COMPRESSED: [&[u8]; 4] = [&[0x1f, 0x8b], b"BZh", &[0xfd, b'7', b'z', b'X', b'Z'], &[0x28, 0xb5, 0x2f, 0xfd]];
+const COMPRESSED: [&[u8]; 4] = [
+    &[0x1f, 0x8b],
+    b"BZh",
+    &[0xfd, b'7', b'z', b'X', b'Z'],
+    &[0x28, 0xb5, 0x2f, 0xfd],
+];
 
 type Body = stream::BoxStream<'static, Result<Bytes, io::Error>>;
 
 impl Engine {
-    pub(super) async fn build_image(&self, spec: &BuildSpec, blobs: &impl BlobSource) -> Result<(), EngineError> {
+    pub(super) async fn build_image(
+        &self,
+        spec: &BuildSpec,
+        blobs: &impl BlobSource,
+    ) -> Result<(), EngineError> {
         let image = spec.tags.first().map_or("without a name", String::as_str);
         let what = || format!("build image {image}");
         let unsupported = |why| EngineError::Unsupported { what: what(), why };
@@ -69,12 +78,18 @@ impl Engine {
             BuildContext::Remote { .. } => match &spec.dockerfile {
                 Dockerfile::Path { path } => (stream::empty().boxed(), path.clone()),
                 Dockerfile::Inline { .. } => {
-                    return Err(unsupported("an inline Dockerfile cannot be put into a context that the engine fetches"));
+                    return Err(unsupported(
+                        "an inline Dockerfile cannot be put into a context that the engine fetches",
+                    ));
                 }
             },
         };
         let docker = self.with_query(&more_query(spec));
-        let progress = docker.build_image(to_options(spec, dockerfile), None, Some(bollard::body_try_stream(body)));
+        let progress = docker.build_image(
+            to_options(spec, dockerfile),
+            None,
+            Some(bollard::body_try_stream(body)),
+        );
         let done = progress.try_for_each(|news| {
             for line in news.stream.as_deref().unwrap_or_default().lines() {
                 if !line.trim().is_empty() {
@@ -143,7 +158,9 @@ fn chunks(file: tokio::fs::File) -> Body {
 }
 
 /// The whole archive, or None when it is compressed.
-async fn begin(mut file: tokio::fs::File) -> io::Result<Option<impl Stream<Item = io::Result<Bytes>> + Send + use<>>> {
+async fn begin(
+    mut file: tokio::fs::File,
+) -> io::Result<Option<impl Stream<Item = io::Result<Bytes>> + Send + use<>>> {
     let mut head = [0; 5];
     let mut read = 0;
     while read < head.len() {

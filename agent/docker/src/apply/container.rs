@@ -86,7 +86,8 @@ impl Engine {
         let id = match created {
             Ok(id) => {
                 self.known.created(name, &id, &spec.labels);
-                self.connect_further(spec, &id, &resolved, &HashMap::new()).await?;
+                self.connect_further(spec, &id, &resolved, &HashMap::new())
+                    .await?;
                 id
             }
             Err(error) if status(&error) == Some(409) => {
@@ -102,11 +103,18 @@ impl Engine {
         self.copy_files(&id, &spec.files).await
     }
 
-    async fn create(&self, spec: &ContainerSpec, name: &str, resolved: &Resolved) -> Result<String, EngineError> {
+    async fn create(
+        &self,
+        spec: &ContainerSpec,
+        name: &str,
+        resolved: &Resolved,
+    ) -> Result<String, EngineError> {
         let body = body::to_body(spec, resolved);
         // Fields that bollard's types, made for newer engines, do not have any more.
         let mut fields: Vec<(&'static str, Value)> = Vec::new();
-        let mac = endpoints(spec).first().map_or(spec.mac, |first| first.mac.or(spec.mac));
+        let mac = endpoints(spec)
+            .first()
+            .map_or(spec.mac, |first| first.mac.or(spec.mac));
         if let Some(mac) = mac
             && (!resolved.endpoint_macs || endpoints(spec).is_empty())
         {

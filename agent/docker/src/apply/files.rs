@@ -65,7 +65,12 @@ mod tests {
         let header = entry.header();
         assert_eq!(entry.path().unwrap().to_str(), Some("run/secrets/key"));
         assert_eq!(
-            (header.uid().unwrap(), header.gid().unwrap(), header.mode().unwrap(), header.size().unwrap()),
+            (
+                header.uid().unwrap(),
+                header.gid().unwrap(),
+                header.mode().unwrap(),
+                header.size().unwrap()
+            ),
             (5, 6, 0o440, 6)
         );
     }

@@ -41,7 +41,9 @@ impl Engine {
             }
             if !pause.next().await {
                 let seconds = pause.limit.unwrap_or_default().as_secs();
-                return Err(unhealthy(format!("its health check says nothing for {seconds} s")));
+                return Err(unhealthy(format!(
+                    "its health check says nothing for {seconds} s"
+                )));
             }
         }
     }
@@ -83,12 +85,18 @@ impl Engine {
         };
         let limit = CHANGE + Duration::from_secs(STOP_TIMEOUT_S.into());
         let stop = self.docker.stop_container(failed, Some(options));
-        if let Err(error) = self.call(limit, || format!("stop container {failed}"), stop).await {
+        if let Err(error) = self
+            .call(limit, || format!("stop container {failed}"), stop)
+            .await
+        {
             tracing::warn!(%error, "cannot stop what did not come up");
         }
         for id in before {
             let start = self.docker.start_container(id, None);
-            match self.call(CHANGE, || format!("start container {id} again"), start).await {
+            match self
+                .call(CHANGE, || format!("start container {id} again"), start)
+                .await
+            {
                 Ok(()) => tracing::info!(id, "started again, because its replacement did not come up"),
                 Err(error) => tracing::warn!(%error, "cannot go back to what ran before"),
             }

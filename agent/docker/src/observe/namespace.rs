@@ -90,7 +90,10 @@ mod tests {
     fn without_processes_the_later_start_of_the_owner_tells_a_lost_namespace() {
         let owner = run("2026-01-02T03:04:05.5Z");
         assert!(is_current(Some(&run("2026-01-02T03:04:05.51Z")), Some(&owner)));
-        assert!(!is_current(Some(&run("2026-01-02T03:04:05.499999999Z")), Some(&owner)));
+        assert!(!is_current(
+            Some(&run("2026-01-02T03:04:05.499999999Z")),
+            Some(&owner)
+        ));
         assert!(!is_current(Some(&run("2026-01-02T03:04:05Z")), Some(&owner)));
     }
 

@@ -135,7 +135,10 @@ impl Observer {
     pub fn touched(&self, step: &Step) {
         let id_of = |name: &str| self.engine.known.container(name).map(|known| known.id);
         let container = match step {
-            Step::LoadImage { .. } | Step::PullImage { .. } | Step::BuildImage { .. } | Step::RemoveImage { .. } => {
+            Step::LoadImage { .. }
+            | Step::PullImage { .. }
+            | Step::BuildImage { .. }
+            | Step::RemoveImage { .. } => {
                 return self.doubt(|doubts| doubts.images = true);
             }
             Step::CreateNetwork { .. } | Step::RemoveNetwork { .. } => {
@@ -146,11 +149,13 @@ impl Observer {
             }
             Step::ProbeAddress { .. } | Step::WaitHealthy { .. } | Step::WaitCompleted { .. } => return,
             Step::LockNamespace { name, .. } => id_of(name),
-            Step::UnpauseContainer { id, .. } | Step::StopContainer { id, .. } | Step::RemoveContainer { id, .. } => {
-                Some(id.clone())
-            }
+            Step::UnpauseContainer { id, .. }
+            | Step::StopContainer { id, .. }
+            | Step::RemoveContainer { id, .. } => Some(id.clone()),
             Step::RenameContainer { id, to, .. } => id.clone().or_else(|| id_of(to)),
-            Step::CreateContainer { container, staged, .. } => id_of(staged.as_ref().unwrap_or(&container.name)),
+            Step::CreateContainer {
+                container, staged, ..
+            } => id_of(staged.as_ref().unwrap_or(&container.name)),
             Step::StartContainer { name, fallback, .. } => {
                 self.doubt(|doubts| doubts.containers.extend(fallback.iter().cloned()));
                 id_of(name)
@@ -204,7 +209,10 @@ impl Observer {
     async fn refresh(&self, memory: &mut Memory, doubts: &Doubts) -> Result<(), EngineError> {
         let recent = memory.listed.is_some_and(|listed| listed.elapsed() < self.timer);
         let mut suspects: BTreeSet<String> = doubts.containers.clone();
-        let attached = doubts.attached.iter().filter(|id| memory.containers.contains_key(*id));
+        let attached = doubts
+            .attached
+            .iter()
+            .filter(|id| memory.containers.contains_key(*id));
         suspects.extend(attached.cloned());
         let lists = !doubts.hears || !recent || doubts.all || doubts.lists || suspects.len() > FEW;
         let begun = Instant::now();
@@ -236,7 +244,10 @@ impl Observer {
             if suspects.is_empty() {
                 return Ok(None);
             }
-            let mut found = self.engine.inspect_all(suspects.iter().cloned().collect()).await?;
+            let mut found = self
+                .engine
+                .inspect_all(suspects.iter().cloned().collect())
+                .await?;
             // Of a network namespace nobody tells when its rules change: these are read with the lists, and with every
             // container that is new or was started again.
             read_locks(&mut found).await;

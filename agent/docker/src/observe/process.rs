@@ -51,7 +51,13 @@ mod tests {
     fn a_process_that_has_ended_does_not_live() {
         let own = Process::find(std::process::id().into()).unwrap();
         assert!(own.lives());
-        assert!(!Process { began: own.began + 1, ..own }.lives());
+        assert!(
+            !Process {
+                began: own.began + 1,
+                ..own
+            }
+            .lives()
+        );
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let process = Process::find(child.id().into()).unwrap();
         assert!(process.lives());

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use bollard::models::{
-    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum, EndpointSettings,
+    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum,
+    EndpointSettings,
 };
 use decnet_plan::labels;
 use decnet_wire::observed::{Attachment, ContainerState, ObservedContainer};
@@ -80,7 +81,10 @@ impl Seen {
         let known = of_labels(
             container.id.clone(),
             name_of(container),
-            container.config.as_ref().and_then(|config| config.labels.as_ref()),
+            container
+                .config
+                .as_ref()
+                .and_then(|config| config.labels.as_ref()),
         );
         Self {
             container: known.map(|known| ObservedContainer {
@@ -105,7 +109,10 @@ impl Seen {
         }
         // The list does not tell whose PID or IPC namespace or volumes it shares. What it was made from does.
         let spec = container.labels.as_ref()?.get(labels::SPEC)?;
-        if ["\"namespaces\"", "\"volumes_from\""].iter().any(|word| spec.contains(word)) {
+        if ["\"namespaces\"", "\"volumes_from\""]
+            .iter()
+            .any(|word| spec.contains(word))
+        {
             return None;
         }
         let (pid, namespace) = namespace::of_container(container.id.as_deref()?)?;
@@ -116,7 +123,11 @@ impl Seen {
         let mode = container.host_config.as_ref();
         let mode = mode.and_then(|config| config.network_mode.as_deref());
         let networks = container.network_settings.as_ref();
-        let known = of_labels(container.id.clone(), listed_name(container), container.labels.as_ref());
+        let known = of_labels(
+            container.id.clone(),
+            listed_name(container),
+            container.labels.as_ref(),
+        );
         Some(Self {
             container: known.map(|known| ObservedContainer {
                 image: container.image_id.clone().unwrap_or_default(),
@@ -135,7 +146,9 @@ impl Seen {
     /// it ran in, under the same name, attached in the same way.
     pub(super) fn is_still(&self, listed: &ContainerSummary) -> bool {
         let Some(process) = self.process else { return false };
-        let Some(container) = &self.container else { return false };
+        let Some(container) = &self.container else {
+            return false;
+        };
         let runs = match listed.state {
             Some(ContainerSummaryStateEnum::RUNNING) => container.state == ContainerState::Running,
             Some(ContainerSummaryStateEnum::PAUSED) => container.state == ContainerState::Paused,
@@ -149,7 +162,11 @@ impl Seen {
 }
 
 /// What the labels say; None, with a word in the log, for an object that is not of our making.
-fn of_labels(id: Option<String>, name: &str, labels: Option<&HashMap<String, String>>) -> Option<ObservedContainer> {
+fn of_labels(
+    id: Option<String>,
+    name: &str,
+    labels: Option<&HashMap<String, String>>,
+) -> Option<ObservedContainer> {
     let label = |name: &str| labels.and_then(|labels| labels.get(name)).map(String::as_str);
     let Some(stack) = label(labels::STACK).and_then(|stack| stack.parse().ok()) else {
         tracing::warn!(

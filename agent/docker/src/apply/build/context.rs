@@ -122,7 +122,11 @@ impl Context {
     fn write(&self, pipe: Pipe) -> io::Result<()> {
         let mut archive = tar::Builder::new(pipe);
         if let Some(text) = &self.brought {
-            archive.append_data(&mut file_header(text.len() as u64, 0o644), BROUGHT, text.as_bytes())?;
+            archive.append_data(
+                &mut file_header(text.len() as u64, 0o644),
+                BROUGHT,
+                text.as_bytes(),
+            )?;
         }
         self.folder(&mut archive, Path::new(""))?;
         archive.into_inner()?.flush()
@@ -257,7 +261,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     async fn archived(folder: &Path, dockerfile: Dockerfile) -> (BTreeMap<String, String>, String) {
-        let (body, name) = of_folder("i", folder.to_str().unwrap(), &dockerfile).await.unwrap();
+        let (body, name) = of_folder("i", folder.to_str().unwrap(), &dockerfile)
+            .await
+            .unwrap();
         let bytes: Vec<Bytes> = futures_util::TryStreamExt::try_collect(body).await.unwrap();
         let bytes = bytes.concat();
         let mut archive = tar::Archive::new(bytes.as_slice());
@@ -298,7 +304,10 @@ mod tests {
         };
         let (files, name) = archived(folder.path(), path).await;
         let names: Vec<_> = files.keys().map(String::as_str).collect();
-        assert_eq!(names, [".dockerignore", "Dockerfile", "src", "src/a.c", "src/link"]);
+        assert_eq!(
+            names,
+            [".dockerignore", "Dockerfile", "src", "src/a.c", "src/link"]
+        );
         assert_eq!(name, "Dockerfile");
     }
 

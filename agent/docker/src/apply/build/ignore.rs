@@ -29,7 +29,10 @@ enum Token {
     /// `**/`
     Folders,
     /// `[…]`, with `^` first for all others.
-    Class { others: bool, ranges: Vec<(char, char)> },
+    Class {
+        others: bool,
+        ranges: Vec<(char, char)>,
+    },
 }
 
 impl Ignore {
@@ -49,22 +52,29 @@ impl Ignore {
     /// Whether something below a folder that is left out may be in all the same.
     pub(super) fn may_take_back_in(&self, folder: &Path) -> bool {
         let folder: Vec<char> = format!("{}/", folder.to_string_lossy()).chars().collect();
-        self.patterns.iter().filter(|pattern| pattern.takes_back).any(|pattern| {
-            let begin = pattern.tokens.iter().map_while(|token| match token {
-                Token::Literal(c) => Some(*c),
-                _ => None,
-            });
-            let begin: Vec<char> = begin.collect();
-            let goes_on = begin.len() < pattern.tokens.len();
-            begin.starts_with(&folder) || (goes_on && folder.starts_with(&begin))
-        })
+        self.patterns
+            .iter()
+            .filter(|pattern| pattern.takes_back)
+            .any(|pattern| {
+                let begin = pattern.tokens.iter().map_while(|token| match token {
+                    Token::Literal(c) => Some(*c),
+                    _ => None,
+                });
+                let begin: Vec<char> = begin.collect();
+                let goes_on = begin.len() < pattern.tokens.len();
+                begin.starts_with(&folder) || (goes_on && folder.starts_with(&begin))
+            })
     }
 
     pub(super) fn leaves_out(&self, path: &Path) -> bool {
         let text = path.to_string_lossy();
         let whole: Vec<char> = text.chars().collect();
         // The path itself and its folders.
-        let ends = whole.iter().enumerate().filter(|(_, c)| **c == '/').map(|(i, _)| i);
+        let ends = whole
+            .iter()
+            .enumerate()
+            .filter(|(_, c)| **c == '/')
+            .map(|(i, _)| i);
         let ends: Vec<usize> = ends.chain([whole.len()]).collect();
         let fits = |pattern: &Pattern| ends.iter().any(|end| fits(&pattern.tokens, &whole[..*end]));
         let last = self.patterns.iter().rev().find(|pattern| fits(pattern));
@@ -257,7 +267,13 @@ mod tests {
         assert!(!ignore.leaves_out(Path::new("Dockerfile")));
         assert!(ignore.leaves_out(Path::new("Dockerfile2")));
         let ignore = Ignore::new("*\n!a/**/x\n", &["b/Dockerfile"]);
-        for (folder, may) in [("a", true), ("a/c", true), ("b", true), ("c", false), ("ab", false)] {
+        for (folder, may) in [
+            ("a", true),
+            ("a/c", true),
+            ("b", true),
+            ("c", false),
+            ("ab", false),
+        ] {
             assert_eq!(ignore.may_take_back_in(Path::new(folder)), may, "{folder}");
         }
     }

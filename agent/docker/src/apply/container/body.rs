@@ -76,9 +76,8 @@ fn to_variable((name, value): (&String, &Option<String>)) -> String {
 }
 
 fn to_health(check: &Healthcheck) -> HealthConfig {
-    let nanoseconds = |ms: Option<u64>| {
-        ms.map(|ms| i64::try_from(u128::from(ms) * 1_000_000).unwrap_or(i64::MAX))
-    };
+    let nanoseconds =
+        |ms: Option<u64>| ms.map(|ms| i64::try_from(u128::from(ms) * 1_000_000).unwrap_or(i64::MAX));
     HealthConfig {
         test: check.test.clone(),
         interval: nanoseconds(check.interval_ms),
@@ -89,7 +88,11 @@ fn to_health(check: &Healthcheck) -> HealthConfig {
     }
 }
 
-pub(super) fn to_endpoint(spec: &ContainerSpec, endpoint: &Endpoint, resolved: &Resolved) -> EndpointSettings {
+pub(super) fn to_endpoint(
+    spec: &ContainerSpec,
+    endpoint: &Endpoint,
+    resolved: &Resolved,
+) -> EndpointSettings {
     let asked = EndpointIpamConfig {
         ipv4_address: endpoint.address.map(|address| address.to_string()),
         ipv6_address: endpoint.address6.map(|address| address.to_string()),

@@ -146,7 +146,11 @@ fn namespace(namespace: &Namespace, resolved: &Resolved) -> Option<String> {
 
 /// The container's end of a published port, as `80/tcp`.
 pub(super) fn port_name(port: &Port) -> String {
-    let protocol = if port.protocol.is_empty() { "tcp" } else { &port.protocol };
+    let protocol = if port.protocol.is_empty() {
+        "tcp"
+    } else {
+        &port.protocol
+    };
     format!("{}/{protocol}", port.target)
 }
 
@@ -157,7 +161,9 @@ fn port_bindings(ports: &[Port]) -> PortMap {
             host_ip: Some(port.host_ip.clone().unwrap_or_default()),
             host_port: Some(port.published.clone().unwrap_or_default()),
         };
-        let all = bindings.entry(port_name(port)).or_insert_with(|| Some(Vec::new()));
+        let all = bindings
+            .entry(port_name(port))
+            .or_insert_with(|| Some(Vec::new()));
         all.get_or_insert_default().push(binding);
     }
     bindings

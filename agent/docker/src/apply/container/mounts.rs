@@ -4,8 +4,8 @@
 //! take SELinux labels; `Mounts` do neither, and take everything else. Compose chooses in the same way.
 
 use bollard::models::{
-    Mount as EngineMount, MountBindOptions, MountBindOptionsPropagationEnum as Propagation, MountImageOptions,
-    MountTmpfsOptions, MountType, MountVolumeOptions,
+    Mount as EngineMount, MountBindOptions, MountBindOptionsPropagationEnum as Propagation,
+    MountImageOptions, MountTmpfsOptions, MountType, MountVolumeOptions,
 };
 use decnet_plan::step::{ContainerSpec, Mount, MountKind};
 
@@ -15,12 +15,15 @@ use super::{Inherited, Resolved};
 pub(super) fn needs(mount: &Mount) -> Option<((usize, usize), &'static str)> {
     match &mount.kind {
         MountKind::Bind { recursive, .. } => match recursive.as_deref() {
-            Some("writable" | "readonly") => {
-                Some(((1, 44), "bind.recursive writable and readonly need Docker 25.0 or newer"))
-            }
+            Some("writable" | "readonly") => Some((
+                (1, 44),
+                "bind.recursive writable and readonly need Docker 25.0 or newer",
+            )),
             _ => None,
         },
-        MountKind::Volume { subpath: Some(_), .. } => Some(((1, 45), "volume.subpath needs Docker 26.0 or newer")),
+        MountKind::Volume { subpath: Some(_), .. } => {
+            Some(((1, 45), "volume.subpath needs Docker 26.0 or newer"))
+        }
         MountKind::Image { .. } => Some(((1, 48), "a mount of type image needs Docker 28.0 or newer")),
         MountKind::Volume { .. } | MountKind::Tmpfs { .. } => None,
     }
@@ -122,7 +125,9 @@ fn to_mount(mount: &Mount, inherited: Option<&Inherited>) -> EngineMount {
             labels,
         } => EngineMount {
             typ: Some(MountType::VOLUME),
-            source: name.clone().or_else(|| inherited.map(|volume| volume.name.clone())),
+            source: name
+                .clone()
+                .or_else(|| inherited.map(|volume| volume.name.clone())),
             volume_options: Some(MountVolumeOptions {
                 no_copy: nocopy.then_some(true),
                 subpath: subpath.clone(),
@@ -143,7 +148,9 @@ fn to_mount(mount: &Mount, inherited: Option<&Inherited>) -> EngineMount {
         MountKind::Image { image, subpath } => EngineMount {
             typ: Some(MountType::IMAGE),
             source: Some(image.clone()),
-            image_options: subpath.clone().map(|subpath| MountImageOptions { subpath: Some(subpath) }),
+            image_options: subpath.clone().map(|subpath| MountImageOptions {
+                subpath: Some(subpath),
+            }),
             ..base
         },
     }
@@ -169,7 +176,11 @@ pub(super) fn volumes_from(spec: &ContainerSpec, resolved: &Resolved) -> Vec<Str
         } else {
             resolved.id(&from.container)
         };
-        if from.read_only { format!("{id}:ro") } else { id.to_owned() }
+        if from.read_only {
+            format!("{id}:ro")
+        } else {
+            id.to_owned()
+        }
     };
     spec.volumes_from.iter().map(to_text).collect()
 }
