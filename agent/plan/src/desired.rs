@@ -333,9 +333,8 @@ impl Desired {
 impl DesiredStack {
     /// Every container with its service, in order of services.
     pub fn containers(&self) -> impl Iterator<Item = (&str, &ContainerSpec)> {
-        self.services
-            .iter()
-            .map(|(_, service)| (service.service.as_str(), &service.spec))
+        let services = self.services.values();
+        services.map(|service| (service.service.as_str(), &service.spec))
     }
 
     /// Every container with its service and its number within it, from 1.

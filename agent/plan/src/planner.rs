@@ -3,7 +3,9 @@
 //! Guarantees, when no step fails and nobody else changes the engine:
 //! - a plan's steps lead to a state for which the next plan is empty;
 //! - an image is there before anything of a stack that needs it is stopped;
-//! - a container that is as desired and runs gets no step;
+//! - a container that is as desired and runs gets no step, unless it asks to be restarted with another one;
+//! - nothing of a stack is stopped to be replaced before all of the stack's creations have worked;
+//! - no volume is ever removed;
 //! - what a stack no longer has goes only after what it has got runs, except where the two cannot live side by
 //!   side (a port, an address, a MAC, a network that is made anew);
 //! - objects that are not observed, because they lack this host's label, are in no step.

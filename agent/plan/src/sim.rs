@@ -253,15 +253,17 @@ impl Engine {
             Step::CreateContainer {
                 container, staged, ..
             } => self.create(container, staged.as_ref().unwrap_or(&container.name)),
-            Step::StartContainer { name, fallback, .. } => self.start(name).map_err(|error| {
+            Step::StartContainer { name, fallback, .. } => {
+                let result = self.start(name);
+                let fallback = fallback.iter().filter(|_| result.is_err());
                 for id in fallback {
                     let old = self.containers.iter().find(|(_, old)| old.id == *id);
                     if let Some(old) = old.map(|(name, _)| name.clone()) {
                         let _ = self.start(&old);
                     }
                 }
-                error
-            }),
+                result
+            }
             Step::WaitHealthy { name, optional, .. } => {
                 let container = self.containers.get(name);
                 let healthy = container.is_some_and(|container| {

@@ -87,7 +87,9 @@ impl Fate<'_> {
     fn begins_anew(&self) -> bool {
         match self {
             Self::Create | Self::Replace(..) | Self::Start(_) | Self::Restart(_) => true,
-            Self::Rename(container) => !is_active(&container.state),
+            Self::Rename(container) => {
+                !matches!(container.state, ContainerState::Running | ContainerState::Paused)
+            }
             Self::Keep(_) | Self::Unpause(_) => false,
         }
     }

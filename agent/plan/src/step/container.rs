@@ -93,7 +93,7 @@ pub struct ContainerSpec {
     /// Without the `CAP_` prefix, sorted.
     #[serde(skip_serializing_if = "is_default")]
     pub cap_drop: Vec<String>,
-    /// Sorted. A seccomp profile is `seccomp=` and its JSON, not a path.
+    /// Sorted. A seccomp profile is `seccomp=` and `unconfined`, its JSON, or the path of a file of this machine.
     #[serde(skip_serializing_if = "is_default")]
     pub security_opt: Vec<String>,
     /// The paths that the engine masks or makes read-only by default are neither (`systempaths=unconfined`).

@@ -6,5 +6,7 @@
 mod egress;
 mod fleet;
 mod preflight;
+mod project;
+mod project_properties;
 mod properties;
 mod rules;
