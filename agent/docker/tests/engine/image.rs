@@ -15,6 +15,8 @@ pub(crate) struct Image {
     pub(crate) bytes: Vec<u8>,
     pub(crate) blob: Blob,
     pub(crate) id: String,
+    pub(crate) config: Vec<u8>,
+    pub(crate) layer: Vec<u8>,
 }
 
 /// An image of its own for each `reference`; `extra` goes into its configuration.
@@ -54,14 +56,16 @@ pub(crate) fn image(reference: &str, extra: &Value) -> Image {
         bytes,
         blob,
         id: id.to_string(),
+        config,
+        layer,
     }
 }
 
-fn sha256(bytes: &[u8]) -> Digest {
+pub(crate) fn sha256(bytes: &[u8]) -> Digest {
     Digest::from_sha256(Sha256::digest(bytes).into())
 }
 
-fn tar(files: &[(&str, &[u8], u32)]) -> Vec<u8> {
+pub(crate) fn tar(files: &[(&str, &[u8], u32)]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, bytes, mode) in files {
         let mut header = tar::Header::new_gnu();
@@ -72,7 +76,7 @@ fn tar(files: &[(&str, &[u8], u32)]) -> Vec<u8> {
     archive.into_inner().unwrap()
 }
 
-fn binary() -> &'static [u8] {
+pub(crate) fn binary() -> &'static [u8] {
     static BINARY: OnceLock<Vec<u8>> = OnceLock::new();
     BINARY.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
