@@ -40,7 +40,7 @@ struct Effect {
 fn the_same_file_means_the_same_under_docker_compose() -> Result<()> {
     let _turn = engine::turn()?;
     let seed = Seed::announced("compose oracle");
-    let _stage = Stage::set()?;
+    let stage = Stage::set()?;
     let lan = Lan::create(&seed)?;
     let environment = BTreeMap::from([
         ("PARENT".to_owned(), lan.parent().to_owned()),
@@ -73,8 +73,11 @@ fn the_same_file_means_the_same_under_docker_compose() -> Result<()> {
                     println!(
                         "{}: {}",
                         fixture.name,
-                        if found.is_empty() { "equal" } else { "DIFFERS" }
+                        if found.is_empty() { "equal" } else { "differs" }
                     );
+                    for line in &found {
+                        println!("    {line}");
+                    }
                     if let Ok(mut failures) = failures.lock() {
                         failures.extend(found.into_iter().map(|line| format!("{}: {line}", fixture.name)));
                     }
@@ -83,6 +86,10 @@ fn the_same_file_means_the_same_under_docker_compose() -> Result<()> {
         }
     });
     let mut failures = failures.into_inner().unwrap_or_default();
+    let left = stage.left()?;
+    if !left.is_empty() {
+        failures.push(format!("still on the engine: {left:?}"));
+    }
     failures.sort();
     ensure!(
         failures.is_empty(),

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::fixture::Fixture;
 use crate::command::{Finished, program, run};
-use crate::engine::docker;
+use crate::engine::{HOST_LABEL, docker};
 use crate::processes::bin;
 
 /// One run of a program. A busy machine with two cores takes its time for thirty containers.
@@ -85,13 +85,34 @@ impl Contender {
             let text = docker(&arguments)?;
             serde_json::from_str(&text).with_context(|| format!("docker inspect said {text:?}"))
         };
+        let containers = inspect(
+            "container",
+            &docker(&["ps", "-aq", "--no-trunc", "--filter", &filter])?,
+        )?;
+        let (networks, volumes) = match self {
+            Self::Compose => (
+                docker(&["network", "ls", "-q", "--filter", &filter])?,
+                docker(&["volume", "ls", "-q", "--filter", &filter])?,
+            ),
+            Self::Ours => {
+                // These carry the project's id only, which its containers tell.
+                let id = containers
+                    .iter()
+                    .find_map(|container| container["Config"]["Labels"][HOST_LABEL].as_str());
+                let own = |kind: &str, format: &str| -> Result<String> {
+                    let filter = match id {
+                        Some(id) => format!("label={HOST_LABEL}={id}"),
+                        None => format!("name=^{project}_"),
+                    };
+                    docker(&[kind, "ls", "--filter", &filter, "--format", format])
+                };
+                (own("network", "{{.ID}}")?, own("volume", "{{.Name}}")?)
+            }
+        };
         Ok(Inspected {
-            containers: inspect(
-                "container",
-                &docker(&["ps", "-aq", "--no-trunc", "--filter", &filter])?,
-            )?,
-            networks: inspect("network", &docker(&["network", "ls", "-q", "--filter", &filter])?)?,
-            volumes: inspect("volume", &docker(&["volume", "ls", "-q", "--filter", &filter])?)?,
+            containers,
+            networks: inspect("network", &networks)?,
+            volumes: inspect("volume", &volumes)?,
         })
     }
 

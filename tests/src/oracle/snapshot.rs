@@ -127,6 +127,10 @@ fn container(raw: &Value, names: &BTreeMap<String, String>) -> Result<Value> {
             *bind = json!(anonymous_bind(bind.as_str().unwrap_or_default()));
         }
     }
+    // Nothing said, and `restart: no`.
+    if host["RestartPolicy"]["Name"] == "" {
+        host["RestartPolicy"]["Name"] = json!("no");
+    }
     let free = free_ports(&host);
 
     let mut config = raw["Config"].clone();

@@ -61,6 +61,35 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// Names of containers, networks and volumes of projects that are still there.
+    ///
+    /// # Errors
+    ///
+    /// When the engine does not answer.
+    pub fn left(&self) -> Result<Vec<String>> {
+        let filter = format!("name={PREFIX}");
+        let mut left = Vec::new();
+        for (list, format) in [
+            (["ps", "-a"].as_slice(), "{{.Names}}"),
+            (["network", "ls"].as_slice(), "{{.Name}}"),
+            (["volume", "ls"].as_slice(), "{{.Name}}"),
+        ] {
+            let mut arguments = list.to_vec();
+            arguments.extend(["--filter", &filter, "--format", format]);
+            let names = docker(&arguments)?;
+            let own = format!("{PREFIX}external");
+            left.extend(
+                names
+                    .lines()
+                    .filter(|name| !name.starts_with(&own))
+                    .map(str::to_owned),
+            );
+        }
+        Ok(left)
+    }
+}
+
 impl Drop for Stage {
     fn drop(&mut self) {
         if let Err(error) = clear() {
