@@ -10,6 +10,7 @@
 mod consequence;
 mod effective;
 mod execute;
+mod images;
 mod machine;
 mod pace;
 
@@ -105,6 +106,17 @@ struct Memory {
     aimed: Option<Aimed>,
     /// Operations of an earlier life: since when they look done, and the restarts that were counted then.
     unproven: BTreeMap<OperationId, Option<(Instant, u32)>>,
+    /// When images that nothing needs are looked for; at once when it is not known.
+    tidy_at: Option<Instant>,
+    rest: Option<Rest>,
+}
+
+/// A round that found nothing to do. As long as all of this is the same, the next one finds nothing either.
+struct Rest {
+    bundle: Digest,
+    observed: Arc<Observed>,
+    /// Commits of the ledger until then.
+    commits: u64,
 }
 
 /// What was worked out last, and from what.
@@ -171,6 +183,18 @@ impl<M: Machine> Reconciler<M> {
             self.say(|condition| condition.reason = Some("no bundle was accepted yet".to_owned()));
             return Ok(Next::After(TIMER));
         };
+        if let Some(rest) = memory.rest.take()
+            && rest.bundle == *bundle.digest()
+            && rest.commits == self.ledger.commits()
+            && memory.tidy_at.is_some_and(|at| begun < at)
+            && let Ok((observed, _)) = self.machine.observe().await
+            && Arc::ptr_eq(&observed, &rest.observed)
+        {
+            memory.rest = Some(rest);
+            self.note_idle(begun);
+            return Ok(Next::After(TIMER));
+        }
+        let commits = self.ledger.commits();
         let operations = self.begin(&bundle).await?;
         let last_good = self.ledger.last_good()?;
         let effective = match self.aim(memory, &bundle, &operations, &last_good) {
@@ -216,11 +240,18 @@ impl<M: Machine> Reconciler<M> {
         };
         self.settle(&mut memory.pace, &look).await?;
         self.note_drift(&look).await?;
-        self.publish(&memory.pace, &bundle, &look, observed, version);
+        self.publish(&memory.pace, &bundle, &look, Arc::clone(&observed), version);
         if plan.is_settled() && look.pending.is_empty() {
             self.engine_backoff.reset();
-            let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.idle_round.store(micros.max(1), Ordering::Relaxed);
+            self.note_idle(begun);
+            self.tidy(memory, &effective, &last_good, &observed).await?;
+            if incidents.is_empty() && memory.unproven.is_empty() {
+                memory.rest = Some(Rest {
+                    bundle: bundle.digest().clone(),
+                    observed,
+                    commits,
+                });
+            }
             // Back in time to see that it stayed so.
             return Ok(Next::After(if incidents.is_empty() {
                 TIMER
@@ -232,6 +263,11 @@ impl<M: Machine> Reconciler<M> {
             Next::After(pause) if proving => Next::After(pause.min(PROOF)),
             next => next,
         })
+    }
+
+    fn note_idle(&self, begun: Instant) {
+        let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.idle_round.store(micros.max(1), Ordering::Relaxed);
     }
 
     /// `open → running` for what this bundle asks; gives all operations as they are then.
@@ -432,6 +468,7 @@ impl<M: Machine> Reconciler<M> {
             };
             let stop = || bundles.has_changed().unwrap_or(true);
             let outcomes = execution.run(look.plan, &chosen, stop).await?;
+            self.remember_fetched(look.plan, &outcomes).await?;
             worked = outcomes.contains(&Outcome::Done);
             engine_away = outcomes
                 .iter()

@@ -10,6 +10,7 @@ use decnet_pki::envelope::Envelope;
 use decnet_pki::key::{HostKey, SigningKey};
 use decnet_plan::sim;
 use decnet_plan::step::Step;
+use decnet_plan::unused::Disk;
 use decnet_wire::bundle::{
     Blob, BlobKind, Bundle, Network, NetworkDriver, Operation, OperationKind, PAYLOAD_TYPE, SCHEMA, Stack,
 };
@@ -284,6 +285,10 @@ impl Machine for SimMachine {
                 what: "the simulated engine refused",
             },
         })
+    }
+
+    async fn disk(&self) -> Option<Disk> {
+        None
     }
 
     async fn expect(&self, _blobs: Vec<Blob>) {}

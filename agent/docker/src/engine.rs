@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use bollard::{API_DEFAULT_VERSION, Docker};
 use bytes::Bytes;
+use decnet_plan::unused::Disk;
+use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -110,6 +112,23 @@ impl Engine {
             )
             .await?;
         Ok(version.version.unwrap_or_default())
+    }
+
+    /// The disk that the engine keeps its images on; None where its folder cannot be seen from here.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn disk(&self) -> Result<Option<Disk>, EngineError> {
+        let what = || "ask the engine where it keeps its images".to_owned();
+        let info = self.call(LOOK, what, self.docker.info()).await?;
+        let Some(found) = info.docker_root_dir.and_then(|root| statvfs(root.as_str()).ok()) else {
+            return Ok(None);
+        };
+        let bytes = |blocks: u64| blocks.saturating_mul(found.fragment_size());
+        Ok(Some(Disk {
+            total: bytes(found.blocks()),
+            free: bytes(found.blocks_available()),
+        }))
     }
 
     /// Makes one call under a permit and a timeout.

@@ -76,6 +76,18 @@ pub struct Why {
     pub changes: Vec<FieldChange>,
 }
 
+impl PlannedStep {
+    /// A step that waits for no other and is for no stack.
+    #[must_use]
+    pub fn alone(step: Step) -> Self {
+        Self {
+            step,
+            stack: None,
+            after: Vec::new(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Blocked {

@@ -13,6 +13,7 @@ use super::LedgerError;
 use super::records::{
     AcceptedRecord, Incident, JournalEntry, LastGood, OperationRecord, OutboxState, RefusalRecord,
 };
+use decnet_plan::unused::Fetched;
 use decnet_wire::report::Event;
 
 /// A value as it lies in a table. The version is the record's own; an older one is read as long as it parses.
@@ -28,6 +29,7 @@ impl Record for LastGood {}
 impl Record for Incident {}
 impl Record for JournalEntry {}
 impl Record for Event {}
+impl Record for Fetched {}
 
 #[derive(Serialize, Deserialize)]
 struct Versioned<T> {
@@ -63,6 +65,8 @@ pub(super) const OPERATIONS: Table<&str, OperationRecord> = Table::new("operatio
 pub(super) const LAST_GOOD: Table<&str, LastGood> = Table::new("last-good");
 pub(super) const INCIDENTS: Table<&str, Incident> = Table::new("incidents");
 pub(super) const JOURNAL: Table<u64, JournalEntry> = Table::new("journal");
+/// By the name under which we have fetched or built an image.
+pub(super) const FETCHED: Table<&str, Fetched> = Table::new("fetched-images");
 /// The accepted envelope's bytes, as they came.
 const ENVELOPE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("envelope");
 
@@ -278,6 +282,7 @@ impl Tx {
         self.open(&LAST_GOOD)?;
         self.open(&INCIDENTS)?;
         self.open(&JOURNAL)?;
+        self.open(&FETCHED)?;
         self.open_definition(ENVELOPE)?;
         Ok(())
     }

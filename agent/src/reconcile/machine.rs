@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 
 use decnet_docker::{Engine, EngineError, Observer};
 use decnet_plan::step::Step;
+use decnet_plan::unused::Disk;
 use decnet_wire::bundle::Blob;
 use decnet_wire::ids::HostId;
 use decnet_wire::observed::Observed;
@@ -26,6 +27,8 @@ pub(crate) trait Machine: Send + Sync + 'static {
     fn observe(&self) -> impl Future<Output = Result<(Arc<Observed>, String), EngineError>> + Send;
     /// One step.
     fn apply(&self, step: &Step) -> impl Future<Output = Result<(), EngineError>> + Send;
+    /// The disk that the engine keeps images on, where that can be seen.
+    fn disk(&self) -> impl Future<Output = Option<Disk>> + Send;
     /// From now on, steps may name these blobs.
     fn expect(&self, blobs: Vec<Blob>) -> impl Future<Output = ()> + Send;
 }
@@ -150,6 +153,11 @@ impl Machine for DockerMachine {
         // A step that failed may have changed something as well.
         observer.touched(step);
         result
+    }
+
+    async fn disk(&self) -> Option<Disk> {
+        let (observer, _) = self.observer().await.ok()?;
+        observer.engine().disk().await.ok().flatten()
     }
 
     async fn expect(&self, blobs: Vec<Blob>) {

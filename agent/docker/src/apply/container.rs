@@ -72,7 +72,8 @@ impl Engine {
             resolved.containers.insert(owner.to_owned(), id);
         }
         let created = match self.create(spec, name, &resolved).await {
-            // What was known of the image or of a container is not so any more.
+            // What was known of the image or of a container is not so any more. The engine does not look for the owner
+            // of a network namespace until the start; one that has gone since the last look is seen at the next.
             Err(error) if is_absent(&error) => {
                 resolved.image = self.ask_image_of(spec).await?;
                 for (owner, id) in &mut resolved.containers {

@@ -58,7 +58,10 @@ async fn a_folder_becomes_an_image_that_runs_with_every_option() {
     let tag = |n: u8| format!("decnet-test/{}-built:{n}", lab.tag);
     let mut spec = spec(tag(1), context, path);
     spec.tags.push(tag(2));
-    spec.args = BTreeMap::from([("WHO".to_owned(), Some("me".to_owned())), ("NONE".to_owned(), None)]);
+    spec.args = BTreeMap::from([
+        ("WHO".to_owned(), Some("me".to_owned())),
+        ("NONE".to_owned(), None),
+    ]);
     spec.labels = BTreeMap::from([("more".to_owned(), "x".to_owned())]);
     spec.target = Some("one".to_owned());
     spec.network = Some("none".to_owned());
@@ -71,7 +74,9 @@ async fn a_folder_becomes_an_image_that_runs_with_every_option() {
     let engine = lab
         .engine
         .clone()
-        .with_progress(Arc::new(move |progress: Progress| sink.lock().unwrap().push(progress)));
+        .with_progress(Arc::new(move |progress: Progress| {
+            sink.lock().unwrap().push(progress)
+        }));
     engine.apply(&build(&spec), &lab).await.unwrap();
     let told = told.lock().unwrap();
     let said = |words: &str| {
@@ -134,7 +139,9 @@ async fn a_build_that_fails_says_what_the_builder_said() {
     let context = BuildContext::Folder {
         path: folder.path().display().to_string(),
     };
-    let inline = |text: &str| Dockerfile::Inline { text: text.to_owned() };
+    let inline = |text: &str| Dockerfile::Inline {
+        text: text.to_owned(),
+    };
     let tag = format!("decnet-test/{}-bad:1", lab.tag);
     let mut bad = spec(tag, context, inline("FROM scratch\nCOPY missing /\n"));
     let error = lab.apply(&build(&bad)).await.unwrap_err();

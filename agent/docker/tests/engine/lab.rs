@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bollard::Docker;
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
-    ListContainersOptions, ListImagesOptions, ListNetworksOptions, ListVolumesOptions, RemoveContainerOptions,
-    RemoveImageOptions, RemoveVolumeOptions,
+    ListContainersOptions, ListImagesOptions, ListNetworksOptions, ListVolumesOptions,
+    RemoveContainerOptions, RemoveImageOptions, RemoveVolumeOptions,
 };
 use decnet_docker::{BlobSource, Engine, EngineError};
 use decnet_plan::desired::Desired;
@@ -295,9 +295,9 @@ pub(crate) fn start(name: &str, settle_ms: u64) -> Step {
 
 impl BlobSource for Lab {
     async fn open(&self, digest: &Digest) -> io::Result<tokio::fs::File> {
-        let images = self.images.iter().map(|image| &image.bytes);
-        let mut all = images.chain(&self.blobs);
-        let bytes = all.find(|bytes| sha256(bytes) == *digest);
+        let image = self.images.iter().find(|image| image.blob.digest == *digest);
+        let other = || self.blobs.iter().find(|bytes| sha256(bytes) == *digest);
+        let bytes = image.map(|image| &image.bytes).or_else(other);
         let bytes = bytes.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such blob"))?;
         let mut file = tempfile::tempfile()?;
         io::Write::write_all(&mut file, bytes)?;
@@ -359,10 +359,14 @@ async fn clean_up(docker: &Docker, host: HostId, images: &[String]) {
     let volumes = docker.list_volumes(None::<ListVolumesOptions>).await.unwrap();
     let volumes = volumes.volumes.unwrap_or_default().into_iter();
     for volume in volumes.filter(|volume| volume.name.starts_with(tag.as_str())) {
-        let _ = docker.remove_volume(&volume.name, None::<RemoveVolumeOptions>).await;
+        let _ = docker
+            .remove_volume(&volume.name, None::<RemoveVolumeOptions>)
+            .await;
     }
     let named = docker.list_images(None::<ListImagesOptions>).await.unwrap();
-    let named = named.into_iter().flat_map(|image| [image.repo_tags, image.repo_digests].concat());
+    let named = named
+        .into_iter()
+        .flat_map(|image| [image.repo_tags, image.repo_digests].concat());
     let named: Vec<String> = named.filter(|name| name.contains(&format!("/{tag}"))).collect();
     for image in named.iter().chain(images) {
         let options = RemoveImageOptions {

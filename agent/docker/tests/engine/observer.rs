@@ -43,7 +43,9 @@ impl Line {
             while let Ok((client, _)) = listener.accept().await {
                 let (log, gone) = (Arc::clone(&log), Arc::clone(&gone));
                 tokio::spawn(async move {
-                    let Ok(engine) = UnixStream::connect(SOCKET).await else { return };
+                    let Ok(engine) = UnixStream::connect(SOCKET).await else {
+                        return;
+                    };
                     let (mut from_client, mut to_client) = client.into_split();
                     let (mut from_engine, mut to_engine) = engine.into_split();
                     let up = async {
@@ -102,7 +104,8 @@ impl Watch {
         let lab = Lab::new().await;
         let lan = lab.bridge();
         let services = [("ssh", json!({})), ("http", json!({}))];
-        lab.converge(&lab.desire(&[&lan], &[("web", lab.decky(&lan, 5, &services))])).await;
+        lab.converge(&lab.desire(&[&lan], &[("web", lab.decky(&lan, 5, &services))]))
+            .await;
         let line = Line::new();
         let engine = Engine::connect(&line.socket).await.unwrap();
         let observer = Arc::new(Observer::new(engine, lab.host, timer));
@@ -162,10 +165,17 @@ async fn what_happens_is_seen_and_nothing_else_is_asked_about() {
 
     let woken = watch.wakes.load(Ordering::SeqCst);
     docker.pause_container(&ssh).await.unwrap();
-    until("it wakes", || async { watch.wakes.load(Ordering::SeqCst) > woken }).await;
+    until("it wakes", || async {
+        watch.wakes.load(Ordering::SeqCst) > woken
+    })
+    .await;
     watch.line.asked();
     let seen = watch.observer.observe().await.unwrap();
-    let of_ssh = seen.containers.iter().find(|container| container.name == ssh).unwrap();
+    let of_ssh = seen
+        .containers
+        .iter()
+        .find(|container| container.name == ssh)
+        .unwrap();
     assert_eq!(of_ssh.state, ContainerState::Paused);
     let asked = watch.line.asked();
     let whole = |line: &&String| line.contains("/containers/json") || line.contains("/networks");
@@ -182,7 +192,10 @@ async fn what_happens_is_seen_and_nothing_else_is_asked_about() {
         force: true,
         ..RemoveContainerOptions::default()
     };
-    docker.remove_container(&format!("{ssh}-moved"), Some(force)).await.unwrap();
+    docker
+        .remove_container(&format!("{ssh}-moved"), Some(force))
+        .await
+        .unwrap();
     let seen = watch.agrees("after a removal").await;
     assert_eq!(seen.containers.len(), 2);
     watch.quiet().await;
@@ -201,7 +214,11 @@ async fn a_base_that_was_restarted_is_seen_by_its_own_event() {
         .unwrap();
     let seen = watch.agrees("after the restart").await;
     let ssh = watch.lab.name("web", "ssh");
-    let ssh = seen.containers.iter().find(|container| container.name == ssh).unwrap();
+    let ssh = seen
+        .containers
+        .iter()
+        .find(|container| container.name == ssh)
+        .unwrap();
     assert_eq!(ssh.joined, None);
 }
 
@@ -209,7 +226,11 @@ async fn a_base_that_was_restarted_is_seen_by_its_own_event() {
 async fn an_event_that_was_lost_is_made_up_for_by_the_timer() {
     let watch = Watch::new(Duration::from_millis(1500)).await;
     // Nobody follows from here on, as if every event were lost; and nobody says so.
-    let deaf = Observer::new(watch.observer.engine().clone(), watch.lab.host, Duration::from_secs(600));
+    let deaf = Observer::new(
+        watch.observer.engine().clone(),
+        watch.lab.host,
+        Duration::from_secs(600),
+    );
     deaf.observe().await.unwrap();
     let http = watch.lab.name("web", "http");
     watch
@@ -219,18 +240,28 @@ async fn an_event_that_was_lost_is_made_up_for_by_the_timer() {
         .await
         .unwrap();
     let state = |observed: &Observed| {
-        let found = observed.containers.iter().find(|container| container.name == http);
+        let found = observed
+            .containers
+            .iter()
+            .find(|container| container.name == http);
         found.unwrap().state.clone()
     };
     // An observer that hears nothing reads the lists every time.
     until("the deaf one sees it", || async {
-        matches!(state(&*deaf.observe().await.unwrap()), ContainerState::Exited { code: 137 })
+        matches!(
+            state(&*deaf.observe().await.unwrap()),
+            ContainerState::Exited { code: 137 }
+        )
     })
     .await;
     watch.line.asked();
     until("the timer is over", || async {
         watch.observer.observe().await.unwrap();
-        watch.line.asked().iter().any(|line| line.contains("/containers/json"))
+        watch
+            .line
+            .asked()
+            .iter()
+            .any(|line| line.contains("/containers/json"))
     })
     .await;
     watch.agrees("in the end").await;
@@ -255,7 +286,11 @@ async fn a_silent_restart_is_seen_at_the_next_list() {
     let seen = observer.observe().await.unwrap();
     assert_eq!(seen.containers, lab.observe().await.containers);
     let ssh = lab.name("web", "ssh");
-    assert!(seen.containers.iter().any(|container| container.name == ssh && container.joined.is_none()));
+    assert!(
+        seen.containers
+            .iter()
+            .any(|container| container.name == ssh && container.joined.is_none())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -307,7 +342,8 @@ async fn a_glance_sees_what_a_look_sees_with_fewer_calls() {
     lab.load().await;
     let spec = |name: &str| {
         let mut spec = lab.spec(name);
-        spec.labels.insert(decnet_plan::labels::SPEC.to_owned(), "{}".to_owned());
+        spec.labels
+            .insert(decnet_plan::labels::SPEC.to_owned(), "{}".to_owned());
         spec
     };
     let (base, mut joins, ended) = (spec("base"), spec("joins"), spec("ended"));
@@ -326,8 +362,13 @@ async fn a_glance_sees_what_a_look_sees_with_fewer_calls() {
     let seen = engine.glance(lab.host).await.unwrap();
     assert_eq!(seen.containers, lab.observe().await.containers);
     let asked = line.asked();
-    let inspected = asked.iter().filter(|line| line.contains("/containers/") && !line.contains("/containers/json"));
+    let inspected = asked
+        .iter()
+        .filter(|line| line.contains("/containers/") && !line.contains("/containers/json"));
     assert_eq!(inspected.count(), 1, "{asked:?}");
-    let mut joined = seen.containers.iter().filter_map(|container| container.joined.as_ref());
+    let mut joined = seen
+        .containers
+        .iter()
+        .filter_map(|container| container.joined.as_ref());
     assert!(joined.next().is_some());
 }

@@ -70,7 +70,10 @@ impl Registry {
         let digest = sha256(&manifest).to_string();
         let mut answers = self.answers.lock().unwrap();
         for version in [tag, &digest] {
-            answers.insert(format!("/v2/{name}/manifests/{version}"), (MANIFEST, manifest.clone()));
+            answers.insert(
+                format!("/v2/{name}/manifests/{version}"),
+                (MANIFEST, manifest.clone()),
+            );
         }
         for bytes in [&image.config, &image.layer] {
             let path = format!("/v2/{name}/blobs/{}", sha256(bytes));
@@ -136,7 +139,9 @@ async fn a_tag_is_pulled_with_its_layers_told_and_asked_for_again_only_on_demand
     let engine = lab
         .engine
         .clone()
-        .with_progress(Arc::new(move |progress: Progress| sink.lock().unwrap().push(progress)));
+        .with_progress(Arc::new(move |progress: Progress| {
+            sink.lock().unwrap().push(progress)
+        }));
     engine.apply(&pull(&reference, false, false), &lab).await.unwrap();
     let layers = told.lock().unwrap().clone();
     let complete = |progress: &Progress| {
@@ -144,7 +149,10 @@ async fn a_tag_is_pulled_with_its_layers_told_and_asked_for_again_only_on_demand
             if *image == reference && state == "Pull complete")
     };
     assert!(layers.iter().any(complete), "{layers:?}");
-    assert_eq!(lab.docker.inspect_image(&reference).await.unwrap().id.unwrap(), first.id);
+    assert_eq!(
+        lab.docker.inspect_image(&reference).await.unwrap().id.unwrap(),
+        first.id
+    );
 
     let before = registry.asked();
     lab.apply(&pull(&reference, false, false)).await.unwrap();
@@ -152,7 +160,10 @@ async fn a_tag_is_pulled_with_its_layers_told_and_asked_for_again_only_on_demand
     let second = image(&format!("{name}:two"), &json!({}));
     registry.serve(&name, "1", &second);
     lab.apply(&pull(&reference, true, false)).await.unwrap();
-    assert_eq!(lab.docker.inspect_image(&reference).await.unwrap().id.unwrap(), second.id);
+    assert_eq!(
+        lab.docker.inspect_image(&reference).await.unwrap().id.unwrap(),
+        second.id
+    );
     lab.images.extend([first, second]);
 }
 
@@ -173,11 +184,17 @@ async fn a_digest_is_pulled_and_one_that_does_not_fit_is_refused() {
     registry.answers.lock().unwrap().insert(path.clone(), wrong);
     let error = lab.apply(&pull(&reference, false, false)).await.unwrap_err();
     assert!(!error.retryable(), "{error:?}");
-    assert!(lab.docker.inspect_image(&other.id).await.is_err(), "nothing of it is kept");
+    assert!(
+        lab.docker.inspect_image(&other.id).await.is_err(),
+        "nothing of it is kept"
+    );
 
     registry.answers.lock().unwrap().insert(path, right);
     lab.apply(&pull(&reference, false, false)).await.unwrap();
-    assert_eq!(lab.docker.inspect_image(&reference).await.unwrap().id.unwrap(), good.id);
+    assert_eq!(
+        lab.docker.inspect_image(&reference).await.unwrap().id.unwrap(),
+        good.id
+    );
     lab.images.extend([good, other]);
 }
 

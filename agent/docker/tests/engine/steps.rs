@@ -31,7 +31,9 @@ async fn a_volume_is_made_once_and_goes_once() {
     let lab = Lab::new().await;
     let volume = volume(&lab);
     let (make, remove) = (
-        Step::CreateVolume { volume: volume.clone() },
+        Step::CreateVolume {
+            volume: volume.clone(),
+        },
         Step::RemoveVolume {
             name: volume.name.clone(),
         },
@@ -48,7 +50,13 @@ async fn a_volume_is_made_once_and_goes_once() {
     for _ in 0..2 {
         lab.apply(&remove).await.unwrap();
     }
-    assert!(lab.observe().await.volumes.iter().all(|seen| seen.name != volume.name));
+    assert!(
+        lab.observe()
+            .await
+            .volumes
+            .iter()
+            .all(|seen| seen.name != volume.name)
+    );
 }
 
 #[tokio::test]
@@ -61,7 +69,9 @@ async fn somebody_elses_volume_is_neither_taken_nor_removed() {
     };
     lab.docker.create_volume(request).await.unwrap();
     let steps = [
-        Step::CreateVolume { volume: volume.clone() },
+        Step::CreateVolume {
+            volume: volume.clone(),
+        },
         Step::RemoveVolume {
             name: volume.name.clone(),
         },
@@ -105,16 +115,25 @@ async fn a_wait_ends_with_the_work_and_tells_how_it_failed() {
     }
     let name = |name: &str| lab.spec(name).name;
     lab.apply(&completed(&name("good"), None, false)).await.unwrap();
-    let error = lab.apply(&completed(&name("bad"), None, false)).await.unwrap_err();
+    let error = lab
+        .apply(&completed(&name("bad"), None, false))
+        .await
+        .unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("exit code 4") && text.contains("flux capacitor"), "{text}");
+    assert!(
+        text.contains("exit code 4") && text.contains("flux capacitor"),
+        "{text}"
+    );
     assert!(!error.retryable());
     lab.apply(&completed(&name("bad"), None, true)).await.unwrap();
 
     let endless = lab.spec("endless");
     lab.create(&endless).await;
     lab.apply(&start(&endless.name, 0)).await.unwrap();
-    let error = lab.apply(&completed(&endless.name, Some(1), false)).await.unwrap_err();
+    let error = lab
+        .apply(&completed(&endless.name, Some(1), false))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("still runs after 1 s"), "{error}");
 }
 
@@ -142,7 +161,11 @@ async fn health_is_waited_for_and_its_lack_is_told() {
         lab.apply(&start(&spec.name, 0)).await.unwrap();
     }
     lab.apply(&healthy(&good.name, false)).await.unwrap();
-    for (spec, word) in [(&bad, "fails"), (&unchecked, "no health check"), (&ends, "exit code 3")] {
+    for (spec, word) in [
+        (&bad, "fails"),
+        (&unchecked, "no health check"),
+        (&ends, "exit code 3"),
+    ] {
         let error = lab.apply(&healthy(&spec.name, false)).await.unwrap_err();
         assert!(error.to_string().contains(word), "{error}");
         lab.apply(&healthy(&spec.name, true)).await.unwrap();
@@ -251,14 +274,15 @@ async fn an_owner_that_was_made_anew_behind_our_back_is_found_by_its_name() {
         .unwrap();
     other.apply(&create(&owner), &lab).await.unwrap();
     let mut spec = lab.spec("a");
-    spec.network = decnet_plan::step::NetworkMode::Container {
-        name: owner.name.clone(),
-    };
+    spec.volumes_from = vec![decnet_plan::step::VolumesFrom {
+        container: owner.name.clone(),
+        read_only: false,
+        foreign: false,
+    }];
     let made = lab.create(&spec).await;
     let second = lab.inspect(&owner.name).await.id.unwrap();
     assert_ne!(first, second);
-    let mode = made.host_config.unwrap().network_mode.unwrap();
-    assert_eq!(mode, format!("container:{second}"));
+    assert_eq!(made.host_config.unwrap().volumes_from.unwrap(), [second]);
 }
 
 #[tokio::test]
