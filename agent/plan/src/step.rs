@@ -84,6 +84,7 @@ impl PlannedStep {
             step,
             stack: None,
             after: Vec::new(),
+            why: None,
         }
     }
 }

@@ -125,10 +125,9 @@ fn needed(effective: &Effective, last_good: &BTreeMap<StackName, LastGood>) -> B
         .flat_map(|(_, _, spec)| spec.image.iter().cloned())
         .collect();
     for blob in last_good.values().flat_map(|good| &good.blobs) {
-        if let BlobKind::ImageArchive { reference, image_ids } = &blob.kind {
-            needed.insert(reference.clone());
-            needed.extend(image_ids.iter().map(ToString::to_string));
-        }
+        let BlobKind::ImageArchive { reference, image_ids } = &blob.kind;
+        needed.insert(reference.clone());
+        needed.extend(image_ids.iter().map(ToString::to_string));
     }
     needed
 }

@@ -228,6 +228,7 @@ fn reduce_endpoint(endpoint: &mut Value, short_id: &str, asked_mac: &Value) {
         .any(|pool| text(endpoint, "/Gateway").starts_with(pool))
     {
         endpoint["Gateway"] = json!("<pool>");
+        endpoint["IPPrefixLen"] = json!("<pool>");
     }
     let v6 = text(endpoint, "/GlobalIPv6Address");
     if text(endpoint, "/IPAMConfig/IPv6Address").is_empty() && !v6.is_empty() {

@@ -167,34 +167,36 @@ pub fn load(inputs: &Inputs, files: &dyn Files) -> Result<Loaded, Vec<LoadError>
         Err(error) => return Err(loader.sink.into_errors(Some(error))),
     };
     let mut sources = Vec::new();
-    for (path, shown) in std::mem::take(&mut settings.files) {
-        loader.show_as(&path, &shown);
+    let mut shown = Vec::new();
+    for (path, name) in std::mem::take(&mut settings.files) {
+        loader.show_as(&path, &name);
+        shown.push(name);
         let documents = loader.documents(&path, None).unwrap_or_default();
         sources.push((path, documents));
     }
-    let whole: Vec<Tree> = sources
+    let names: Vec<Tree> = sources
         .iter()
-        .flat_map(|(_, documents)| documents.iter().cloned())
+        .flat_map(|(_, documents)| documents)
+        .filter_map(|document| document.get("name").cloned())
         .collect();
-    let project_name = match loader.name(&settings, &whole) {
+    let project_name = match loader.name(&settings, &names) {
         Ok(name) => name,
         Err(error) => return Err(loader.sink.into_errors(Some(error))),
     };
-    drop(whole);
     let mut environment = settings.environment;
     environment.insert("COMPOSE_PROJECT_NAME".to_owned(), project_name.clone());
     let context = loader.context(settings.directory.clone(), environment.clone(), Vec::new());
     let mut document = loader.model(sources, &context);
     if document.as_map().is_none_or(BTreeMap::is_empty) && !loader.sink.has_errors() {
-        let problem = "the files say nothing: a project needs services".to_owned();
+        let problem = format!("{}: says nothing: a project needs services", shown.join(", "));
         loader.sink.fail_at(None, String::new(), problem);
     }
 
     check::attributes(&document, &mut loader.sink);
     values::document(&mut document, &mut loader.sink);
+    check::resources(&document, &mut loader.sink);
     normalise::document(&mut document, &project_name);
     if !loader.sink.has_errors() {
-        check::resources(&document, &mut loader.sink);
         let inactive = check::profiles(&mut document, &settings.profiles);
         check::references(&mut document, &inactive, &mut loader.sink);
         loader.fold_files(&mut document, &environment);

@@ -19,7 +19,7 @@ const SERVICE: [(&str, Rule); 27] = [
     ("depends_on", depends_on),
     ("deploy", deploy),
     ("devices", devices),
-    ("dns", one_or_many),
+    ("dns", dns),
     ("dns_opt", texts),
     ("dns_search", one_or_many),
     ("env_file", env_file),
@@ -100,7 +100,11 @@ fn rules(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink, rules: &[(&str, Ru
 
 /// Reports a value of the wrong kind and takes it out of the way.
 fn wrong(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink, wanted: &str) {
-    let problem = format!("must be {wanted}, not {}", tree.what());
+    let hint = match (wanted, tree.scalar()) {
+        ("text", Some(_)) => ": put it in quotes",
+        _ => "",
+    };
+    let problem = format!("must be {wanted}, not {}{hint}", tree.what());
     sink.fail(tree.at, trail, problem);
     tree.kind = Kind::Null;
 }
@@ -190,10 +194,18 @@ fn one_or_many(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
     texts(tree, trail, sink);
 }
 
+/// An empty server, such as of a variable that is not set, is none.
+fn dns(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
+    one_or_many(tree, trail, sink);
+    if let Some(list) = tree.as_list_mut() {
+        list.retain(|item| item.as_text() != Some(""));
+    }
+}
+
 fn texts(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
     items(tree, trail, sink, |item, trail, sink| {
         if item.as_text().is_none() {
-            wrong(item, trail, sink, "text: put it in quotes");
+            wrong(item, trail, sink, "text");
         }
     });
 }
@@ -282,9 +294,8 @@ fn env_file(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
             item.kind = Kind::Map(Map::from([("path".to_owned(), path)]));
         }
         Kind::Map(map) => {
-            if !map.get("path").is_some_and(|path| path.as_text().is_some()) {
+            if map.get("path").is_none_or(|path| path.as_text().is_none()) {
                 sink.fail(item.at, trail, "needs a path");
-                item.kind = Kind::Null;
             }
         }
         _ => wrong(
@@ -303,9 +314,8 @@ fn file_references(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
             item.kind = Kind::Map(Map::from([("source".to_owned(), source)]));
         }
         Kind::Map(map) => {
-            if !map.get("source").is_some_and(|source| source.as_text().is_some()) {
+            if map.get("source").is_none_or(|source| source.as_text().is_none()) {
                 sink.fail(item.at, trail, "needs a source");
-                item.kind = Kind::Null;
             }
         }
         _ => wrong(item, trail, sink, "a name, or a mapping with source and target"),
@@ -385,9 +395,8 @@ fn ports(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
                 }
                 if map.get("target").is_none_or(Tree::is_null) {
                     sink.fail(item.at, &trail, "needs a target: the port inside the container");
-                } else {
-                    ports.push(item);
                 }
+                ports.push(item);
                 continue;
             }
             Kind::Text(text) => text.clone(),
@@ -416,7 +425,6 @@ fn volumes(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
             let target = map.get("target").and_then(Tree::as_text);
             if target.is_none_or(str::is_empty) {
                 sink.fail(item.at, trail, "needs a target: the path inside the container");
-                item.kind = Kind::Null;
             }
         }
         Kind::Text(text) => match short::mount(text, item.at) {
@@ -438,9 +446,8 @@ fn volumes(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
 fn devices(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
     items(tree, trail, sink, |item, trail, sink| match &item.kind {
         Kind::Map(map) => {
-            if !map.get("source").is_some_and(|source| source.as_text().is_some()) {
+            if map.get("source").is_none_or(|source| source.as_text().is_none()) {
                 sink.fail(item.at, trail, "needs a source: the device on the host");
-                item.kind = Kind::Null;
             }
         }
         Kind::Text(text) => match short::device(text, item.at) {

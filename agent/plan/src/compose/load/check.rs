@@ -26,7 +26,7 @@ fn walk(tree: &Tree, branch: &Branch, trail: &Trail<'_>, sink: &mut Sink) {
                     continue;
                 };
                 if let Some(Support::Refused(reason)) = inner.support() {
-                    sink.fail(value.at, &trail, format!("not supported: {reason}"));
+                    sink.refuse(value.at, &trail, reason);
                 } else if value.is_null() && !may_be_null(&trail.to_string()) {
                     sink.fail(value.at, &trail, "has no value: give it one, or remove it");
                 } else {
@@ -187,7 +187,7 @@ fn one_service(
         );
     }
     for (network, entry) in service.entries("networks") {
-        if !known("networks", network) {
+        if service.get("network_mode").is_none() && !known("networks", network) {
             let problem = format!("there is no network {network}: add it to the top-level networks");
             let trail = trail.key("networks");
             sink.fail(entry.at, &trail.key(network), problem);
@@ -405,9 +405,11 @@ pub(super) fn resources(document: &Tree, sink: &mut Sink) {
             if sources.is_empty() || resource.get("driver").is_some() {
                 continue;
             }
+            // Where a variable gives it, the content is that variable's.
+            let variable = resource.get("environment").is_some();
             match sources
                 .iter()
-                .filter(|source| resource.get(source).is_some())
+                .filter(|source| resource.get(source).is_some() && !(variable && **source == "content"))
                 .count()
             {
                 0 => sink.fail(

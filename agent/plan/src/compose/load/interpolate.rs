@@ -56,7 +56,7 @@ pub(super) type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 /// Replaces the variables in one text. Names without a value and without a word for that case go to `unset`.
 ///
 /// # Errors
-/// A dollar that starts nothing, an open brace, a required variable without a value.
+/// An open brace, a form that does not exist, a required variable without a value.
 pub(super) fn text(
     template: &str,
     lookup: &Lookup<'_>,
@@ -93,19 +93,14 @@ fn expand(
                 &behind[end + 1..]
             }
             _ => {
-                let length = name_length(behind);
-                if length == 0 {
-                    let shown: String = behind.chars().take(8).collect();
-                    return Err(format!(
-                        "${shown}: no variable starts like this: write $$ for a dollar"
-                    ));
-                }
-                let name = &behind[..length];
+                let (name, behind) = behind.split_at(name_length(behind));
                 match lookup(name) {
+                    // A dollar that starts no name is one.
+                    _ if name.is_empty() => out.push('$'),
                     Some(value) => out.push_str(&value),
                     None => drop(unset.insert(name.to_owned())),
                 }
-                &behind[length..]
+                behind
             }
         };
         if out.len() > MAX_VALUE {
@@ -233,6 +228,9 @@ mod tests {
             ("${UNSET:-/path:/other}", "/path:/other"),
             ("${UNSET:-$$5}", "$5"),
             ("${A}}", "a}"),
+            ("a$", "a$"),
+            ("$5 $", "$5 $"),
+            ("${UNSET:-$}", "$"),
             ("ä$A", "äa"),
         ] {
             assert_eq!(expand(template).as_deref(), Ok(value), "{template}");
@@ -245,8 +243,6 @@ mod tests {
             ("${UNSET:?say it}", "the variable UNSET must be set: say it"),
             ("${EMPTY:?}", "the variable EMPTY must be set"),
             ("${UNSET?$A}", "the variable UNSET must be set: a"),
-            ("a$", "$: no variable starts like this: write $$ for a dollar"),
-            ("$5", "$5: no variable starts like this: write $$ for a dollar"),
             ("${A", "${A: the brace is not closed: add }"),
             ("${}", "${}: no variable is named like this: use A-Z, 0-9 and _"),
             (

@@ -44,11 +44,15 @@ pub(super) fn environment(document: &mut Tree, environment: &BTreeMap<String, St
                 .cloned();
             if let (Some(value), Some(map)) = (value, object.as_map_mut()) {
                 let at = map.get("environment").map_or_else(At::default, |node| node.at);
-                map.insert("content".to_owned(), Tree::text(at, value));
+                map.insert(VALUE.to_owned(), Tree::text(at, value));
             }
         }
     }
 }
+
+/// Where the value of an object's variable waits until the attributes are checked: `content` is one that a config may
+/// have and a secret may not.
+const VALUE: &str = "x-value";
 
 fn inherit(tree: &mut Tree, key: &str, environment: &BTreeMap<String, String>) {
     for (name, value) in tree.get_mut(key).and_then(Tree::as_map_mut).into_iter().flatten() {
@@ -109,6 +113,11 @@ pub(super) fn document(document: &mut Tree, project: &str) {
             if resource.is_null() {
                 *resource = Tree::map(resource.at);
             }
+            if let Some(map) = resource.as_map_mut()
+                && let Some(value) = map.remove(VALUE)
+            {
+                map.insert("content".to_owned(), value);
+            }
             let external = matches!(resource.get("external").map(|e| &e.kind), Some(Kind::Bool(true)));
             let name = if external {
                 key.clone()
@@ -151,7 +160,10 @@ fn dependencies(service: &mut Tree) {
     let mut implied: Vec<(String, At, bool)> = Vec::new();
     for link in service.items("links") {
         if let Some(text) = link.as_text() {
-            let name = text.split_once(':').map_or(text, |(name, _)| name);
+            let name = match text.split_once(':') {
+                Some((name, alias)) if !alias.contains(':') => name,
+                _ => text,
+            };
             implied.push((name.to_owned(), link.at, true));
         }
     }

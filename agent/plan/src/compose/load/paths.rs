@@ -88,13 +88,19 @@ impl Base<'_> {
 
     fn text(self, tree: &mut Tree) {
         if let Kind::Text(path) = &mut tree.kind {
-            *path = self.resolve(path);
+            *path = match path.is_empty() {
+                true => self.directory.to_owned(),
+                false => self.resolve(path),
+            };
         }
     }
 
     /// A build context may be an address.
     fn context(self, tree: &mut Tree) {
-        if tree.as_text().is_some_and(|text| !is_remote(text)) {
+        if tree
+            .as_text()
+            .is_some_and(|text| !text.is_empty() && !is_remote(text))
+        {
             self.text(tree);
         }
     }

@@ -1,6 +1,6 @@
 //! Settings of the project as a whole: which files, which environment, which name, which profiles.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::loader::Loader;
@@ -193,23 +193,12 @@ impl Loader<'_> {
     }
 
     /// The name that the files give, the last of them first, or else the directory's.
-    pub(super) fn name(&mut self, settings: &Settings, documents: &[Tree]) -> Result<String, LoadError> {
+    pub(super) fn name(&mut self, settings: &Settings, names: &[Tree]) -> Result<String, LoadError> {
         if let Some(name) = &settings.name {
             return Ok(name.clone());
         }
-        let given = documents.iter().rev().find_map(|document| document.get("name"));
-        let Some(given) = given.filter(|name| name.as_text() != Some("")) else {
-            let folder = settings
-                .directory
-                .rsplit('/')
-                .next()
-                .unwrap_or_default()
-                .to_lowercase();
-            let name: String = folder
-                .chars()
-                .filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-'))
-                .collect();
-            let name = name.trim_start_matches(['_', '-']).to_owned();
+        let Some(given) = names.iter().rev().find(|name| name.as_text() != Some("")) else {
+            let name = normalised(settings.directory.rsplit('/').next().unwrap_or_default());
             return match name.is_empty() {
                 true => Err(failure(
                     "the project has no name: give one with -p, or write name: in the file",
@@ -226,15 +215,26 @@ impl Loader<'_> {
             .as_text()
             .ok_or_else(|| error(format!("must be text, not {}: put it in quotes", given.what())))?;
         let lookup = |name: &str| settings.environment.get(name).cloned();
-        let name = interpolate::text(template, &lookup, &mut Default::default()).map_err(&error)?;
-        match is_name(&name) {
-            true => Ok(name),
-            false => Err(error(format!("{name:?} {NAME_RULE}"))),
+        let given = interpolate::text(template, &lookup, &mut BTreeSet::new()).map_err(&error)?;
+        let name = normalised(&given);
+        match name.is_empty() {
+            true => Err(error(format!("{given:?} {NAME_RULE}"))),
+            false => Ok(name),
         }
     }
 }
 
 const NAME_RULE: &str = "is no project name: use a-z, 0-9, '_' and '-', and begin with a letter or number";
+
+/// What is left of a text when it is to be a name, as Compose does it with a directory's and with `name`.
+fn normalised(text: &str) -> String {
+    let name: String = text
+        .to_lowercase()
+        .chars()
+        .filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-'))
+        .collect();
+    name.trim_start_matches(['_', '-']).to_owned()
+}
 
 /// Compose Specification, "Version and name": the pattern of a project's name.
 fn is_name(name: &str) -> bool {

@@ -20,7 +20,7 @@ pub(super) struct Budget {
 impl Default for Budget {
     fn default() -> Self {
         Self {
-            nodes: 1_000_000,
+            nodes: 500_000,
             bytes: 32 << 20,
         }
     }
@@ -61,7 +61,16 @@ impl Sink {
     }
 
     pub(super) fn fail(&mut self, at: At, trail: &Trail<'_>, problem: impl Into<String>) {
-        self.fail_at(self.position(at), trail.to_string(), problem.into());
+        // What is wrong inside an attribute that is refused anyway is of no interest.
+        if !trail.is_refused() {
+            self.fail_at(self.position(at), trail.to_string(), problem.into());
+        }
+    }
+
+    /// An attribute that is refused.
+    pub(super) fn refuse(&mut self, at: At, trail: &Trail<'_>, reason: &str) {
+        let problem = format!("not supported: {reason}");
+        self.fail_at(self.position(at), trail.to_string(), problem);
     }
 
     /// One line, and one error for one place and path: the first is the cause.

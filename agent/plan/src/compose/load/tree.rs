@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde_json::Value;
 
+use super::super::attributes::{Branch, Support};
 use super::sink::Sink;
 use super::{Position, Positions};
 
@@ -284,6 +285,27 @@ impl<'a> Trail<'a> {
 
     pub(super) fn item(&'a self, index: usize) -> Self {
         Self::Item(self, index)
+    }
+
+    /// Whether this is an attribute that the table refuses, or lies in one.
+    pub(super) fn is_refused(&self) -> bool {
+        self.branch().1
+    }
+
+    fn branch(&self) -> (Option<&'static Branch>, bool) {
+        let (branch, refused) = match self {
+            Self::Root => return (Some(Branch::root()), false),
+            Self::Key(parent, key) => {
+                let (outer, refused) = parent.branch();
+                (outer.and_then(|outer| outer.key(key)), refused)
+            }
+            Self::Item(parent, _) => {
+                let (outer, refused) = parent.branch();
+                (outer.and_then(Branch::item), refused)
+            }
+        };
+        let refuses = matches!(branch.and_then(Branch::support), Some(Support::Refused(_)));
+        (branch, refused || refuses)
     }
 }
 

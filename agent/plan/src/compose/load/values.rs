@@ -358,7 +358,11 @@ fn apply(tree: &mut Tree, trail: &Trail<'_>, form: Form, sink: &mut Sink) {
         Some(text) => format!("{text:?}"),
         None => tree.what().to_owned(),
     };
-    sink.fail(tree.at, trail, format!("must be {wanted}, not {given}"));
+    let hint = match (wanted, tree.scalar()) {
+        ("text", Some(_)) => ": put it in quotes",
+        _ => "",
+    };
+    sink.fail(tree.at, trail, format!("must be {wanted}, not {given}{hint}"));
     tree.kind = Kind::Null;
 }
 
@@ -367,7 +371,10 @@ fn entries(map: &mut Map, trail: &Trail<'_>, form: Form, sink: &mut Sink) {
         let trail = trail.key(key);
         match form {
             Ulimits if value.as_map().is_some() => {
-                forms(value, &trail, &[("soft", Int), ("hard", Int)], sink)
+                forms(value, &trail, &[("soft", Int), ("hard", Int)], sink);
+                if value.get("soft").is_none() || value.get("hard").is_none() {
+                    sink.fail(value.at, &trail, "needs both soft and hard");
+                }
             }
             Ulimits => apply(value, &trail, Int, sink),
             _ if value.is_null() => value.kind = Kind::Text(String::new()),
@@ -409,7 +416,7 @@ fn scalar(kind: &Kind, form: Form) -> Result<Kind, &'static str> {
         },
         Text => match text {
             Some(_) => Ok(kind.clone()),
-            None => Err("text: put it in quotes"),
+            None => Err("text"),
         },
         Word => match kind {
             Kind::Text(_) => Ok(kind.clone()),

@@ -73,7 +73,10 @@ impl<'a> Reader<'a, '_> {
                 Err(Bad {
                     at,
                     path: String::new(),
-                    problem: format!("not valid YAML: {}", error.info()),
+                    problem: format!(
+                        "not valid YAML: {}: look at this line and the one before",
+                        error.info()
+                    ),
                 })
             }
         }
@@ -388,11 +391,11 @@ mod tests {
             ),
             (
                 "a: !x 1",
-                "1:7: a: the tag !x does not fit: !reset and !override are known",
+                "1:4: a: the tag !x does not fit: !reset and !override are known",
             ),
             (
                 "a: !!int x",
-                "1:10: a: the tag !!int does not fit: !reset and !override are known",
+                "1:4: a: the tag !!int does not fit: !reset and !override are known",
             ),
         ] {
             let found = read(text).unwrap_err();
