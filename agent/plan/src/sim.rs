@@ -316,15 +316,11 @@ impl Engine {
                 self.containers.retain(|_, container| container.id != *id);
                 Ok(())
             }
-<<<<<<< HEAD
-            Step::RemoveImage { .. } => Err("not simulated".to_owned()),
-=======
             Step::RemoveImage { id, .. } => {
                 let used = self.containers.values().any(|container| container.image == *id);
                 self.images.retain(|image| used || image.id != *id);
                 Ok(())
             }
->>>>>>> r-apply
         }
     }
 
