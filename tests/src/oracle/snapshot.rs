@@ -82,9 +82,16 @@ fn compare(at: &str, one: &Value, other: &Value, found: &mut Vec<Difference>) {
     }
 }
 
-/// Names of all containers, by id.
+/// Names of all containers and networks, by id.
 fn names() -> Result<BTreeMap<String, String>> {
-    let text = docker(&["ps", "-a", "--no-trunc", "--format", "{{.ID}}\t{{.Names}}"])?;
+    let mut text = docker(&["ps", "-a", "--no-trunc", "--format", "{{.ID}}\t{{.Names}}"])?;
+    text.push_str(&docker(&[
+        "network",
+        "ls",
+        "--no-trunc",
+        "--format",
+        "{{.ID}}\t{{.Name}}",
+    ])?);
     let rows = text.lines().filter_map(|line| line.split_once('\t'));
     Ok(rows.map(|(id, name)| (id.to_owned(), name.to_owned())).collect())
 }
@@ -99,6 +106,10 @@ fn container(raw: &Value, names: &BTreeMap<String, String>) -> Result<Value> {
         {
             host[key] = json!(format!("container:{}", names.get(of).map_or(of, String::as_str)));
         }
+    }
+    // An external network is named by its id.
+    if let Some(name) = names.get(text(&host, "/NetworkMode")) {
+        host["NetworkMode"] = json!(name);
     }
     if let Some(list) = host["VolumesFrom"].as_array_mut() {
         for entry in list {
@@ -134,8 +145,12 @@ fn container(raw: &Value, names: &BTreeMap<String, String>) -> Result<Value> {
     let free = free_ports(&host);
 
     let mut config = raw["Config"].clone();
-    if text(&config, "/Hostname") == short {
-        config["Hostname"] = json!("<id>");
+    // Its own, or that of the container whose network it joins.
+    let hostname = text(&config, "/Hostname").to_owned();
+    if hostname.len() == short.len()
+        && let Some((_, name)) = names.iter().find(|(id, _)| id.starts_with(&hostname))
+    {
+        config["Hostname"] = json!(format!("<id of {name}>"));
     }
     drop_labels(&mut config["Labels"]);
     sort(&mut config["Env"]);
