@@ -153,7 +153,9 @@ impl Fixture {
     /// When they cannot be read or written.
     pub fn copy(&self) -> Result<Copy> {
         let parent = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
-        let folder = parent.path().join(format!("{PREFIX}{}", self.name));
+        // The folder names the project: one of this run, whatever an earlier one has left.
+        let run = std::process::id();
+        let folder = parent.path().join(format!("{PREFIX}{}-{run}", self.name));
         copy_folder(&self.folder, &folder)?;
         Ok(Copy {
             _parent: parent,

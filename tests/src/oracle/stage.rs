@@ -17,7 +17,9 @@ const WORDS: [&str; 9] = ["sh", "sleep", "true", "false", "cat", "echo", "id", "
 /// Removed when dropped.
 #[derive(Debug)]
 pub struct Stage {
-    _private: (),
+    /// What could not be cleared away: an engine may keep a network for good when its containers vanish at a bad
+    /// moment.
+    stuck: Vec<String>,
 }
 
 impl Stage {
@@ -40,7 +42,10 @@ impl Stage {
         println!("docker compose {}", version.trim());
         // What an earlier run that was killed has left.
         clear()?;
-        let stage = Self { _private: () };
+        let stage = Self { stuck: listed()? };
+        if !stage.stuck.is_empty() {
+            println!("earlier runs have left for good: {:?}", stage.stuck);
+        }
         images()?;
         let (name, image) = (format!("{PREFIX}external"), format!("{REPOSITORY}/box:1"));
         docker(&["network", "create", &format!("{name}-net")])?;
@@ -68,26 +73,32 @@ impl Stage {
     ///
     /// When the engine does not answer.
     pub fn left(&self) -> Result<Vec<String>> {
-        let filter = format!("name={PREFIX}");
-        let mut left = Vec::new();
-        for (list, format) in [
-            (["ps", "-a"].as_slice(), "{{.Names}}"),
-            (["network", "ls"].as_slice(), "{{.Name}}"),
-            (["volume", "ls"].as_slice(), "{{.Name}}"),
-        ] {
-            let mut arguments = list.to_vec();
-            arguments.extend(["--filter", &filter, "--format", format]);
-            let names = docker(&arguments)?;
-            let own = format!("{PREFIX}external");
-            left.extend(
-                names
-                    .lines()
-                    .filter(|name| !name.starts_with(&own))
-                    .map(str::to_owned),
-            );
-        }
+        let mut left = listed()?;
+        left.retain(|name| !self.stuck.contains(name));
         Ok(left)
     }
+}
+
+fn listed() -> Result<Vec<String>> {
+    let filter = format!("name={PREFIX}");
+    let mut all = Vec::new();
+    for (list, format) in [
+        (["ps", "-a"].as_slice(), "{{.Names}}"),
+        (["network", "ls"].as_slice(), "{{.Name}}"),
+        (["volume", "ls"].as_slice(), "{{.Name}}"),
+    ] {
+        let mut arguments = list.to_vec();
+        arguments.extend(["--filter", &filter, "--format", format]);
+        let names = docker(&arguments)?;
+        let own = format!("{PREFIX}external");
+        all.extend(
+            names
+                .lines()
+                .filter(|name| !name.starts_with(&own))
+                .map(str::to_owned),
+        );
+    }
+    Ok(all)
 }
 
 impl Drop for Stage {
