@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Brings a Debian machine to where the suites and the demo can run: Docker Engine, network tools and the ordinary
-# clients that decoys are tried with. Does nothing where all of it is there. Needs root; starts no init system.
+# Brings a Debian machine to where the suites and the demo can run: Docker Engine, network tools, the ordinary clients
+# that decoys are tried with, and what lab hosts are made of. Does nothing where all of it is there. Needs root; starts no init system.
 #
 #   tests/setup.sh           install what is missing, start the engine if none answers
 #   tests/setup.sh --down    end the engine that this script started
@@ -43,6 +43,11 @@ readonly needed=(
     'python3:python3'
     # For images of the tests: the one busybox that needs no libraries.
     '/var/lib/dpkg/info/busybox-static.list:busybox-static'
+    # Lab hosts.
+    'linux.uml:user-mode-linux'
+    'debootstrap:debootstrap'
+    'mke2fs:e2fsprogs'
+    'setpriv:util-linux'
 )
 
 # The peer of the Compose engine. Debian 13 has it as a package, Debian 12 in no release of its own.
@@ -179,6 +184,10 @@ check_namespaces() {
     fi
     ip link del "dnm$$"
     ip link del "dnp$$"
+    if ! ip tuntap add dev "dnt$$" mode tap 2>"$run_dir/probe.log"; then
+        fail "tap links, the cables of lab hosts, cannot be made: $(head -n 1 "$run_dir/probe.log")"
+    fi
+    ip link del "dnt$$"
 }
 
 stop_engine() {

@@ -62,6 +62,12 @@ impl OpenError {
     pub fn is_held(&self) -> bool {
         matches!(self, Self::Ledger(LedgerError::Held { .. }))
     }
+
+    /// Whether it may work later without anybody's doing here, as when the disk is full.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Ledger(error) if error.may_pass())
+    }
 }
 
 /// An agent that had to stop. The deckies keep running; starting it again continues from the ledger.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
@@ -12,7 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{Agent, OpenError};
+use crate::agent::{Agent, OpenError, RunError};
 use crate::compose::{self, ComposeError};
 use crate::config::{CONFIG_FILE, Config, DOCKER_SOCKET, STATE_DIR};
 use crate::control::{self, ControlError};
@@ -21,6 +22,12 @@ use crate::enrol::{self, EnrolError, Existing, LONGEST_TOKEN};
 use crate::error::error_chain;
 use crate::ledger::JournalEntry;
 use crate::status::{Preview, Status, journal_text};
+
+/// How long `run` waits for whoever holds the ledger.
+const LOOKED_AT: Duration = Duration::from_secs(5);
+
+/// How long `run` leaves a disk alone that was full.
+const DISK: Duration = Duration::from_secs(5);
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -219,13 +226,10 @@ impl Cli {
     /// [`Failure`], to be shown as it is.
     pub async fn run(self) -> Result<Exit, Failure> {
         if let Command::Completions { shell } = self.command {
-            clap_complete::generate(
-                shell,
-                &mut Self::command(),
-                "decnet-agent",
-                &mut std::io::stdout(),
-            );
-            return Ok(Exit::Done);
+            // Not written to the output at once: a reader that leaves would be a panic.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Self::command(), "decnet-agent", &mut script);
+            return written(&script);
         }
         if let Command::Compose(options) = self.command {
             return Ok(match compose::run(options, &self.common.docker_socket).await? {
@@ -302,12 +306,17 @@ impl Output {
         if !out.ends_with('\n') {
             out.push('\n');
         }
-        match std::io::stdout().write_all(out.as_bytes()) {
-            // Whoever reads has seen enough.
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Exit::Done),
-            Err(error) => Err(Failure::new(Exit::Failed, &error)),
-            Ok(()) => Ok(Exit::Done),
-        }
+        written(out.as_bytes())
+    }
+}
+
+fn written(out: &[u8]) -> Result<Exit, Failure> {
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(out).and_then(|()| stdout.flush()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Exit::Done),
+        Err(error) => Err(Failure::new(Exit::Failed, &error)),
+        Ok(()) => Ok(Exit::Done),
     }
 }
 
@@ -343,15 +352,28 @@ async fn enroll(token: &str, force: bool, config: &Config) -> Result<Exit, Failu
             };
             Failure::new(exit, &error)
         })?;
-    println!(
-        "enrolled as {} ({}); pulls from {}; certificate until {}",
+    let said = format!(
+        "enrolled as {} ({}); pulls from {}; certificate until {}\n",
         enrolled.name, enrolled.host, enrolled.agent_api, enrolled.certificate_ends_at
     );
-    Ok(Exit::Done)
+    written(said.as_bytes())
+}
+
+/// Opens the agent's state to run. Commands that look at an agent that does not run hold the ledger for a moment.
+async fn open(config: Config) -> Result<Agent, OpenError> {
+    let begun = tokio::time::Instant::now();
+    loop {
+        match Agent::open(config.clone()) {
+            Err(error) if error.is_held() && begun.elapsed() < LOOKED_AT => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            opened => return opened,
+        }
+    }
 }
 
 async fn run(config: Config) -> Result<Exit, Failure> {
-    let agent = Agent::open(config)?;
+    let mut agent = open(config.clone()).await?;
     let shutdown = CancellationToken::new();
     let failed = |error: std::io::Error| Failure::new(Exit::Failed, &error);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
@@ -365,9 +387,37 @@ async fn run(config: Config) -> Result<Exit, Failure> {
         tracing::info!("stopping; the deckies keep running");
         cancel.cancel();
     });
-    let outcome = agent.run(shutdown).await;
+    let outcome = loop {
+        match agent.run(shutdown.clone()).await {
+            Ok(()) => break Ok(Exit::Done),
+            // What was not written did not happen: it goes on from what the ledger has.
+            Err(RunError::Ledger(error)) if error.may_pass() => {
+                tracing::error!("{}; trying again", error_chain(&error));
+            }
+            Err(error) => break Err(Failure::new(Exit::Failed, &error)),
+        }
+        match reopen(&config, &shutdown).await {
+            Ok(Some(opened)) => agent = opened,
+            Ok(None) => break Ok(Exit::Done),
+            Err(error) => break Err(error.into()),
+        }
+    };
     signals.abort();
     outcome
-        .map(|()| Exit::Done)
-        .map_err(|error| Failure::new(Exit::Failed, &error))
+}
+
+/// Opens the state again once the disk lets it; none when the agent is to end before that.
+async fn reopen(config: &Config, shutdown: &CancellationToken) -> Result<Option<Agent>, OpenError> {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(DISK) => {}
+            () = shutdown.cancelled() => return Ok(None),
+        }
+        match open(config.clone()).await {
+            Err(error) if error.may_pass() => {
+                tracing::warn!("the state cannot be used yet: {}", error_chain(&error));
+            }
+            opened => return opened.map(Some),
+        }
+    }
 }

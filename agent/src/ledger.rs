@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use decnet_plan::desired::Leases;
 use decnet_plan::unused::Fetched;
 use decnet_wire::ids::{OperationId, StackName, Timestamp};
 use decnet_wire::report::{Event, EventBody};
@@ -45,6 +46,7 @@ pub struct Ledger {
     // Joins its thread when dropped.
     writer: Writer,
     outbox_grew: Arc<Notify>,
+    first_number: u64,
     commits: Arc<AtomicU64>,
 }
 
@@ -99,6 +101,16 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
+    /// Whether the disk is at fault, and not what lies on it.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Open { source, .. } | Self::Storage { source, .. } => {
+                matches!(&**source, redb::Error::Io(_) | redb::Error::PreviousIo) && !is_damage(self)
+            }
+            _ => false,
+        }
+    }
+
     fn storage(doing: &'static str) -> impl FnOnce(redb::Error) -> Self {
         move |source| Self::Storage {
             doing,
@@ -115,7 +127,7 @@ impl Ledger {
     /// [`LedgerError::Held`] when another process, or another agent of this one, holds it; otherwise when the
     /// file system refuses.
     pub fn open(path: &Path, now: Timestamp) -> Result<Opened, LedgerError> {
-        match Self::open_sound(path, now, None) {
+        match Self::open_caught(path, now) {
             Ok(ledger) => Ok(Opened {
                 ledger,
                 set_aside: None,
@@ -140,6 +152,19 @@ impl Ledger {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// redb checks what it reads, and yet panics over some files whose bytes were changed: that is damage as well.
+    fn open_caught(path: &Path, now: Timestamp) -> Result<Self, LedgerError> {
+        // Nothing outlives the panic but the file, which is set aside.
+        std::panic::catch_unwind(|| Self::open_sound(path, now, None)).unwrap_or_else(|_| {
+            Err(LedgerError::Open {
+                path: path.to_owned(),
+                source: Arc::new(redb::Error::Corrupted(
+                    "its pages contradict each other".to_owned(),
+                )),
+            })
+        })
     }
 
     fn open_sound(path: &Path, now: Timestamp, note: Option<EventBody>) -> Result<Self, LedgerError> {
@@ -167,6 +192,7 @@ impl Ledger {
         db.check_integrity().map_err(|error| failed(error.into()))?;
         let tx = Tx::new(db.begin_write().map_err(|error| failed(error.into()))?);
         tx.initialise(now)?;
+        let first_number = tx.next_number()?;
         if let Some(note) = note {
             tx.push_event(now, note)?;
         }
@@ -179,11 +205,17 @@ impl Ledger {
             db,
             writer,
             outbox_grew,
+            first_number,
             commits,
         };
         // Damage shows now, where it can still be set aside, and not in the middle of a night.
         ledger.read(Snapshot::check)?;
         Ok(ledger)
+    }
+
+    /// The number of the first event since the ledger was opened.
+    pub(crate) const fn first_number(&self) -> u64 {
+        self.first_number
     }
 
     /// Woken once for every commit that put an event into the outbox.
@@ -218,6 +250,11 @@ impl Ledger {
     /// The stacks that are not as they should be without anybody having asked for it.
     pub fn incidents(&self) -> Result<BTreeMap<StackName, Incident>, LedgerError> {
         self.read(Snapshot::incidents)
+    }
+
+    /// The addresses that containers have had and keep.
+    pub fn leases(&self) -> Result<Leases, LedgerError> {
+        self.read(Snapshot::leases)
     }
 
     /// The images that we have fetched or built, by name.

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use decnet_plan::desired::Leases;
 use decnet_plan::planner::{StackState, plan, stack_states};
 use decnet_plan::step::Plan;
 use decnet_wire::bundle::Operation;
@@ -106,6 +107,8 @@ struct Memory {
     aimed: Option<Aimed>,
     /// Operations of an earlier life: since when they look done, and the restarts that were counted then.
     unproven: BTreeMap<OperationId, Option<(Instant, u32)>>,
+    /// As the ledger has them.
+    leases: Leases,
     /// When images that nothing needs are looked for; at once when it is not known.
     tidy_at: Option<Instant>,
     rest: Option<Rest>,
@@ -160,6 +163,7 @@ impl<M: Machine> Reconciler<M> {
                 .filter(|(_, record)| running(record))
                 .map(|(id, _)| (*id, None))
                 .collect(),
+            leases: self.ledger.leases()?,
             ..Memory::default()
         };
         loop {
@@ -216,6 +220,9 @@ impl<M: Machine> Reconciler<M> {
             Ok(seen) => seen,
             Err(error) => return self.cannot_observe(&bundle, &operations, &error).await,
         };
+        if self.renew_leases(memory, &effective, &observed).await? {
+            return Ok(Next::Now);
+        }
         let plan = plan(&effective.desired, &observed, &admit::policy());
         let mut pending = BTreeMap::new();
         for (name, state) in stack_states(&effective.desired, &observed) {
@@ -316,11 +323,13 @@ impl<M: Machine> Reconciler<M> {
             memory.pace.aim_at(&aimed.fingerprints);
             return Ok(Arc::clone(&aimed.effective));
         }
-        let effective = effective(self.host, bundle.bundle(), operations, last_good).map_err(|errors| {
-            errors
-                .first()
-                .map_or_else(String::new, |error| one_line(&error.to_string()))
-        })?;
+        let mut effective =
+            effective(self.host, bundle.bundle(), operations, last_good).map_err(|errors| {
+                errors
+                    .first()
+                    .map_or_else(String::new, |error| one_line(&error.to_string()))
+            })?;
+        effective.desired = effective.desired.with_leases(&memory.leases);
         let effective = Arc::new(effective);
         let mut fingerprints: BTreeMap<Part, u64> = effective
             .aims
@@ -336,6 +345,27 @@ impl<M: Machine> Reconciler<M> {
             fingerprints,
         });
         Ok(effective)
+    }
+
+    /// Remembers which addresses containers have. True when what is aimed at asks for one of them from now on.
+    async fn renew_leases(
+        &self,
+        memory: &mut Memory,
+        effective: &Effective,
+        observed: &Observed,
+    ) -> Result<bool, LedgerError> {
+        let leases = effective.desired.leases(observed, &memory.leases);
+        if leases == memory.leases {
+            return Ok(false);
+        }
+        let known = leases.clone();
+        self.ledger.write(move |tx| tx.lease(&known)).await?;
+        memory.leases = leases;
+        let same = effective.desired.clone().with_leases(&memory.leases) == effective.desired;
+        if !same {
+            memory.aimed = None;
+        }
+        Ok(!same)
     }
 
     /// Without a look at the engine nothing can be decided. An object that cannot be read stands in the way

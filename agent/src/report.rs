@@ -60,15 +60,22 @@ impl Reporter {
     pub(crate) async fn run(mut self) -> Result<(), LedgerError> {
         // What the master has of the observed state.
         let mut theirs: Option<Arc<Observed>> = None;
+        // Whether it said which events it has. Before that none is sent: a ledger that is an older copy would
+        // give new events the numbers of old ones.
+        let mut greeted = false;
         loop {
-            let (report, observed) = self.compose(theirs.as_ref())?;
+            let (mut report, condition) = self.compose(theirs.as_ref())?;
+            if !greeted {
+                report.events.clear();
+            }
+            let observed = &condition.observed;
             let sent = report.events.last().map(|event| event.seq);
             let full = report.observed.is_some();
             let heartbeat = match self.send(&report).await {
                 Ok(answer) => {
                     self.patience.reset();
                     if full {
-                        theirs.clone_from(&observed);
+                        theirs.clone_from(observed);
                     }
                     if answer.resync {
                         theirs = None;
@@ -76,8 +83,10 @@ impl Reporter {
                     let heartbeat = self.obey(&answer);
                     let waiting = match sent {
                         Some(sent) => self.acknowledge(&answer, sent).await?,
+                        None if !greeted => self.greet(&answer).await?,
                         None => false,
                     };
+                    greeted = true;
                     // A master that asks again and again for the same is left alone until the next heartbeat.
                     if waiting || (answer.resync && !full && observed.is_some()) {
                         continue;
@@ -95,24 +104,22 @@ impl Reporter {
                     continue;
                 }
             };
-            self.wait(heartbeat).await;
+            self.wait(&condition, heartbeat).await;
         }
     }
 
-    /// The report, and the observed state that the master has once it took the report.
-    fn compose(
-        &mut self,
-        theirs: Option<&Arc<Observed>>,
-    ) -> Result<(Report, Option<Arc<Observed>>), LedgerError> {
+    /// The report, and the condition that the master knows once it took the report; what was observed under an
+    /// older bundle is not in it.
+    fn compose(&mut self, theirs: Option<&Arc<Observed>>) -> Result<(Report, Condition), LedgerError> {
         let batch = self.ledger.outbox(limits::EVENTS, EVENT_BYTES)?;
-        let condition = self.condition.borrow_and_update().clone();
+        let mut condition = self.condition.borrow_and_update().clone();
         let bundle = self.bundles.borrow_and_update().clone();
         let digest = bundle.as_ref().map(|bundle| bundle.digest());
         // The condition may still be about the bundle before.
         let current = condition.digest.as_ref() == digest;
-        let observed = condition.observed_under(digest).cloned();
+        condition.observed = condition.observed_under(digest).cloned();
         let reason = if current {
-            condition.reason
+            condition.reason.clone()
         } else {
             Some("the newest bundle was not looked at yet".to_owned())
         };
@@ -128,15 +135,16 @@ impl Reporter {
                 }),
                 converged: current && condition.converged,
                 reason,
-                engine: condition.engine,
+                engine: condition.engine.clone(),
             },
-            observed: observed
+            observed: condition
+                .observed
                 .as_ref()
                 .filter(|observed| theirs.is_none_or(|theirs| theirs != *observed))
                 .map(|observed| (**observed).clone()),
             events: batch.events,
         };
-        Ok((report, observed))
+        Ok((report, condition))
     }
 
     async fn send(&mut self, report: &Report) -> Result<ReportAnswer, SendError> {
@@ -175,6 +183,18 @@ impl Reporter {
         clamp(answer.heartbeat_s, &HEARTBEAT_RANGE)
     }
 
+    /// Goes on after what the master has. True when events are waiting.
+    async fn greet(&self, answer: &ReportAnswer) -> Result<bool, LedgerError> {
+        let (acked, first) = (answer.acked, self.ledger.first_number());
+        if self.ledger.write(move |tx| tx.number_after(acked, first)).await? {
+            tracing::warn!(
+                acked,
+                "the master knows more than this ledger: it is an older copy"
+            );
+        }
+        Ok(self.ledger.outbox(1, 1)?.waiting > 0)
+    }
+
     /// Forgets what the master has. True when more is waiting and the last batch went through.
     async fn acknowledge(&self, answer: &ReportAnswer, sent: u64) -> Result<bool, LedgerError> {
         let acked = answer.acked;
@@ -182,20 +202,13 @@ impl Reporter {
         Ok(acked >= sent && self.ledger.outbox(1, 1)?.waiting > 0)
     }
 
-    /// Until the next heartbeat, until there is something to tell, or until the poll loses the master.
-    async fn wait(&mut self, heartbeat: Duration) {
-        let told = {
-            let condition = self.condition.borrow();
-            (
-                condition.digest.clone(),
-                condition.converged,
-                condition.reason.clone(),
-            )
-        };
+    /// Until the next heartbeat, until there is something to tell beyond `told`, or until the poll loses the
+    /// master. What changed while the report was on its way was not told.
+    async fn wait(&mut self, told: &Condition, heartbeat: Duration) {
         let mut condition = self.condition.clone();
         // Convergence is worth a report; what else changes in the observed state has time.
         let converged = async {
-            let differs = |now: &Condition| now.digest != told.0 || now.converged != told.1;
+            let differs = |now: &Condition| now.digest != told.digest || now.converged != told.converged;
             if condition.wait_for(differs).await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -203,7 +216,7 @@ impl Reporter {
         // Why it does not converge is what somebody who looks wants to know.
         let mut reason = self.condition.clone();
         let reason = async {
-            if reason.wait_for(|now| now.reason != told.2).await.is_err() {
+            if reason.wait_for(|now| now.reason != told.reason).await.is_err() {
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep(REASON).await;

@@ -261,9 +261,12 @@ impl Preview {
             .map_err(|refusal| PreviewError::Bundle(refusal.detail))?;
         let operations = ledger.operations().map_err(PreviewError::Ledger)?;
         let last_good = ledger.last_good().map_err(PreviewError::Ledger)?;
-        let effective = effective(host, admitted.bundle(), &operations, &last_good).map_err(|errors| {
-            PreviewError::Bundle(errors.first().map(ToString::to_string).unwrap_or_default())
-        })?;
+        let mut effective =
+            effective(host, admitted.bundle(), &operations, &last_good).map_err(|errors| {
+                PreviewError::Bundle(errors.first().map(ToString::to_string).unwrap_or_default())
+            })?;
+        let leases = ledger.leases().map_err(PreviewError::Ledger)?;
+        effective.desired = effective.desired.with_leases(&leases);
         let engine = Engine::connect(socket).await.map_err(PreviewError::Observe)?;
         let observed = engine.observe(host).await.map_err(PreviewError::Observe)?;
         let plan = plan(&effective.desired, &observed, &policy());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use decnet_pki::ServerName;
 use decnet_pki::files::{self, FileError};
 use decnet_pki::secret::{Secret, SecretError};
 use decnet_wire::ids::{FleetId, Timestamp};
@@ -57,6 +58,8 @@ pub enum InitError {
     Token(#[from] ControlError),
     #[error("this machine's host name cannot be read: say --advertise NAME")]
     HostName,
+    #[error("--advertise {0:?} is neither a DNS name nor an IP address: nothing was made")]
+    Name(String),
 }
 
 /// The store's file.
@@ -85,6 +88,12 @@ pub fn run(args: &InitArgs, now: Timestamp) -> Result<Initialised, InitError> {
     } else {
         args.advertise.clone()
     };
+    if let Some(wrong) = advertise
+        .iter()
+        .find(|name| ServerName::try_from(name.as_str()).is_err())
+    {
+        return Err(InitError::Name(wrong.clone()));
+    }
     files::create_private_dir(&args.state_dir)?;
     let fleet = FleetId::new(Uuid::new_v4());
     let folder = keys_path(&args.state_dir);
@@ -97,7 +106,7 @@ pub fn run(args: &InitArgs, now: Timestamp) -> Result<Initialised, InitError> {
         })?;
     }
     let token = {
-        let db = Db::new(RedbStore::open(&making)?);
+        let db = Db::new(RedbStore::create(&making)?);
         let settings = Settings {
             fleet,
             revision: 0,
@@ -129,4 +138,28 @@ fn host_name() -> Result<String, InitError> {
         .and_then(|name| name.into_string().ok())
         .filter(|name| !name.is_empty())
         .ok_or(InitError::HostName)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Such a master did not serve, and could not be initialised again.
+    #[test]
+    fn a_name_that_no_certificate_can_have_is_refused_before_anything_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let state_dir = folder.path().join("master");
+        for wrong in ["", "two words", "https://master.example", "192.0.2.1:8770"] {
+            let args = InitArgs {
+                state_dir: state_dir.clone(),
+                advertise: vec!["master.example".to_owned(), wrong.to_owned()],
+            };
+            let error = run(&args, Timestamp::new(time::OffsetDateTime::UNIX_EPOCH)).unwrap_err();
+            assert!(
+                matches!(&error, InitError::Name(name) if name == wrong),
+                "{error}"
+            );
+            assert!(!state_dir.exists(), "{wrong:?}");
+        }
+    }
 }

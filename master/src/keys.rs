@@ -101,8 +101,13 @@ impl MasterKeys {
         };
         let online = SigningKey::from_pkcs8_pem(&text("online.pem")?)
             .map_err(|error| damaged("online.pem", &error))?;
-        let ca = CertificateAuthority::from_pem(&text("ca.crt")?, &text("ca.pem")?)
-            .map_err(|error| damaged("ca.pem", &error))?;
+        let ca =
+            CertificateAuthority::from_pem(&text("ca.crt")?, &text("ca.pem")?).map_err(
+                |error| match error {
+                    CaError::Certificate(_) => damaged("ca.crt", &error),
+                    _ => damaged("ca.pem", &error),
+                },
+            )?;
         let trust_root = Envelope::parse(text("trust-root.json")?.as_bytes(), FILE_CAP)
             .map_err(|error| damaged("trust-root.json", &error))?;
         Ok(Self {

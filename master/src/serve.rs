@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use decnet_pki::ServerName;
+use decnet_pki::files::{self, FileError};
 use decnet_pki::tls;
 use hyper::service::service_fn;
 use hyper_util::service::TowerToHyperService;
@@ -79,6 +80,8 @@ pub struct ServeArgs {
 pub enum ServeError {
     #[error("there is no master in {0}: run `decnet init`")]
     NotInitialised(PathBuf),
+    #[error("the state folder cannot be used")]
+    StateDir(#[source] FileError),
     #[error("the store does not open")]
     Store(#[from] StoreError),
     #[error("the keys do not load")]
@@ -202,9 +205,14 @@ pub struct Bound {
 
 fn load(args: &ServeArgs, bound: &Bound) -> Result<(Arc<Control>, Vec<String>), ServeError> {
     let store = init::store_path(&args.state_dir);
-    if !store.exists() {
-        return Err(ServeError::NotInitialised(args.state_dir.clone()));
+    match store.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Err(ServeError::NotInitialised(args.state_dir.clone())),
+        Err(source) => {
+            return Err(ServeError::StateDir(FileError::Read { path: store, source }));
+        }
     }
+    files::create_private_dir(&args.state_dir).map_err(ServeError::StateDir)?;
     let db = Db::new(RedbStore::open(&store)?);
     let keys = MasterKeys::load(&init::keys_path(&args.state_dir))?;
     let extra = image::catalogue_files(&args.catalogue_dir)?;
@@ -220,8 +228,8 @@ fn load(args: &ServeArgs, bound: &Bound) -> Result<(Arc<Control>, Vec<String>), 
         .cloned()
         .unwrap_or_else(|| "localhost".to_owned());
     let addresses = Addresses {
-        agent_api: format!("{first}:{}", bound.agent.port()),
-        enrolment: format!("{first}:{}", bound.enrolment.port()),
+        agent_api: authority(&first, bound.agent.port()),
+        enrolment: authority(&first, bound.enrolment.port()),
     };
     let parts = Parts {
         db,
@@ -241,4 +249,33 @@ fn load(args: &ServeArgs, bound: &Bound) -> Result<(Arc<Control>, Vec<String>), 
         .map(|ip| ip.to_string());
     let names: BTreeSet<String> = advertise.into_iter().chain(here).chain(bound).collect();
     Ok((control, names.into_iter().collect()))
+}
+
+/// A name or address with a port, as URLs have it (RFC 3986, §3.2.2).
+fn authority(host: &str, port: u16) -> String {
+    match host.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("[{address}]:{port}"),
+        Err(_) => format!("{host}:{port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::authority;
+
+    /// An advertised IPv6 address came into tokens bare, and no agent took it.
+    #[test]
+    fn an_advertised_address_is_one_that_agents_read() {
+        for (host, expected) in [
+            ("2001:db8::1", "[2001:db8::1]:8770"),
+            ("192.0.2.1", "192.0.2.1:8770"),
+            ("master.example", "master.example:8770"),
+        ] {
+            assert_eq!(authority(host, 8770), expected);
+            assert!(
+                expected.parse::<decnet_agent::config::HostPort>().is_ok(),
+                "{expected}"
+            );
+        }
+    }
 }

@@ -69,6 +69,14 @@ pub enum StoreError {
         #[source]
         source: redb::Error,
     },
+    #[error("another master holds the store {path}")]
+    Held { path: String },
+    #[error("the store {path} is damaged: put a copy of it in its place, the keys beside it are still good")]
+    Damaged {
+        path: String,
+        #[source]
+        source: redb::Error,
+    },
     #[error("could not {action} the store")]
     Access {
         action: &'static str,

@@ -2,14 +2,19 @@
 //! good, hosts that never enrolled.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use decnet_tests::clients::{self, Visitor};
+use decnet_tests::command::{SHORT, program, run};
 use decnet_tests::engine;
 use decnet_tests::engine_proxy::{EngineProxy, Mode};
-use decnet_tests::fleet::SETTLED;
+use decnet_tests::fleet::{Operator, SETTLED};
+use decnet_tests::lan::Lan;
 use decnet_tests::processes::{Agent, Master, Process};
 use decnet_tests::scene::Scene;
 use decnet_tests::wait::{Seen, until};
@@ -250,4 +255,106 @@ fn an_agent_that_never_enrolled_says_so_and_ends_with_its_code() -> Result<()> {
         );
     }
     scene.end()
+}
+
+/// A folder on a small disk of its own.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(folder: &Path, megabytes: u32) -> Result<Self> {
+        std::fs::create_dir(folder)?;
+        let options = format!("size={megabytes}m,mode=700");
+        let folder_text = folder.to_str().context("not UTF-8")?;
+        run(
+            &mut program(
+                "mount",
+                &["-t", "tmpfs", "-o", &options, "decnet-tests", folder_text],
+            ),
+            SHORT,
+        )?
+        .ok()?;
+        Ok(Self(folder.to_owned()))
+    }
+
+    /// Leaves no byte free.
+    fn fill(&self) -> Result<()> {
+        let mut file = File::create(self.0.join("filler"))?;
+        for piece in [1 << 16, 1 << 9, 1] {
+            while file.write_all(&vec![b'x'; piece]).is_ok() {}
+        }
+        Ok(())
+    }
+
+    fn free(&self) -> Result<()> {
+        Ok(std::fs::remove_file(self.0.join("filler"))?)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: whatever a failed test left open closes with this process.
+        drop(Command::new("umount").arg("-l").arg(&self.0).status());
+    }
+}
+
+#[test]
+fn a_full_disk_is_named_and_nobody_has_to_do_more_than_make_room() -> Result<()> {
+    let mut scene = Scene::swarm("faults, full disks")?;
+    scene.master.stop()?;
+    let folder = tempfile::Builder::new().prefix("decnet-").tempdir_in("/tmp")?;
+    let masters = SmallDisk::mount(&folder.path().join("m"), 24)?;
+    let hosts = SmallDisk::mount(&scene.folder().join("east"), 24)?;
+    scene.master = Master::init(&folder.path().join("m"))?.without_worker();
+    scene.master.start()?;
+    scene.operator = Operator::on(&scene.master.socket);
+    let lan = Lan::create(&scene.seed)?;
+    let (agent, host) = scene.agent("east", &lan, None)?;
+    scene.operator.active("east")?;
+    let name = format!("{}-srv", scene.prefix);
+    let file = scene.describe(
+        "fleet.ini",
+        &format!("{}\n[{name}]\narchetype = linux-server\n", scene.lan.general()),
+    )?;
+    let rows = scene.operator.deploy(&file, false)?;
+    scene.explained(scene.operator.succeeded(&rows))?;
+
+    hosts.fill()?;
+    let row = scene.operator.mutate(&name)?;
+    until("the agent says that its disk is full", SETTLED, || {
+        let log = std::fs::read_to_string(&agent.log)?;
+        Ok(Seen::when(
+            log.contains("No space left") && log.contains("trying again"),
+            log,
+        ))
+    })?;
+    hosts.free()?;
+    scene.explained(scene.operator.succeeded(&[row]))?;
+
+    masters.fill()?;
+    let refused = until("the master has no room for one more change", SETTLED, || {
+        let said = scene.operator.command(&["decky", "mutate", &name])?;
+        Ok(match said.code() {
+            Some(0) => Seen::not_yet("accepted"),
+            _ => Seen::Done(said),
+        })
+    })?;
+    ensure!(refused.code() == Some(1), "{} {}", refused.status, refused.said());
+    let again = scene.operator.command(&["decky", "mutate", &name])?;
+    for said in [&refused, &again] {
+        ensure!(
+            said.stderr.contains("disk is full"),
+            "the answer does not say why: {}",
+            said.said()
+        );
+    }
+    ensure!(scene.operator.deckies()?.contains_key(&name), "reading works");
+    masters.free()?;
+    let row = scene.operator.mutate(&name)?;
+    scene.explained(scene.operator.succeeded(&[row]))?;
+    let services = scene.operator.decky(&name)?.services;
+    let services: Vec<&str> = services.iter().map(String::as_str).collect();
+    scene.exactly(&host, &[(&name, &services)])?;
+    let ended = scene.end();
+    drop((agent, masters, hosts, lan));
+    ended
 }

@@ -28,7 +28,7 @@ mod settle;
 mod volume;
 mod wait;
 
-use lan::probe_address;
+use lan::{create_host_link, probe_address, remove_host_link};
 
 /// Where image archives come from.
 pub trait BlobSource: Send + Sync {
@@ -74,6 +74,8 @@ impl Engine {
                 name,
                 ..
             } => probe_address(name, parent, *address).await,
+            Step::CreateHostLink { link } => create_host_link(link).await,
+            Step::RemoveHostLink { name, alias } => remove_host_link(name, alias).await,
             Step::LockNamespace { name, egress, rules } => self.lock_namespace(name, egress, rules).await,
             Step::CreateVolume { volume } => self.create_volume(volume).await,
             Step::RemoveVolume { name } => self.remove_volume(name).await,

@@ -98,7 +98,7 @@ pub enum EngineError {
     Unsupported { what: String, why: &'static str },
     /// Somebody on the LAN has the address that a container is to have.
     #[error(
-        "container {container} cannot have {address}: {mac} answers for it on {parent}; give it another address, or \
+        "{container} cannot have {address}: {mac} answers for it on {parent}; give it another address, or \
          take it from that machine"
     )]
     AddressTaken {

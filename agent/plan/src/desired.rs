@@ -3,8 +3,9 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::Ipv4Addr;
 
-use decnet_wire::bundle::{Blob, Network};
+use decnet_wire::bundle::{Blob, Network, NetworkMode as LinkMode};
 use decnet_wire::ids::{HostId, StackName};
 use serde_json::Value;
 
@@ -15,13 +16,18 @@ use crate::step::{ContainerSpec, MountKind, NetworkMode, NetworkSpec, VolumeSpec
 
 mod addresses;
 mod hash;
+mod host_links;
 mod image;
+mod leases;
 mod networks;
 mod normalise;
 mod storage;
 
 pub(crate) use hash::canonical;
+pub use host_links::HOST_LINK;
+pub(crate) use host_links::is_ours;
 pub(crate) use image::Image;
+pub use leases::{Lease, Leases};
 
 /// The desired state of one host.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +36,10 @@ pub struct Desired {
     /// One Compose project on its own, not a bundle.
     alone: bool,
     networks: BTreeMap<String, NetworkSpec>,
+    /// The modes of networks, by their name on the engine.
+    modes: BTreeMap<String, LinkMode>,
+    /// The host's own, by the network.
+    host_addresses: BTreeMap<String, Ipv4Addr>,
     volumes: BTreeMap<String, VolumeSpec>,
     stacks: BTreeMap<StackName, DesiredStack>,
 }
@@ -139,6 +149,8 @@ impl Desired {
         closed: Closed,
     ) -> Result<Self, Vec<DocumentError>> {
         let mut errors = Vec::new();
+        let modes = host_links::modes(networks);
+        let host_addresses = host_links::addresses(networks, &mut errors);
         let networks = networks::of_bundle(host, networks, &mut errors);
         let archives = image::archives(blobs, &mut errors);
 
@@ -156,6 +168,8 @@ impl Desired {
             host,
             alone: false,
             networks,
+            modes,
+            host_addresses,
             volumes: BTreeMap::new(),
             stacks: BTreeMap::new(),
         };
@@ -210,6 +224,8 @@ impl Desired {
             host,
             alone: true,
             networks: BTreeMap::new(),
+            modes: BTreeMap::new(),
+            host_addresses: BTreeMap::new(),
             volumes: BTreeMap::new(),
             stacks: BTreeMap::new(),
         };
@@ -225,6 +241,8 @@ impl Desired {
             host,
             alone: true,
             networks: BTreeMap::new(),
+            modes: BTreeMap::new(),
+            host_addresses: BTreeMap::new(),
             volumes: BTreeMap::new(),
             stacks: BTreeMap::from([(name.clone(), DesiredStack::default())]),
         }
@@ -255,6 +273,11 @@ impl Desired {
     #[must_use]
     pub fn host(&self) -> HostId {
         self.host
+    }
+
+    /// Whether the LAN reaches the network's subnet by a route and not by asking for its addresses.
+    pub(crate) fn is_routed(&self, network: &str) -> bool {
+        matches!(self.modes.get(network), Some(LinkMode::L3 | LinkMode::L3s))
     }
 
     /// Every network, by its name on the engine.

@@ -27,7 +27,6 @@ mod state;
 mod survey;
 
 pub use describe::describe;
-pub use preflight::HOST_LINK;
 pub(crate) use survey::STAGED;
 
 pub use state::{StackState, stack_state, stack_states};

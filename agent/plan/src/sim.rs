@@ -12,6 +12,8 @@ use decnet_wire::observed::{
     ObservedImage, ObservedNetwork, ObservedVolume,
 };
 
+use ipnet::Ipv4Net;
+
 use crate::labels;
 use crate::step::{ContainerSpec, MountKind, Namespace, NetworkMode, NetworkSpec, Step, VolumeSpec};
 
@@ -241,6 +243,24 @@ impl Engine {
                     None => Ok(()),
                 }
             }
+            Step::CreateHostLink { link } => {
+                self.interfaces.retain(|interface| interface.name != link.name);
+                self.interfaces.push(Interface {
+                    addresses: vec![Ipv4Net::from(link.address)],
+                    kind: Some(link.driver.as_str().to_owned()),
+                    parent: Some(link.parent.clone()),
+                    alias: Some(link.alias.clone()),
+                    ..Interface::new(link.name.clone())
+                });
+                Ok(())
+            }
+            Step::RemoveHostLink { name, alias } => {
+                let ours = |interface: &Interface| {
+                    interface.name == *name && interface.alias.as_ref() == Some(alias)
+                };
+                self.interfaces.retain(|interface| !ours(interface));
+                Ok(())
+            }
             Step::LockNamespace { name, rules, .. } => {
                 let container = self
                     .containers
@@ -316,9 +336,13 @@ impl Engine {
                 self.containers.retain(|_, container| container.id != *id);
                 Ok(())
             }
-            Step::RemoveImage { id, .. } => {
+            Step::RemoveImage { id, names } => {
+                for image in self.images.iter_mut().filter(|image| image.id == *id) {
+                    image.references.retain(|reference| !names.contains(reference));
+                }
                 let used = self.containers.values().any(|container| container.image == *id);
-                self.images.retain(|image| used || image.id != *id);
+                self.images
+                    .retain(|image| image.id != *id || used || !image.references.is_empty());
                 Ok(())
             }
         }

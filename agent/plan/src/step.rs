@@ -12,9 +12,11 @@
 //! | `network` | networks, how a container is attached to them, volumes |
 //! | `build` | an image to build |
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use decnet_wire::ids::{Digest, InterfaceName, StackName};
+use decnet_wire::bundle::{NetworkDriver, NetworkMode as LinkMode};
+use decnet_wire::ids::{Digest, InterfaceName, MacAddress, StackName};
 use serde::{Deserialize, Serialize};
 
 mod build;
@@ -150,6 +152,16 @@ pub enum Step {
         parent: InterfaceName,
         address: Ipv4Addr,
     },
+    /// Make a link for the host itself, in place of one of that name that is not as it is to be.
+    CreateHostLink {
+        link: HostLink,
+    },
+    /// Remove a link that was made for the host itself.
+    RemoveHostLink {
+        name: InterfaceName,
+        /// What is written on it: another one of that name is not touched.
+        alias: String,
+    },
     CreateVolume {
         volume: VolumeSpec,
     },
@@ -230,6 +242,29 @@ pub enum Step {
         id: Option<String>,
         to: String,
     },
+}
+
+/// A link by which the host itself reaches its deckies: the kernel keeps macvlan and ipvlan links apart from what
+/// they sit on, but not from each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostLink {
+    pub name: InterfaceName,
+    /// The network that it is for, by its name on the engine.
+    pub network: String,
+    pub driver: NetworkDriver,
+    /// As the network has it: of ipvlan, all links on a parent have one mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<LinkMode>,
+    pub parent: InterfaceName,
+    /// For macvlan; the same whenever it is made anew, so that deckies need not ask again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddress>,
+    pub address: Ipv4Addr,
+    /// Who is reached by it.
+    pub routes: BTreeSet<Ipv4Addr>,
+    /// What is written on it: whose it is, and a name for all of the above.
+    pub alias: String,
 }
 
 /// For fields that are left out where they say nothing.

@@ -20,6 +20,9 @@ use crate::trust::{Trust, wire_digest};
 /// How far ahead of the accepted generation the next one may be. A master counts one for each change of one
 /// host; without a bound, one stolen signature could use up the numbers.
 const MAX_JUMP: u64 = 1 << 20;
+/// How far ahead of this host's clock a bundle may have been issued. Less than bundles live (24 hours): the time that
+/// an accepted one moves forward must not be past the end of those that a master signs once its clock is right.
+const MAX_LEAD: time::Duration = time::Duration::hours(12);
 /// Most networks, and most blobs, in one bundle.
 const MAX_PARTS: usize = 4096;
 /// Problems of a document that are told; a broken generator makes thousands of the same kind.
@@ -226,6 +229,13 @@ fn check_time(trust: &Trust, memory: &Memory, bundle: &Bundle, now: Timestamp) -
             trust.online_key_expires_at
         );
         return Err((Code::KeyExpired, detail));
+    }
+    if bundle.issued_at.get() > now.get() + MAX_LEAD {
+        let detail = format!(
+            "it was issued at {}, it is {now}; look at both clocks",
+            bundle.issued_at
+        );
+        return Err((Code::Early, detail));
     }
     if bundle.expires_at <= now {
         let detail = format!(

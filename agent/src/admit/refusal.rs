@@ -19,6 +19,8 @@ pub(crate) enum Code {
     Schema,
     /// For another fleet, host or key.
     Audience,
+    /// Issued in what is the future here. It may come: this refusal does not stand.
+    Early,
     /// Past its end.
     Expired,
     /// Of another epoch than the trust root's.
@@ -48,6 +50,7 @@ impl Code {
             Self::KeyExpired => "key-expired",
             Self::Schema => "schema",
             Self::Audience => "audience",
+            Self::Early => "early",
             Self::Expired => "expired",
             Self::Epoch => "epoch",
             Self::Rollback => "rollback",

@@ -86,4 +86,33 @@ impl Tx {
         state.acked = acked;
         self.put(&OUTBOX_STATE, ONLY, &state)
     }
+
+    /// Gives everything that waits a number of its own again, where the master has events beyond those that
+    /// this ledger had given out when it was opened at `first`: it is an older copy, and the master would take
+    /// its next events for those that it has. True when it was so.
+    pub(crate) fn number_after(&self, acked: u64, first: u64) -> Result<bool, LedgerError> {
+        let Some(mut state) = self.get(&OUTBOX_STATE, ONLY)? else {
+            return Ok(false);
+        };
+        // No agent has come so far; what a master says must not use up the numbers.
+        if acked < first || acked > u64::MAX / 2 {
+            return Ok(false);
+        }
+        let waiting = self.numbered(&OUTBOX)?;
+        self.remove_up_to(&OUTBOX, u64::MAX)?;
+        state.next = acked + 1;
+        state.acked = acked;
+        for mut event in waiting {
+            event.seq = state.next;
+            self.put_numbered(&OUTBOX, event.seq, &event)?;
+            state.next += 1;
+        }
+        self.put(&OUTBOX_STATE, ONLY, &state)?;
+        Ok(true)
+    }
+
+    /// The number that the next event gets.
+    pub(super) fn next_number(&self) -> Result<u64, LedgerError> {
+        Ok(self.get(&OUTBOX_STATE, ONLY)?.map_or(1, |state| state.next))
+    }
 }

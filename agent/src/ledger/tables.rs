@@ -13,6 +13,7 @@ use super::LedgerError;
 use super::records::{
     AcceptedRecord, Incident, JournalEntry, LastGood, OperationRecord, OutboxState, RefusalRecord,
 };
+use decnet_plan::desired::Leases;
 use decnet_plan::unused::Fetched;
 use decnet_wire::report::Event;
 
@@ -27,6 +28,7 @@ impl Record for OutboxState {}
 impl Record for OperationRecord {}
 impl Record for LastGood {}
 impl Record for Incident {}
+impl Record for Leases {}
 impl Record for JournalEntry {}
 impl Record for Event {}
 impl Record for Fetched {}
@@ -65,6 +67,7 @@ pub(super) const OPERATIONS: Table<&str, OperationRecord> = Table::new("operatio
 pub(super) const LAST_GOOD: Table<&str, LastGood> = Table::new("last-good");
 pub(super) const INCIDENTS: Table<&str, Incident> = Table::new("incidents");
 pub(super) const JOURNAL: Table<u64, JournalEntry> = Table::new("journal");
+pub(super) const LEASES: Table<&str, Leases> = Table::new("leases");
 /// By the name under which we have fetched or built an image.
 pub(super) const FETCHED: Table<&str, Fetched> = Table::new("fetched-images");
 /// The accepted envelope's bytes, as they came.
@@ -217,6 +220,7 @@ impl Snapshot {
         self.operations()?;
         self.last_good()?;
         self.incidents()?;
+        self.leases()?;
         self.outbox(usize::MAX, usize::MAX)?;
         self.newest(&JOURNAL, 1)?;
         Ok(())
@@ -281,6 +285,7 @@ impl Tx {
         self.open(&OPERATIONS)?;
         self.open(&LAST_GOOD)?;
         self.open(&INCIDENTS)?;
+        self.open(&LEASES)?;
         self.open(&JOURNAL)?;
         self.open(&FETCHED)?;
         self.open_definition(ENVELOPE)?;
@@ -318,6 +323,11 @@ impl Tx {
         table: &Table<&'static str, T>,
     ) -> Result<Vec<(String, T)>, LedgerError> {
         collect(table, &self.open(table)?, str::to_owned)
+    }
+
+    pub(super) fn numbered<T: Record>(&self, table: &Table<u64, T>) -> Result<Vec<T>, LedgerError> {
+        let all = collect(table, &self.open(table)?, |key| key)?;
+        Ok(all.into_iter().map(|(_, record)| record).collect())
     }
 
     pub(super) fn get_numbered<T: Record>(

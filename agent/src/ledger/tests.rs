@@ -1,3 +1,6 @@
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+
 use decnet_wire::bundle::{OperationKind, Stack};
 use decnet_wire::ids::Digest;
 use decnet_wire::report::Outcome;
@@ -294,6 +297,86 @@ async fn a_second_agent_does_not_get_the_ledger() {
     ));
     drop(held);
     file.open();
+}
+
+// The master took the next events of a restored ledger for those that it had, and rows stayed open for ever.
+#[tokio::test]
+async fn an_older_copy_of_a_ledger_goes_on_after_what_the_master_has() {
+    let file = File::new();
+    let drift = async |ledger: &Ledger, name: &'static str| {
+        ledger
+            .write(move |tx| tx.drift(now(), &name.parse().unwrap(), &name.parse().unwrap(), "x"))
+            .await
+            .unwrap();
+    };
+    let numbers = |ledger: &Ledger| -> Vec<u64> {
+        let events = ledger.waiting_events().unwrap();
+        events.iter().map(|event| event.seq).collect()
+    };
+    drop(file.open());
+    let copy = std::fs::read(file.path()).unwrap();
+    let ledger = file.open();
+    for name in ["a", "b", "c"] {
+        drift(&ledger, name).await;
+    }
+    let known = numbers(&ledger);
+    drop(ledger);
+
+    // Nothing is forgotten: the master may have any part of what was given out before.
+    let ledger = file.open();
+    for acked in known.iter().copied() {
+        let first = ledger.first_number();
+        let changed = ledger.write(move |tx| tx.number_after(acked, first)).await;
+        assert!(!changed.unwrap());
+    }
+    assert_eq!(numbers(&ledger), known);
+    drop(ledger);
+
+    std::fs::write(file.path(), copy).unwrap();
+    let ledger = file.open();
+    let first = ledger.first_number();
+    for name in ["d", "e"] {
+        drift(&ledger, name).await;
+    }
+    let acked = known[0];
+    assert!(numbers(&ledger).contains(&acked), "a number is given out twice");
+    assert!(
+        ledger
+            .write(move |tx| tx.number_after(acked, first))
+            .await
+            .unwrap()
+    );
+    assert_eq!(numbers(&ledger), [acked + 1, acked + 2]);
+    assert_eq!(outcomes(&ledger), ["drift d", "drift e"]);
+    drift(&ledger, "f").await;
+    assert_eq!(numbers(&ledger).last(), Some(&(acked + 3)));
+}
+
+// redb panics over some damaged files; the agent ended, and ended again at every start.
+#[tokio::test]
+async fn a_ledger_with_changed_bytes_is_opened_or_set_aside_and_never_ends_the_agent() {
+    let sound = File::new();
+    accept(&sound.open(), 1, vec![stack("web", document(5, &["ssh"]), None)]).await;
+    let bytes = std::fs::read(sound.path()).unwrap();
+    for seed in 0..40 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut damaged = bytes.clone();
+        for _ in 0..400 {
+            let at = random.random_range(0..damaged.len());
+            damaged[at] ^= random.random_range(1..=u8::MAX);
+        }
+        let file = File::new();
+        std::fs::write(file.path(), &damaged).unwrap();
+        let opened = Ledger::open(&file.path(), now()).unwrap();
+        if let Some(aside) = opened.set_aside {
+            assert!(aside.exists(), "seed {seed}");
+            assert_eq!(
+                outcomes(&opened.ledger),
+                ["refused ledger-damaged"],
+                "seed {seed}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

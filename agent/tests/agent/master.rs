@@ -43,6 +43,8 @@ type Body = BoxBody<Bytes, io::Error>;
 pub(crate) struct Faults {
     /// Reports that are stored and whose answer is lost.
     pub(crate) lost_report_answers: u32,
+    /// Reports that are stored and whose answer takes a second.
+    pub(crate) slow_report_answers: u32,
     /// Enrolments that are granted and whose answer is lost.
     pub(crate) lost_enrol_answers: u32,
     /// Reports are asked for once an hour.
@@ -436,32 +438,17 @@ impl Shared {
             .map_err(io::Error::other)?
             .to_bytes();
         let report: Report = serde_json::from_slice(&body).unwrap();
-        let mut state = self.state.lock().unwrap();
-        state
-            .received
-            .push(report.events.iter().map(|event| event.seq).collect());
-        for event in report.events {
-            let known = state.events.insert(event.seq, event.clone());
-            assert!(
-                known.is_none_or(|known| known == event),
-                "one number for two events: {event:?}"
-            );
-        }
-        state.heartbeat = Some(report.heartbeat);
-        if count_down(&mut state.faults.lost_report_answers) {
-            return Err(cut());
-        }
-        let answer = ReportAnswer {
-            schema: decnet_wire::report::SCHEMA,
-            acked: state.events.keys().last().copied().unwrap_or(0),
-            time: now(),
-            poll_wait_s: 5,
-            heartbeat_s: if state.faults.rare_heartbeats { 3600 } else { 2 },
-            resync: false,
+        let (answer, slow) = {
+            let mut state = self.state.lock().unwrap();
+            let answer = state.take_report(report)?;
+            (answer, count_down(&mut state.faults.slow_report_answers))
         };
-        Ok(plain(StatusCode::OK, serde_json::to_vec(&answer).unwrap().into()))
+        if slow {
+            self.changed.notify_waiters();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        Ok(answer)
     }
-
     fn blob(&self, hex: &str, request: &Request<Incoming>) -> Result<Response<Body>, io::Error> {
         let mut state = self.state.lock().unwrap();
         let range = request
@@ -502,6 +489,33 @@ impl Shared {
             piece.map(Frame::data)
         });
         Ok(response.body(BodyExt::boxed(StreamBody::new(stream))).unwrap())
+    }
+}
+
+impl State {
+    fn take_report(&mut self, report: Report) -> Result<Response<Body>, io::Error> {
+        self.received
+            .push(report.events.iter().map(|event| event.seq).collect());
+        for event in report.events {
+            let known = self.events.insert(event.seq, event.clone());
+            assert!(
+                known.is_none_or(|known| known == event),
+                "one number for two events: {event:?}"
+            );
+        }
+        self.heartbeat = Some(report.heartbeat);
+        if count_down(&mut self.faults.lost_report_answers) {
+            return Err(cut());
+        }
+        let answer = ReportAnswer {
+            schema: decnet_wire::report::SCHEMA,
+            acked: self.events.keys().last().copied().unwrap_or(0),
+            time: now(),
+            poll_wait_s: 5,
+            heartbeat_s: if self.faults.rare_heartbeats { 3600 } else { 2 },
+            resync: false,
+        };
+        Ok(plain(StatusCode::OK, serde_json::to_vec(&answer).unwrap().into()))
     }
 }
 

@@ -145,6 +145,33 @@ async fn a_master_that_was_lost_is_told_the_state_again_before_the_next_heartbea
     running.reopen().await;
 }
 
+// What changed while a report was on its way was taken for told, and was told with the next heartbeat only.
+#[tokio::test]
+async fn what_changes_while_a_report_is_on_its_way_is_told_with_the_next() {
+    let master = Master::start().await;
+    master.break_next(Faults {
+        rare_heartbeats: true,
+        slow_report_answers: 1,
+        ..Faults::default()
+    });
+    let running = Running::enrolled_at(&master).await;
+    master
+        .until("the first report is on its way", |master| {
+            master.heartbeat().is_some()
+        })
+        .await;
+    master.publish(&master.bundle(1));
+    let looked_at = |master: &Master| {
+        let heartbeat = master.heartbeat();
+        heartbeat.is_some_and(|heartbeat| {
+            let reason = heartbeat.reason.as_deref().unwrap_or_default();
+            heartbeat.accepted.is_some() && reason.contains("does not answer")
+        })
+    };
+    master.until("the bundle is looked at", looked_at).await;
+    running.reopen().await;
+}
+
 #[tokio::test]
 async fn a_refused_bundle_is_told_once_and_the_next_good_one_is_taken() {
     let master = Master::start().await;

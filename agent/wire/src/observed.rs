@@ -189,6 +189,9 @@ pub struct Interface {
     /// Whether it is a station of a wireless LAN.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub wireless: bool,
+    /// What the agent has written on a link that it made for the host itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
 }
 
 impl Interface {
@@ -202,6 +205,7 @@ impl Interface {
             kind: None,
             parent: None,
             wireless: false,
+            alias: None,
         }
     }
 }

@@ -43,6 +43,15 @@ pub struct FleetProblem {
 }
 
 impl ControlError {
+    /// Whether the disk had no room for it.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        let Self::Store(StoreError::Open { source, .. } | StoreError::Access { source, .. }) = self else {
+            return false;
+        };
+        matches!(source, redb::Error::Io(error) if error.kind() == std::io::ErrorKind::StorageFull)
+    }
+
     /// The HTTP status that says it.
     #[must_use]
     pub fn status(&self) -> u16 {

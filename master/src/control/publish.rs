@@ -22,6 +22,8 @@ use crate::store::Reader;
 /// How long a bundle is accepted. An agent that has accepted it keeps it up for as long as it must.
 const BUNDLE_LIFETIME: time::Duration = time::Duration::hours(24);
 
+/// How far a clock is set back when it is only corrected: nothing comes of it.
+const CLOCK_STEP: time::Duration = time::Duration::minutes(5);
 /// How many bundles are stored at once: every commit waits for the disk.
 const BATCH: usize = 64;
 /// How long a bundle that could not be published waits for the next try, when nothing else wakes the publisher.
@@ -288,8 +290,8 @@ impl Control {
             .clone()
     }
 
-    /// Raises the generation of hosts whose bundle is past half of its life, or names another decoy image than
-    /// this master has now.
+    /// Raises the generation of hosts whose bundle is past half of its life, was issued by a clock that was ahead, or
+    /// names another decoy image than this master has now.
     ///
     /// # Errors
     /// The store's.
@@ -304,7 +306,8 @@ impl Control {
                     self.image.is_some() && bundle.blobs.iter().any(|blob| !image.contains(blob));
                 let host = w.get::<Host>(&bundle.host)?;
                 let published = host.is_some_and(|host| host.generation == bundle.generation);
-                if published && (half <= now.get() || other_image) {
+                let ahead = bundle.issued_at.get() > now.get() + CLOCK_STEP;
+                if published && (half <= now.get() || ahead || other_image) {
                     touch(w, bundle.host)?;
                     touched += 1;
                 }

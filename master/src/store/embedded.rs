@@ -1,6 +1,8 @@
 //! The store in one redb file.
 
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
@@ -13,8 +15,12 @@ const fn definition(table: Table) -> Definition {
 }
 
 /// One redb file, opened by one process.
+///
+/// After a write that the disk refused redb takes no more: the file is then opened anew, as after a crash.
 pub struct RedbStore {
-    database: Database,
+    path: PathBuf,
+    /// None between a failure and the next use.
+    database: Mutex<Option<Arc<Database>>>,
 }
 
 impl std::fmt::Debug for RedbStore {
@@ -24,24 +30,114 @@ impl std::fmt::Debug for RedbStore {
 }
 
 impl RedbStore {
-    /// Opens the file, or makes it. The caller made the folder, with the rights that keys need.
+    /// Makes the file, readable by its owner alone.
     ///
     /// # Errors
-    /// The file is held by another process, is not a store, or cannot be written.
+    /// There is one already, or it cannot be written.
+    pub fn create(path: &Path) -> Result<Self, StoreError> {
+        std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| failed(path, redb::Error::Io(error)))?;
+        Self::with_tables(path, Database::create(path))
+    }
+
+    /// Opens a file that [`RedbStore::create`] made, and reads all of it: damage shows now, and not in the middle of
+    /// a night.
+    ///
+    /// # Errors
+    /// The file is missing, held by another process, damaged, or cannot be written.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let open = |source| StoreError::Open {
-            path: path.display().to_string(),
-            source,
-        };
-        let database = Database::create(path).map_err(|error| open(error.into()))?;
-        let begin = database.begin_write().map_err(|error| open(error.into()))?;
+        let opened = std::panic::catch_unwind(|| {
+            let mut database = Database::open(path).map_err(|error| failed(path, error.into()))?;
+            let sound = database
+                .check_integrity()
+                .map_err(|error| failed(path, error.into()))?;
+            if !sound {
+                tracing::warn!(path = %path.display(), "the store was not as it was left; what was committed is whole");
+            }
+            Self::with_tables(path, Ok(database))
+        });
+        // redb checks what it reads, and yet panics over some files whose bytes were changed. Nothing of it is left.
+        opened.unwrap_or_else(|_| {
+            Err(failed(
+                path,
+                redb::Error::Corrupted("its pages contradict each other".to_owned()),
+            ))
+        })
+    }
+
+    /// A store of a newer version may have tables more: those of an older one are added.
+    fn with_tables(path: &Path, database: Result<Database, redb::DatabaseError>) -> Result<Self, StoreError> {
+        let database = database.map_err(|error| failed(path, error.into()))?;
+        let begin = database
+            .begin_write()
+            .map_err(|error| failed(path, error.into()))?;
         for table in Table::ALL {
             begin
                 .open_table(definition(table))
-                .map_err(|error| open(error.into()))?;
+                .map_err(|error| failed(path, error.into()))?;
         }
-        begin.commit().map_err(|error| open(error.into()))?;
-        Ok(Self { database })
+        begin.commit().map_err(|error| failed(path, error.into()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            database: Mutex::new(Some(Arc::new(database))),
+        })
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<Database>>> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn database(&self) -> Result<Arc<Database>, StoreError> {
+        let mut slot = self.slot();
+        if let Some(database) = &*slot {
+            return Ok(Arc::clone(database));
+        }
+        let database = Database::open(&self.path).map_err(|error| failed(&self.path, error.into()))?;
+        tracing::warn!(path = %self.path.display(), "the store was opened anew after a failed write");
+        Ok(Arc::clone(slot.insert(Arc::new(database))))
+    }
+
+    /// Begins a transaction; once more on the file opened anew where an earlier failure stands in the way.
+    fn begin<T>(
+        &self,
+        action: &'static str,
+        begin: impl Fn(&Database) -> Result<T, redb::Error>,
+    ) -> Result<(T, Arc<Database>), StoreError> {
+        let database = self.database()?;
+        match begin(&database) {
+            Err(redb::Error::PreviousIo) => {}
+            begun => return Ok((begun.map_err(access(action))?, database)),
+        }
+        drop(database);
+        {
+            let mut slot = self.slot();
+            // Whoever uses it meets the same failure soon, and lets go.
+            if let Some(database) = slot.take()
+                && let Err(used) = Arc::try_unwrap(database)
+            {
+                *slot = Some(used);
+            }
+        }
+        let database = self.database()?;
+        let begun = begin(&database).map_err(access(action))?;
+        Ok((begun, database))
+    }
+}
+
+fn failed(path: &Path, source: redb::Error) -> StoreError {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    let path = path.display().to_string();
+    match source {
+        redb::Error::DatabaseAlreadyOpen => StoreError::Held { path },
+        redb::Error::Corrupted(_) | redb::Error::RepairAborted => StoreError::Damaged { path, source },
+        redb::Error::Io(ref error) if matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof) => {
+            StoreError::Damaged { path, source }
+        }
+        source => StoreError::Open { path, source },
     }
 }
 
@@ -54,12 +150,13 @@ fn access<E: Into<redb::Error>>(action: &'static str) -> impl Fn(E) -> StoreErro
 
 impl Store for RedbStore {
     fn view(&self) -> Result<Box<dyn View + '_>, StoreError> {
-        let transaction = self.database.begin_read().map_err(access("read"))?;
-        Ok(Box::new(Snapshot(transaction)))
+        let (transaction, database) = self.begin("read", |database| Ok(database.begin_read()?))?;
+        Ok(Box::new(Snapshot(transaction, database)))
     }
 
     fn transact(&self, work: &mut dyn FnMut(&mut dyn Transaction) -> Decision) -> Result<(), StoreError> {
-        let transaction = self.database.begin_write().map_err(access("begin a write to"))?;
+        let (transaction, _database) =
+            self.begin("begin a write to", |database| Ok(database.begin_write()?))?;
         let mut writing = Writing(transaction);
         match work(&mut writing) {
             Decision::Commit => writing.0.commit().map_err(access("commit to")),
@@ -68,7 +165,8 @@ impl Store for RedbStore {
     }
 }
 
-struct Snapshot(ReadTransaction);
+/// The database is in use as long as this is.
+struct Snapshot(ReadTransaction, #[expect(dead_code)] Arc<Database>);
 
 impl View for Snapshot {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
@@ -164,6 +262,8 @@ mod tests {
     use crate::records::{HostStatus, Role};
     use crate::store::{Db, Reader, Record, Writer};
     use decnet_wire::ids::HostId;
+    use rand::rngs::SmallRng;
+    use rand::{RngExt as _, SeedableRng as _};
     use uuid::Uuid;
 
     fn host(n: u128) -> HostId {
@@ -182,7 +282,7 @@ mod tests {
     #[test]
     fn a_failed_transaction_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let db = Db::new(RedbStore::open(&folder.path().join("store.redb")).unwrap());
+        let db = Db::new(RedbStore::create(&folder.path().join("store.redb")).unwrap());
         let failed = db.update(|w| {
             put(w, 1)?;
             assert!(w.get::<HostStatus>(&host(1))?.is_some(), "a write sees itself");
@@ -204,7 +304,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.redb");
         {
-            let db = Db::new(RedbStore::open(&path).unwrap());
+            let db = Db::new(RedbStore::create(&path).unwrap());
             db.update(|w| [3, 1, 2].into_iter().try_for_each(|n| put(w, n)))
                 .unwrap();
         }
@@ -217,8 +317,60 @@ mod tests {
     fn a_second_process_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.redb");
-        let _held = RedbStore::open(&path).unwrap();
-        assert!(matches!(RedbStore::open(&path), Err(StoreError::Open { .. })));
+        let _held = RedbStore::create(&path).unwrap();
+        assert!(matches!(RedbStore::open(&path), Err(StoreError::Held { .. })));
+        assert!(matches!(RedbStore::create(&path), Err(StoreError::Open { .. })));
+    }
+
+    #[test]
+    fn a_store_is_for_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        RedbStore::create(&path).unwrap();
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+    }
+
+    /// An empty file became an empty store, bytes that were changed made redb panic, or served a store with holes.
+    #[test]
+    fn a_damaged_store_is_refused_and_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        let db = Db::new(RedbStore::create(&path).unwrap());
+        db.update(|w| (1..200).try_for_each(|n| put(w, n))).unwrap();
+        let stored = all(&db);
+        drop(db);
+        let sound = std::fs::read(&path).unwrap();
+        let half = sound[..sound.len() / 2].to_vec();
+        let refused = [Vec::new(), vec![0; sound.len()], b"no store".to_vec(), half];
+        for (number, bytes) in refused.iter().enumerate() {
+            std::fs::write(&path, bytes).unwrap();
+            let opened = RedbStore::open(&path);
+            assert!(
+                matches!(opened, Err(StoreError::Damaged { .. })),
+                "{number}: {opened:?}"
+            );
+            assert_eq!(std::fs::read(&path).unwrap(), *bytes, "{number}");
+        }
+        for seed in 0..40 {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let mut bytes = sound.clone();
+            for _ in 0..400 {
+                let at = random.random_range(0..bytes.len());
+                bytes[at] ^= random.random_range(1..=u8::MAX);
+            }
+            std::fs::write(&path, &bytes).unwrap();
+            match RedbStore::open(&path) {
+                Ok(store) => assert_eq!(all(&Db::new(store)), stored, "seed {seed}"),
+                Err(error) => assert!(
+                    matches!(error, StoreError::Damaged { .. }),
+                    "seed {seed}: {error:?}"
+                ),
+            }
+        }
     }
 
     #[test]
@@ -236,7 +388,7 @@ mod tests {
             }
         }
         let folder = tempfile::tempdir().unwrap();
-        let db = Db::new(RedbStore::open(&folder.path().join("store.redb")).unwrap());
+        let db = Db::new(RedbStore::create(&folder.path().join("store.redb")).unwrap());
         db.update(|w| w.put(&host(1), &Newer { role: Role::Admin }))
             .unwrap();
         let read = db.read(|r| r.get::<HostStatus>(&host(1)));

@@ -294,6 +294,22 @@ fn a_bundle_is_renewed_before_it_expires_and_says_the_same() {
     assert_eq!((after.stacks, after.networks), (before.stacks, before.networks));
 }
 
+/// Agents refuse what was issued in their future, and it stayed the newest until that future came.
+#[test]
+fn a_bundle_issued_by_a_clock_that_was_ahead_is_issued_anew_once_it_is_right() {
+    let master = Master::new();
+    let host = Host::enrol(&master, "h");
+    master.pass(time::Duration::days(365));
+    master.deploy(TWO, false).unwrap();
+    let ahead = host.bundle(&master);
+    master.pass(time::Duration::days(-365));
+    master.control.republish_outdated().unwrap();
+    master.control.publish_due().unwrap();
+    let right = host.bundle(&master);
+    assert_eq!(right.generation, ahead.generation + 1);
+    assert!(right.issued_at < ahead.issued_at);
+}
+
 #[test]
 fn a_token_buys_one_certificate_for_one_key() {
     let master = Master::new();

@@ -5,10 +5,11 @@ use std::net::Ipv4Addr;
 
 use bollard::models::ContainerInspectResponse;
 use decnet_plan::compose::Egress;
+use decnet_plan::step::HostLink;
 use decnet_wire::ids::InterfaceName;
 
 use crate::host::namespace::Namespace;
-use crate::host::{arp, lock};
+use crate::host::{arp, interfaces, links, lock};
 use crate::{Engine, EngineError};
 
 /// Fails when somebody on the LAN answers for the address.
@@ -32,6 +33,33 @@ pub(super) async fn probe_address(
             source,
         }),
     }
+}
+
+/// Asks for the address first, unless the host has it already.
+pub(super) async fn create_host_link(link: &HostLink) -> Result<(), EngineError> {
+    let held = interfaces()?
+        .iter()
+        .any(|interface| interface.addresses.iter().any(|net| net.addr() == link.address));
+    if !held {
+        probe_address(link.name.as_str(), &link.parent, link.address).await?;
+    }
+    let wanted = link.clone();
+    blocking(move || Ok(links::create_host_link(&wanted)?))
+        .await
+        .map_err(|source| EngineError::Host {
+            what: format!("create link {} on {}", link.name, link.parent),
+            source,
+        })
+}
+
+pub(super) async fn remove_host_link(name: &InterfaceName, alias: &str) -> Result<(), EngineError> {
+    let (wanted, alias) = (name.clone(), alias.to_owned());
+    blocking(move || Ok(links::remove_marked(&wanted, &alias)?))
+        .await
+        .map_err(|source| EngineError::Host {
+            what: format!("remove link {name}"),
+            source,
+        })
 }
 
 impl Engine {

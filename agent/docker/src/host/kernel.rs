@@ -4,7 +4,7 @@
 //! each is tried in a namespace of its own, where a link is made and goes with the namespace.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use decnet_plan::compose::Egress;
@@ -17,34 +17,56 @@ use super::{links, lock, namespace};
 /// What was found missing is looked for again: somebody may have loaded the module meanwhile.
 const AGAIN: Duration = Duration::from_secs(60);
 
+/// A fact about the machine, whoever asks.
+static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+
+struct Known {
+    at: Instant,
+    lacks: BTreeSet<KernelFeature>,
+}
+
 /// What the kernel was seen to lack, sorted. What could not be tried, as without the right to make a namespace, is
 /// not among it.
+///
+/// The first call tries, and takes some milliseconds. Later ones tell what is known; what is missing is tried again
+/// behind their backs.
 #[must_use]
 pub fn lacks() -> Vec<KernelFeature> {
-    struct Known {
-        at: Instant,
-        lacks: BTreeSet<KernelFeature>,
-    }
-    // A fact about the machine, whoever asks.
-    static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
-    let mut known = KNOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let current = known
-        .as_ref()
-        .is_some_and(|known| known.lacks.is_empty() || known.at.elapsed() < AGAIN);
-    if !current {
-        let lacks = namespace::in_a_new_one(try_all).unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot try what the kernel has: no namespace can be made");
-            BTreeSet::new()
-        });
-        *known = Some(Known {
-            at: Instant::now(),
-            lacks,
-        });
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    match known.as_mut() {
+        None => {
+            *known = Some(Known {
+                at: Instant::now(),
+                lacks: find_out(),
+            });
+        }
+        Some(found) if !found.lacks.is_empty() && found.at.elapsed() >= AGAIN => {
+            // Also keeps others from starting one more.
+            found.at = Instant::now();
+            let again = std::thread::Builder::new().name("kernel".to_owned());
+            let tried = again.spawn(|| {
+                let lacks = find_out();
+                if let Some(found) = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                    found.lacks = lacks;
+                }
+            });
+            if let Err(error) = tried {
+                tracing::debug!(%error, "what the kernel lacks is tried again later");
+            }
+        }
+        Some(_) => {}
     }
     known
         .iter()
         .flat_map(|known| known.lacks.iter().copied())
         .collect()
+}
+
+fn find_out() -> BTreeSet<KernelFeature> {
+    namespace::in_a_new_one(try_all).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot try what the kernel has: no namespace can be made");
+        BTreeSet::new()
+    })
 }
 
 fn try_all() -> BTreeSet<KernelFeature> {

@@ -1,9 +1,17 @@
 //! The links of the namespace that the calling thread stands in.
 
+use decnet_plan::step::HostLink;
+use decnet_wire::bundle::{NetworkDriver, NetworkMode};
 use decnet_wire::ids::{InterfaceName, MacAddress};
-use netlink_packet_core::{Emitable as _, Parseable as _};
+use netlink_packet_core::{Emitable, Parseable as _};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkHeader, LinkInfo, LinkMessage,
+    InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoVeth, IpVlanMode, LinkAttribute, LinkFlags, LinkHeader,
+    LinkInfo, LinkMessage, MacVlanMode,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
@@ -14,6 +22,9 @@ use super::netlink::{ACK, CREATE, DUMP, EXCLUSIVE, HEADER, Netlink, REQUEST};
 const NEW_LINK: u16 = 16;
 const DELETE_LINK: u16 = 17;
 const GET_LINK: u16 = 18;
+/// `RTM_NEWADDR`, `RTM_NEWROUTE`.
+const NEW_ADDRESS: u16 = 20;
+const NEW_ROUTE: u16 = 24;
 
 /// A link as the kernel tells of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +69,96 @@ fn create(name: &str, kind: InfoKind, data: Option<InfoData>, more: &[LinkAttrib
     ask(NEW_LINK, REQUEST | ACK | CREATE | EXCLUSIVE, &message).map(drop)
 }
 
+/// Makes, in place of one of its name, the link by which the host itself reaches its deckies.
+pub(crate) fn create_host_link(link: &HostLink) -> Result<(), Errno> {
+    let below = index(link.parent.as_str())?;
+    let (kind, data) = match link.driver {
+        NetworkDriver::Macvlan => {
+            let mode = match link.mode {
+                Some(NetworkMode::Vepa) => MacVlanMode::Vepa,
+                _ => MacVlanMode::Bridge,
+            };
+            (
+                InfoKind::MacVlan,
+                InfoData::MacVlan(vec![InfoMacVlan::Mode(mode)]),
+            )
+        }
+        // The mode is the parent's: another one here would change that of the containers.
+        NetworkDriver::Ipvlan => {
+            let mode = match link.mode {
+                Some(NetworkMode::L3) => IpVlanMode::L3,
+                Some(NetworkMode::L3s) => IpVlanMode::L3S,
+                _ => IpVlanMode::L2,
+            };
+            (InfoKind::IpVlan, InfoData::IpVlan(vec![InfoIpVlan::Mode(mode)]))
+        }
+        NetworkDriver::Bridge => return Err(Errno::EINVAL),
+    };
+    if let Ok(index) = index(link.name.as_str()) {
+        remove(index)?;
+    }
+    let mut more = vec![LinkAttribute::Link(below)];
+    more.extend(link.mac.map(|mac| LinkAttribute::Address(mac.bytes().to_vec())));
+    create(link.name.as_str(), kind, Some(data), &more)?;
+    let index = index(link.name.as_str())?;
+    let finished = finish(index, link);
+    if finished.is_err() {
+        // Half a link is worse than none: the next look would find it and its name.
+        remove(index)?;
+    }
+    finished
+}
+
+fn finish(index: u32, link: &HostLink) -> Result<(), Errno> {
+    let mut address = AddressMessage::default();
+    address.header.family = AddressFamily::Inet;
+    address.header.prefix_len = 32;
+    address.header.index = index;
+    address
+        .attributes
+        .push(AddressAttribute::Local(link.address.into()));
+    ask(NEW_ADDRESS, REQUEST | ACK | CREATE | EXCLUSIVE, &address)?;
+
+    let mut up = LinkMessage::default();
+    up.header.index = index;
+    up.header.flags = LinkFlags::Up;
+    up.header.change_mask = LinkFlags::Up;
+    ask(NEW_LINK, REQUEST | ACK, &up)?;
+
+    for decky in &link.routes {
+        let mut route = RouteMessage::default();
+        route.header = RouteHeader {
+            address_family: AddressFamily::Inet,
+            destination_prefix_length: 32,
+            table: RouteHeader::RT_TABLE_MAIN,
+            protocol: RouteProtocol::Static,
+            scope: RouteScope::Link,
+            kind: RouteType::Unicast,
+            ..RouteHeader::default()
+        };
+        route.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::Inet(*decky)),
+            RouteAttribute::PrefSource(RouteAddress::Inet(link.address)),
+            RouteAttribute::Oif(index),
+        ];
+        ask(NEW_ROUTE, REQUEST | ACK | CREATE | EXCLUSIVE, &route)?;
+    }
+    // Last: a link that bears it is complete.
+    let mut alias = LinkMessage::default();
+    alias.header.index = index;
+    alias.attributes.push(LinkAttribute::IfAlias(link.alias.clone()));
+    ask(NEW_LINK, REQUEST | ACK, &alias).map(drop)
+}
+
+/// Removes a link if this is written on it.
+pub(crate) fn remove_marked(name: &InterfaceName, alias: &str) -> Result<(), Errno> {
+    let found = list()?.into_iter().find(|link| link.name == *name);
+    match found {
+        Some(link) if link.alias.as_deref() == Some(alias) => remove(link.index),
+        _ => Ok(()),
+    }
+}
+
 /// Removes a link, and its other end.
 pub(crate) fn remove(index: u32) -> Result<(), Errno> {
     let mut message = LinkMessage::default();
@@ -73,7 +174,7 @@ pub(crate) fn index(name: &str) -> Result<u32, Errno> {
     nix::net::if_::if_nametoindex(name)
 }
 
-fn ask(kind: u16, flags: u16, message: &LinkMessage) -> Result<Vec<Vec<u8>>, Errno> {
+fn ask(kind: u16, flags: u16, message: &impl Emitable) -> Result<Vec<Vec<u8>>, Errno> {
     const SEQUENCE: u32 = 1;
     let length = HEADER + message.buffer_len();
     let mut request = Vec::with_capacity(length);

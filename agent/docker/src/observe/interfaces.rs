@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use decnet_plan::desired::HOST_LINK;
 use decnet_wire::ids::InterfaceName;
 use decnet_wire::observed::Interface;
 use ipnet::Ipv4Net;
@@ -42,6 +43,9 @@ pub fn list() -> Result<Vec<Interface>, EngineError> {
     for link in &all {
         if let Some(interface) = found.get_mut(&link.name) {
             interface.kind.clone_from(&link.kind);
+            if link.name.as_str().starts_with(HOST_LINK) {
+                interface.alias.clone_from(&link.alias);
+            }
             let below = |index| all.iter().find(|other| other.index == index);
             interface.parent = link.below.and_then(below).map(|other| other.name.clone());
         }

@@ -147,7 +147,12 @@ impl Observer {
             Step::CreateVolume { .. } | Step::RemoveVolume { .. } => {
                 return self.doubt(|doubts| doubts.volumes = true);
             }
-            Step::ProbeAddress { .. } | Step::WaitHealthy { .. } | Step::WaitCompleted { .. } => return,
+            // The host's own links are looked at every time.
+            Step::CreateHostLink { .. }
+            | Step::RemoveHostLink { .. }
+            | Step::ProbeAddress { .. }
+            | Step::WaitHealthy { .. }
+            | Step::WaitCompleted { .. } => return,
             Step::LockNamespace { name, .. } => id_of(name),
             Step::UnpauseContainer { id, .. }
             | Step::StopContainer { id, .. }

@@ -71,6 +71,12 @@ impl Engine {
                 options: network.options,
                 ..bollard::models::Network::default()
             };
+            // In these modes nobody asks for anybody (ipvlan links without ARP).
+            let options = network.options.as_ref();
+            let routed = options.and_then(|options| options.get("ipvlan_mode"));
+            if routed.is_some_and(|mode| mode.starts_with("l3")) {
+                continue;
+            }
             if let Some(seat) = to_foreign(&network) {
                 ways.push(Way {
                     driver: seat.driver,

@@ -382,6 +382,31 @@ async fn a_port_that_takes_the_hosts_own_mac_only_is_suspected() {
 }
 
 #[tokio::test]
+async fn the_host_reaches_its_deckies_by_a_link_of_its_own() {
+    let mut lab = Lab::new().await;
+    let mut peer = Peer::new(&mut lab);
+    let document = web(&lab, &peer.network, &json!({}));
+    lab.converge(&lab.desire(&[&peer.network], &[("web", document.clone())]))
+        .await;
+    let to = address(&peer.network, DECKY);
+    assert!(!pings(to), "the host reaches its decky without a link of its own");
+
+    peer.network.host_address = Some(address(&peer.network, 9));
+    let desired = lab.desire(&[&peer.network], &[("web", document)]);
+    let plan = lab.converge(&desired).await;
+    assert_eq!(plan.steps.len(), 1, "{}", lines(&plan));
+    assert!(pings(to), "the host does not reach its decky");
+    let name = desired.host_links().into_keys().next().unwrap();
+    ip(&["link", "set", name.as_str(), "down"]);
+    lab.converge(&desired).await;
+    assert!(pings(to), "the host does not reach its decky any more");
+
+    lab.converge(&lab.desire(&[], &[])).await;
+    let left = decnet_docker::host::interfaces().unwrap();
+    assert!(left.iter().all(|interface| interface.name != name), "{left:?}");
+}
+
+#[tokio::test]
 async fn an_address_that_somebody_on_the_lan_answers_for_is_not_taken() {
     let mut lab = Lab::new().await;
     let peer = Peer::new(&mut lab);

@@ -94,6 +94,7 @@ impl Lab {
             parent: None,
             subnet,
             gateway: None,
+            host_address: None,
             mode: None,
         }
     }
@@ -112,6 +113,7 @@ impl Lab {
             parent: Some(link.parse().unwrap()),
             subnet: subnet(),
             gateway: None,
+            host_address: None,
             mode: None,
         }
     }

@@ -48,6 +48,8 @@ pub(super) fn check(desired: &Desired, errors: &mut Vec<DocumentError>) {
                 let network_spec = desired.networks().get(network);
                 if let Some(problem) = network_spec.and_then(|spec| misplaced(spec, address.into())) {
                     fail(problem);
+                } else if desired.host_addresses.get(network) == Some(&address) {
+                    fail(format!("{address} is reserved in network {network}"));
                 }
                 if let Some(other) = addresses.insert((network, address), &spec.name) {
                     fail(format!(

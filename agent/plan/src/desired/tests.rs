@@ -15,6 +15,7 @@ fn networks() -> Vec<Network> {
         parent: Some("eth0".parse().unwrap()),
         subnet: subnet.parse().unwrap(),
         gateway: None,
+        host_address: None,
         mode: None,
     };
     vec![

@@ -125,7 +125,7 @@ impl<'s, 'a> Assembly<'s, 'a> {
                 let (Some(parent), Some(address)) = (parent, endpoint.address) else {
                     continue;
                 };
-                if self.survey.holds(name, address) {
+                if self.survey.desired.is_routed(name) || self.survey.holds(name, address) {
                     continue;
                 }
                 let step = Step::ProbeAddress {
@@ -176,7 +176,7 @@ impl<'s, 'a> Assembly<'s, 'a> {
     }
 
     fn networks(&mut self) {
-        let mut leaving = Vec::new();
+        let mut leaving = self.host_links_leaving();
         for network in &self.survey.leaving {
             let step = Step::RemoveNetwork {
                 name: network.name.clone(),
@@ -205,8 +205,34 @@ impl<'s, 'a> Assembly<'s, 'a> {
             self.graph.after(node, leaving.iter().copied());
             self.networks.insert(network.name.as_str(), node);
         }
+        self.host_links_coming(&leaving);
         for (network, probe) in &self.late_probes {
             self.graph.after(*probe, self.networks.get(network).copied());
+        }
+    }
+
+    /// Links of the host itself that nobody wants, or that sit on something else. One of another kind would keep
+    /// every container off the parent.
+    fn host_links_leaving(&mut self) -> Vec<Node> {
+        let mut nodes = Vec::new();
+        for (link, alias) in &self.survey.host_links_leaving {
+            let step = Step::RemoveHostLink {
+                name: link.name.clone(),
+                alias: (*alias).to_owned(),
+            };
+            nodes.push(self.graph.add(None, step));
+        }
+        nodes
+    }
+
+    fn host_links_coming(&mut self, leaving: &[Node]) {
+        for link in &self.survey.host_links_coming {
+            let step = Step::CreateHostLink { link: link.clone() };
+            let node = self.graph.add(None, step);
+            self.graph.after(node, leaving.iter().copied());
+            // The engine may have to make the parent first.
+            let network = self.networks.get(link.network.as_str()).copied();
+            self.graph.after(node, network);
         }
     }
 

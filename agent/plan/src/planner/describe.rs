@@ -19,6 +19,14 @@ pub fn describe(step: &Step) -> String {
             format!("create {} network {}{more}", network.driver, network.name)
         }
         Step::RemoveNetwork { name, .. } => format!("remove network {name}"),
+        Step::CreateHostLink { link } => format!(
+            "create {} link {} ({} on {}) for this host itself",
+            link.driver.as_str(),
+            link.name,
+            link.address,
+            link.parent
+        ),
+        Step::RemoveHostLink { name, .. } => format!("remove link {name} of this host itself"),
         Step::ProbeAddress { parent, address, .. } => {
             format!("ask on {parent} whether somebody has {address}")
         }

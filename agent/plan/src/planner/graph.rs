@@ -137,6 +137,8 @@ fn key(draft: &Draft) -> Key<'_> {
         Step::RemoveImage { id, .. } => (16, id.as_str(), ""),
         Step::ProbeAddress { name, network, .. } => (6, name.as_str(), network.as_str()),
         Step::LockNamespace { name, .. } => (12, name.as_str(), ""),
+        Step::RemoveHostLink { name, .. } => (3, name.as_str(), ""),
+        Step::CreateHostLink { link } => (6, link.name.as_str(), ""),
     };
     (u8::from(rank > 2), draft.stack.as_ref(), rank, name, id)
 }

@@ -8,12 +8,9 @@ use decnet_wire::ids::InterfaceName;
 use decnet_wire::observed::{Interface, KernelFeature, Observed};
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::desired::Desired;
+use crate::desired::{Desired, HOST_LINK};
 use crate::labels;
 use crate::step::NetworkSpec;
-
-/// What the links that the agent makes for the host itself are called.
-pub const HOST_LINK: &str = "decnet-h-";
 
 /// Why no decky can be had at all.
 pub(super) const NO_NFTABLES: &str = "nftables with connection tracking does not exist in this host's kernel, and \
@@ -42,19 +39,17 @@ pub(super) fn obstacle(
                 .get(labels::HASH)
                 .is_some_and(|hash| *hash == other.hash)
     });
-    let problem = lan
-        .parent(observed)
-        .err()
-        .or_else(|| lan.kernel(observed))
-        .or_else(|| lan.wireless(observed))
-        .or_else(|| {
-            if is_there {
-                None
-            } else {
-                lan.shared(name, desired, observed)
-            }
-        })
-        .or_else(|| if is_there { None } else { lan.subnet(observed) })?;
+    let always = || {
+        let parent = lan.parent(observed).err();
+        let kernel = parent.or_else(|| lan.kernel(observed));
+        kernel.or_else(|| lan.wireless(observed))
+    };
+    let before_it_is_made = || {
+        let shared = lan.shared(name, desired, observed);
+        let subnet = || (!desired.is_routed(name)).then(|| lan.subnet(observed)).flatten();
+        shared.or_else(subnet)
+    };
+    let problem = always().or_else(|| if is_there { None } else { before_it_is_made() })?;
     Some(format!("network {name}: {problem}"))
 }
 

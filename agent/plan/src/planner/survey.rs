@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use decnet_wire::ids::StackName;
-use decnet_wire::observed::{ContainerState, KernelFeature, Observed, ObservedContainer, ObservedNetwork};
+use decnet_wire::observed::{
+    ContainerState, Interface, KernelFeature, Observed, ObservedContainer, ObservedNetwork,
+};
 
 use super::preflight;
 use crate::compose::{Condition, Egress, PullPolicy};
-use crate::desired::{Desired, DesiredService, DesiredStack, Image, endpoints};
+use crate::desired::{Desired, DesiredService, DesiredStack, HOST_LINK, Image, endpoints, is_ours};
 use crate::labels;
 use crate::policy::{self, Policy};
-use crate::step::{NetworkSpec, RestartPolicy};
+use crate::step::{HostLink, NetworkSpec, RestartPolicy};
 
 /// What is to become of everything.
 #[derive(Debug)]
@@ -26,6 +28,10 @@ pub(super) struct Survey<'a> {
     pub(super) leaving: Vec<&'a ObservedNetwork>,
     /// Networks to make.
     pub(super) coming: Vec<&'a NetworkSpec>,
+    /// Links of the host itself that go, with what is written on them.
+    pub(super) host_links_leaving: Vec<(&'a Interface, &'a str)>,
+    /// Links of the host itself to make.
+    pub(super) host_links_coming: Vec<HostLink>,
     pub(super) blocked_networks: BTreeMap<&'a str, Block>,
     pub(super) blocked_stacks: BTreeMap<&'a StackName, String>,
 }
@@ -104,6 +110,8 @@ impl<'a> Survey<'a> {
             orphans: BTreeMap::new(),
             leaving: Vec::new(),
             coming: Vec::new(),
+            host_links_leaving: Vec::new(),
+            host_links_coming: Vec::new(),
             blocked_networks: BTreeMap::new(),
             blocked_stacks: BTreeMap::new(),
         };
@@ -113,6 +121,7 @@ impl<'a> Survey<'a> {
         }
         survey.block_unfetchable();
         survey.compare_networks();
+        survey.compare_host_links();
         survey.compare_containers();
         survey
     }
@@ -280,6 +289,32 @@ impl<'a> Survey<'a> {
                 self.coming.push(network);
             }
         }
+    }
+
+    fn compare_host_links(&mut self) {
+        let mut wanted = self.desired.host_links();
+        wanted.retain(|_, link| !self.blocked_networks.contains_key(link.network.as_str()));
+        for found in &self.observed.interfaces {
+            let Some(alias) = found.alias.as_deref() else {
+                continue;
+            };
+            if !found.name.as_str().starts_with(HOST_LINK) || !is_ours(alias, self.desired.host()) {
+                continue;
+            }
+            match wanted.get(&found.name) {
+                Some(link) => {
+                    let has_address = found.addresses.iter().any(|net| net.addr() == link.address);
+                    let same_kind = found.kind.as_deref() == Some(link.driver.as_str());
+                    if found.up && alias == link.alias && has_address {
+                        wanted.remove(&found.name);
+                    } else if !same_kind {
+                        self.host_links_leaving.push((found, alias));
+                    }
+                }
+                None => self.host_links_leaving.push((found, alias)),
+            }
+        }
+        self.host_links_coming = wanted.into_values().collect();
     }
 
     fn container_names(&self) -> BTreeMap<&'a str, &'a StackName> {

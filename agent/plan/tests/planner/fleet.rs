@@ -40,6 +40,7 @@ pub(crate) fn network(name: &str, parent: &str, subnet: &str) -> Network {
         parent: Some(parent.parse().unwrap()),
         subnet: subnet.parse().unwrap(),
         gateway: None,
+        host_address: None,
         mode: None,
     }
 }

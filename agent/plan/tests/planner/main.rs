@@ -5,6 +5,8 @@
 
 mod egress;
 mod fleet;
+mod host_links;
+mod leases;
 mod preflight;
 mod project;
 mod project_properties;

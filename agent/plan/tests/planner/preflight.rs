@@ -3,7 +3,7 @@
 use decnet_plan::desired::Desired;
 use decnet_plan::planner::{StackState, stack_state};
 use decnet_plan::sim::Engine;
-use decnet_wire::bundle::{Network, NetworkDriver};
+use decnet_wire::bundle::{Network, NetworkDriver, NetworkMode};
 use decnet_wire::observed::{ForeignNetwork, Interface, KernelFeature};
 
 use crate::fleet::{converge_at_once, decky, desire, engine, lan, lines, plan_now, stack};
@@ -118,6 +118,18 @@ fn a_subnet_that_is_not_the_parents_is_refused_with_both() {
     assert!(plan_now(&desired, &engine).blocked.is_empty());
     eth0(&mut engine).addresses = vec!["169.254.9.9/16".parse().unwrap()];
     assert!(plan_now(&desired, &engine).blocked.is_empty());
+    // In layer 3 the LAN has a route to another subnet, which is the point of it.
+    eth0(&mut engine).addresses = vec!["192.0.2.7/24".parse().unwrap()];
+    let routed = Network {
+        mode: Some(NetworkMode::L3),
+        ..ipvlan()
+    };
+    let plan = plan_now(&desire(&[routed], &[("web", plain())]), &engine);
+    assert!(
+        plan.blocked.is_empty() && !lines(&plan).contains("ask on"),
+        "{}",
+        lines(&plan)
+    );
 }
 
 #[test]

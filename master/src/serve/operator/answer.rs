@@ -55,6 +55,13 @@ impl Problem {
 impl From<ControlError> for Problem {
     fn from(error: ControlError) -> Self {
         let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if error.is_disk_full() {
+            tracing::error!(error = chain(&error), "an operator's request failed");
+            return Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "its disk is full; nothing was changed",
+            );
+        }
         if status.is_server_error() {
             return Self::internal(&chain(&error));
         }
