@@ -1,5 +1,6 @@
 //! What the containers of a project have written, as they write it.
 
+use std::io::Write as _;
 use std::pin::pin;
 
 use decnet_docker::{Engine, LogLine};
@@ -67,7 +68,8 @@ fn write(name: &str, line: &LogLine, width: usize, prefix: bool) -> Result<(), C
             false => format!("{text}\n"),
         };
         if line.error {
-            eprint!("{text}");
+            // Nobody can be told that standard error does not work.
+            let _ = std::io::stderr().write_all(text.as_bytes());
         } else {
             show::print(&text)?;
         }

@@ -207,4 +207,42 @@ mod tests {
         assert_ne!(id("a"), id("b"));
         assert_eq!(id("a").as_bytes()[14], b'8');
     }
+
+    fn project(text: &str) -> (tempfile::TempDir, Project) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("compose.yaml");
+        std::fs::write(&file, text).unwrap();
+        let options = ProjectOptions {
+            project_name: Some("p".to_owned()),
+            files: vec![file],
+            profiles: Vec::new(),
+            env_files: Vec::new(),
+            project_directory: None,
+        };
+        let project = Project::load(&options).unwrap();
+        (folder, project)
+    }
+
+    #[test]
+    fn a_service_comes_with_all_that_it_needs_and_nothing_else() {
+        let (_folder, mut project) = project(
+            "services: {a: {image: i, depends_on: [b]}, b: {image: i, network_mode: 'service:c'}, c: {image: i}, d: {image: i}}",
+        );
+        let up = UpOptions {
+            services: vec!["a".to_owned()],
+            scale: vec![("a".to_owned(), 3)],
+            ..UpOptions::default()
+        };
+        project.adjust(&up).unwrap();
+        assert_eq!(project.services(), ["a", "b", "c"].map(str::to_owned).into());
+        assert_eq!(project.loaded.document["services"]["a"]["scale"], 3);
+        let unknown = UpOptions {
+            services: vec!["x".to_owned()],
+            ..UpOptions::default()
+        };
+        assert!(matches!(
+            project.adjust(&unknown),
+            Err(ComposeError::NoService { .. })
+        ));
+    }
 }
