@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -61,6 +62,7 @@ fn the_same_file_means_the_same_under_docker_compose() -> Result<()> {
 
     let queue = Mutex::new(fixtures.iter());
     let failures = Mutex::new(Vec::new());
+    let stuck = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
@@ -68,8 +70,18 @@ fn the_same_file_means_the_same_under_docker_compose() -> Result<()> {
                     let Some(fixture) = queue.lock().ok().and_then(|mut queue| queue.next()) else {
                         break;
                     };
-                    let found =
-                        examine(fixture, &environment).unwrap_or_else(|error| vec![format!("{error:#}")]);
+                    let mut outcome = examine(fixture, &environment);
+                    if let Err(error) = &outcome
+                        && is_stuck(error)
+                    {
+                        println!(
+                            "{}: once more, the engine keeps a network: {error:#}",
+                            fixture.name
+                        );
+                        stuck.fetch_add(1, Ordering::SeqCst);
+                        outcome = examine(fixture, &environment);
+                    }
+                    let found = outcome.unwrap_or_else(|error| vec![format!("{error:#}")]);
                     println!(
                         "{}: {}",
                         fixture.name,
@@ -87,7 +99,7 @@ fn the_same_file_means_the_same_under_docker_compose() -> Result<()> {
     });
     let mut failures = failures.into_inner().unwrap_or_default();
     let left = stage.left()?;
-    if !left.is_empty() {
+    if left.len() > stuck.into_inner() {
         failures.push(format!("still on the engine: {left:?}"));
     }
     failures.sort();
@@ -150,6 +162,12 @@ fn examine(fixture: &Fixture, environment: &BTreeMap<String, String>) -> Result<
         }
     }
     Ok(found)
+}
+
+/// Engine 20.10 now and then counts an endpoint of a network that nobody has any more, and keeps that network until it
+/// is started again, whoever asks for its removal.
+fn is_stuck(error: &anyhow::Error) -> bool {
+    format!("{error:#}").contains("has active endpoints")
 }
 
 /// The project's name, as Docker Compose understands the files.

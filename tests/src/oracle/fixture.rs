@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
@@ -47,6 +48,8 @@ pub struct Copy {
     /// Named as the project.
     pub folder: PathBuf,
 }
+
+static MADE: AtomicU32 = AtomicU32::new(0);
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/compose")
@@ -153,9 +156,11 @@ impl Fixture {
     /// When they cannot be read or written.
     pub fn copy(&self) -> Result<Copy> {
         let parent = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
-        // The folder names the project: one of this run, whatever an earlier one has left.
-        let run = std::process::id();
-        let folder = parent.path().join(format!("{PREFIX}{}-{run}", self.name));
+        // The folder names the project: one of its own, whatever an earlier one has left.
+        let (run, number) = (std::process::id(), MADE.fetch_add(1, Ordering::SeqCst));
+        let folder = parent
+            .path()
+            .join(format!("{PREFIX}{}-{run}-{number}", self.name));
         copy_folder(&self.folder, &folder)?;
         Ok(Copy {
             _parent: parent,
