@@ -39,7 +39,8 @@ use crate::ledger::{
 };
 use consequence::Consequence;
 pub(crate) use effective::{Effective, Source, effective};
-use execute::{Execution, Outcome};
+use execute::Journal;
+pub(crate) use execute::{Apply, Execution, Outcome, Record};
 pub(crate) use machine::{DockerMachine, Machine};
 use pace::{Pace, Part};
 
@@ -486,11 +487,14 @@ impl<M: Machine> Reconciler<M> {
         if chosen.contains(&true) {
             memory.round += 1;
             let bundles = self.bundles.clone();
-            let execution = Execution {
-                machine: &*self.machine,
+            let journal = Journal {
                 ledger: &self.ledger,
                 clock: &self.clock,
                 round: memory.round,
+            };
+            let execution = Execution {
+                machine: &*self.machine,
+                record: &journal,
             };
             let stop = || bundles.has_changed().unwrap_or(true);
             let outcomes = execution.run(look.plan, &chosen, stop).await?;

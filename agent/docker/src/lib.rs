@@ -7,6 +7,7 @@
 //! | `engine` | the connection: bounded calls, each with a timeout |
 //! | `observe` | the engine's objects of one host, the images, the interfaces; [`Observer`] remembers them |
 //! | `known` | what need not be asked again while steps are applied |
+//! | `list` | containers as people ask for them, and what they have written |
 //! | `progress` | what a pull or a build tells while it is under way |
 //! | `apply` | one step |
 //! | [`host`] | the host's own network: what its kernel has, its links |
@@ -19,11 +20,13 @@ mod error;
 mod events;
 pub mod host;
 mod known;
+mod list;
 mod observe;
 mod progress;
 
 pub use apply::BlobSource;
 pub use engine::Engine;
 pub use error::EngineError;
+pub use list::{Listed, LogLine};
 pub use observe::Observer;
 pub use progress::{Progress, ProgressSink};

@@ -155,7 +155,7 @@ impl Engine {
         Ok((networks, foreign))
     }
 
-    async fn list(&self, host: HostId) -> Result<Vec<ContainerSummary>, EngineError> {
+    pub(crate) async fn list(&self, host: HostId) -> Result<Vec<ContainerSummary>, EngineError> {
         let options = ListContainersOptions {
             all: true,
             filters: Some(of_host(host)),

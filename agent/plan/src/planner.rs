@@ -47,10 +47,12 @@ pub const OWNER_SETTLE_MS: u64 = 200;
 /// "stop_grace_period").
 pub const STOP_TIMEOUT_S: u32 = 10;
 
-/// Everything that leads from what is observed to what is desired.
+/// Everything that leads from what is observed to what is desired. The policy is for bundles: a project that stands
+/// alone is that of a person who may use the engine anyway.
 #[must_use]
 pub fn plan(desired: &Desired, observed: &Observed, policy: &Policy) -> Plan {
-    let survey = Survey::new(desired, observed, Some(policy));
+    let policy = (!desired.is_project()).then_some(policy);
+    let survey = Survey::new(desired, observed, policy);
     let mut blocked: Vec<Blocked> = survey
         .blocked_networks
         .values()

@@ -199,7 +199,7 @@ pub fn load(inputs: &Inputs, files: &dyn Files) -> Result<Loaded, Vec<LoadError>
     if !loader.sink.has_errors() {
         let inactive = check::profiles(&mut document, &settings.profiles);
         check::references(&mut document, &inactive, &mut loader.sink);
-        loader.fold_files(&mut document, &environment);
+        loader.fold_files(&mut document, &environment, &settings.directory);
         check::unused(&mut document);
         check::contents(&document, &mut loader.sink);
     }

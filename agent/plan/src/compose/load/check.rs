@@ -405,9 +405,11 @@ pub(super) fn resources(document: &Tree, sink: &mut Sink) {
             if sources.is_empty() || resource.get("driver").is_some() {
                 continue;
             }
+            // Where a variable gives it, the content is that variable's.
+            let variable = resource.get("environment").is_some();
             match sources
                 .iter()
-                .filter(|source| resource.get(source).is_some())
+                .filter(|source| resource.get(source).is_some() && !(variable && **source == "content"))
                 .count()
             {
                 0 => sink.fail(

@@ -1,4 +1,5 @@
-//! `env_file` and `label_file`, read and folded into `environment` and `labels`.
+//! `env_file` and `label_file`, read and folded into `environment` and `labels`, and the seccomp profiles of
+//! `security_opt`.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,12 @@ use super::tree::{At, Kind, Map, Trail, Tree};
 impl Loader<'_> {
     /// A later file wins over an earlier one, and the service's own entries over all files. Variables in the files come
     /// from the project's environment, then from the service's entries, then from lines before.
-    pub(super) fn fold_files(&mut self, document: &mut Tree, environment: &BTreeMap<String, String>) {
+    pub(super) fn fold_files(
+        &mut self,
+        document: &mut Tree,
+        environment: &BTreeMap<String, String>,
+        directory: &str,
+    ) {
         let root = Trail::Root;
         let services = root.key("services");
         for (name, service) in document.entries_mut("services") {
@@ -25,6 +31,9 @@ impl Loader<'_> {
                 }
                 put(map, "environment", files.at, values);
             }
+            if let Some(options) = map.get_mut("security_opt") {
+                self.profiles(options, &trail.key("security_opt"), directory);
+            }
             if let Some(files) = map.remove("label_file") {
                 let mut values = BTreeMap::new();
                 let trail = trail.key("label_file");
@@ -32,6 +41,41 @@ impl Loader<'_> {
                     self.fold(file, &trail.item(i), &mut values, &|_| None);
                 }
                 put(map, "labels", files.at, values);
+            }
+        }
+    }
+
+    /// The engine takes the text of a seccomp profile, not its path.
+    fn profiles(&mut self, options: &mut Tree, trail: &Trail<'_>, directory: &str) {
+        let Kind::List(options) = &mut options.kind else {
+            return;
+        };
+        for (i, option) in options.iter_mut().enumerate() {
+            let Some(path) = option.as_text().and_then(|text| text.strip_prefix("seccomp")) else {
+                continue;
+            };
+            let Some(path) = path.strip_prefix([':', '=']) else {
+                continue;
+            };
+            // "unconfined" and "builtin" are the engine's words; a profile itself is JSON.
+            if matches!(path, "unconfined" | "builtin") || path.starts_with('{') {
+                continue;
+            }
+            let path = match path.starts_with('/') {
+                true => path.to_owned(),
+                false => super::paths::clean(&format!("{directory}/{path}")),
+            };
+            let trail = trail.item(i);
+            let Some(text) = self.text_of(&path, true, Some((option.at, &trail))) else {
+                continue;
+            };
+            match serde_json::from_str::<serde_json::Value>(&text) {
+                Ok(profile) => option.kind = Kind::Text(format!("seccomp={profile}")),
+                Err(error) => self.sink.fail(
+                    option.at,
+                    &trail,
+                    format!("{path}: is no seccomp profile, which is JSON: {error}"),
+                ),
             }
         }
     }
