@@ -42,6 +42,14 @@ image: ## the decoy image, as target/decoy-image.tar
 		image --binary $(DECOY_BINARY) --arch $(DECOY_ARCH) --out $(DECOY_IMAGE) >/dev/null
 	@echo 'the decoy image is $(DECOY_IMAGE)'
 
+.PHONY: lab-image
+lab-image: ## the disk of lab hosts, under target/lab; made again when its recipe changes (root)
+	tests/lab/image.sh >/dev/null
+
+.PHONY: lab
+lab: set-up build image lab-image ## the suites on lab hosts: whole Debian guests with their own kernel (root)
+	$(CARGO) test --locked --no-fail-fast -p decnet-tests $(patsubst tests/suites/%.rs,--test %,$(wildcard tests/suites/lab_*.rs))
+
 .PHONY: fmt-check
 fmt-check: toolchain
 	$(CARGO) fmt --all --check
@@ -51,7 +59,7 @@ lint: fmt-check ## format and lints; warnings are errors
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 .PHONY: test
-test: fmt-check set-up build image lint ## everything: set-up, lints, every test, on a real engine (root)
+test: fmt-check set-up build image lab-image lint ## everything: set-up, lints, every test, on real engines (root)
 	$(CARGO) test --workspace --locked --no-fail-fast
 
 .PHONY: deny

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Brings a Debian machine to where the suites and the demo can run: Docker Engine, network tools and the ordinary
-# clients that decoys are tried with. Does nothing where all of it is there. Needs root; starts no init system.
+# Brings a Debian machine to where the suites and the demo can run: Docker Engine, network tools, the ordinary clients
+# that decoys are tried with, and what lab hosts are made of. Does nothing where all of it is there. Needs root; starts no init system.
 #
 #   tests/setup.sh           install what is missing, start the engine if none answers
 #   tests/setup.sh --down    end the engine that this script started
@@ -41,7 +41,19 @@ readonly needed=(
     'snmpget:snmp'
     'vncsnapshot:vncsnapshot'
     'python3:python3'
+    # For images of the tests: the one busybox that needs no libraries.
+    '/var/lib/dpkg/info/busybox-static.list:busybox-static'
+    # Lab hosts.
+    'linux.uml:user-mode-linux'
+    'debootstrap:debootstrap'
+    'mke2fs:e2fsprogs'
+    'setpriv:util-linux'
 )
+
+# The peer of the Compose engine. Debian 13 has it as a package, Debian 12 in no release of its own.
+readonly compose_package=docker-compose
+readonly compose_release=trixie
+readonly compose_path=/usr/libexec/docker/cli-plugins/docker-compose
 
 # Root's tools are not on every shell's path.
 export PATH="$PATH:/usr/sbin:/sbin"
@@ -100,6 +112,42 @@ install_missing() {
         fail "still missing after the installation: ${entries[*]%%:*}; see $run_dir/apt.log"
 }
 
+# Docker Compose v2, as the Docker CLI's plugin. One static binary, so that of a newer release runs here as well; it is
+# unpacked, not installed, and apt's own lists and state stay as they are.
+install_compose() {
+    local state=$run_dir/compose mirror options
+    local key=/usr/share/keyrings/debian-archive-keyring.gpg
+    if docker compose version >/dev/null 2>&1; then
+        return 0
+    fi
+    refresh
+    # Debian 12 knows that name as well: for version 1, which is another program.
+    if apt-cache policy $compose_package | grep -q '^  Candidate: [^(1]'; then
+        printf 'set-up: installing %s\n' $compose_package
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $compose_package \
+            </dev/null >>"$run_dir/apt.log" 2>&1 ||
+            fail "apt-get install $compose_package fails; see $run_dir/apt.log"
+    else
+        # shellcheck disable=SC2016 # apt replaces these
+        read -r mirror < <(apt-get indextargets --format '$(REPO_URI)' \
+            'Created-By: Packages' 'Origin: Debian' 'Label: Debian') || true
+        [ -n "${mirror:-}" ] || fail "no Debian mirror among apt's sources to have $compose_package $compose_release from"
+        printf 'set-up: unpacking %s of %s\n' $compose_package $compose_release
+        mkdir -p "$state"/{lists/partial,cache/archives/partial,root}
+        printf 'deb [signed-by=%s] %s %s main\n' "$key" "$mirror" $compose_release >"$state/sources.list"
+        options=(-o "Dir::Etc::SourceList=$state/sources.list" -o Dir::Etc::SourceParts=/dev/null
+            -o "Dir::State::Lists=$state/lists" -o "Dir::Cache=$state/cache" -o APT::Sandbox::User=root)
+        {
+            apt-get "${options[@]}" update -qq &&
+                (cd "$state" && apt-get "${options[@]}" download -qq $compose_package) &&
+                dpkg-deb -x "$state/$compose_package"_*.deb "$state/root" &&
+                install -D -m 755 "$state/root$compose_path" "$compose_path"
+        } >>"$run_dir/apt.log" 2>&1 || fail "Docker Compose v2 cannot be had from $mirror; see $run_dir/apt.log"
+        rm -rf "$state"
+    fi
+    docker compose version >/dev/null 2>&1 || fail 'Docker Compose v2 is installed, and docker compose does not run'
+}
+
 engine_answers() {
     docker version --format '{{.Server.Version}}' >/dev/null 2>&1
 }
@@ -136,6 +184,10 @@ check_namespaces() {
     fi
     ip link del "dnm$$"
     ip link del "dnp$$"
+    if ! ip tuntap add dev "dnt$$" mode tap 2>"$run_dir/probe.log"; then
+        fail "tap links, the cables of lab hosts, cannot be made: $(head -n 1 "$run_dir/probe.log")"
+    fi
+    ip link del "dnt$$"
 }
 
 stop_engine() {
@@ -160,6 +212,7 @@ esac
 exec 9>"$run_dir/set-up.lock"
 flock 9
 install_missing
+install_compose
 start_engine 9>&-
 check_namespaces
 printf 'set-up: Docker Engine %s, clients and namespaces are ready\n' "$(docker version --format '{{.Server.Version}}')"

@@ -9,10 +9,12 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use serde::Serialize;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, OpenError, RunError};
+use crate::compose::{self, ComposeError};
 use crate::config::{CONFIG_FILE, Config, DOCKER_SOCKET, STATE_DIR};
 use crate::control::{self, ControlError};
 use crate::doctor;
@@ -34,7 +36,8 @@ Exit codes:
   2  the command line is wrong
   3  this host is not enrolled
   4  another agent holds the state folder
-  5  doctor found something that does not work";
+  5  doctor found something that does not work
+`compose` has more of them, see `decnet-agent compose --help`.";
 
 /// How a command ended. The numbers are stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,11 @@ pub enum Exit {
     NotEnrolled = 3,
     Held = 4,
     Unwell = 5,
+    /// `compose plan` has something to do.
+    Changes = 6,
+    /// Compose files cannot be understood, or ask for what is not supported.
+    Files = 7,
+    Interrupted = 130,
 }
 
 impl From<Exit> for ExitCode {
@@ -94,6 +102,22 @@ impl From<OpenError> for Failure {
     }
 }
 
+impl From<ComposeError> for Failure {
+    fn from(error: ComposeError) -> Self {
+        // Problems of files come several at once, one a line.
+        let text = match &error {
+            ComposeError::Files(problems)
+            | ComposeError::Blocked(problems)
+            | ComposeError::Steps(problems) => problems.to_string(),
+            error => error_chain(error),
+        };
+        Self {
+            text,
+            exit: error.exit(),
+        }
+    }
+}
+
 /// Keeps this host's deckies as its master's signed bundles say.
 #[derive(Debug, Parser)]
 #[command(name = "decnet-agent", version, after_help = EXIT_CODES)]
@@ -118,15 +142,9 @@ struct Common {
     /// Log as JSON, one object a line, on standard error.
     #[arg(long, global = true)]
     log_json: bool,
-    /// What to log, such as `info` or `decnet_agent=debug`.
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILTER",
-        env = "DECNET_LOG",
-        default_value = "info"
-    )]
-    log: String,
+    /// What to log, such as `info` or `decnet_agent=debug`; `info` unless said, for `compose` nothing.
+    #[arg(long, global = true, value_name = "FILTER", env = "DECNET_LOG")]
+    log: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -156,6 +174,8 @@ enum Command {
     },
     /// Look for what keeps this host from working, and say what to do about it.
     Doctor(Output),
+    /// Run a Compose project on this machine's engine.
+    Compose(compose::Options),
     /// Print the completions of a shell.
     Completions { shell: Shell },
 }
@@ -170,7 +190,12 @@ struct Output {
 impl Cli {
     /// Sends logs to standard error. Call it once, before [`Cli::run`].
     pub fn init_tracing(&self) {
-        let filter = tracing_subscriber::EnvFilter::try_new(&self.common.log)
+        let usual = match self.command {
+            // It tells what it does in its own words.
+            Command::Compose(_) => "off",
+            _ => "info",
+        };
+        let filter = tracing_subscriber::EnvFilter::try_new(self.common.log.as_deref().unwrap_or(usual))
             .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
         let builder = tracing_subscriber::fmt()
             .with_env_filter(filter)
@@ -183,6 +208,18 @@ impl Cli {
         };
     }
 
+    /// What [`Cli::run`] is to run on: threads only where there is work for more than one.
+    ///
+    /// # Errors
+    /// The system gives no threads or file descriptors.
+    pub fn runtime(&self) -> std::io::Result<Runtime> {
+        let mut builder = match self.command {
+            Command::Compose(_) => Builder::new_current_thread(),
+            _ => Builder::new_multi_thread(),
+        };
+        builder.enable_all().build()
+    }
+
     /// Does what the command line says.
     ///
     /// # Errors
@@ -193,6 +230,12 @@ impl Cli {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Self::command(), "decnet-agent", &mut script);
             return written(&script);
+        }
+        if let Command::Compose(options) = self.command {
+            return Ok(match compose::run(options, &self.common.docker_socket).await? {
+                compose::Ended::Done => Exit::Done,
+                compose::Ended::Changes => Exit::Changes,
+            });
         }
         let config = self
             .common
@@ -240,7 +283,7 @@ impl Cli {
                 Ok(if unwell { Exit::Unwell } else { Exit::Done })
             }
             // Answered above, before any file was looked at.
-            Command::Completions { .. } => Ok(Exit::Done),
+            Command::Completions { .. } | Command::Compose(_) => Ok(Exit::Done),
         }
     }
 }

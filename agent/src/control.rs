@@ -3,6 +3,7 @@
 //! `GET /status`, `GET /plan`, `GET /journal?limit=<n>`; answers are JSON. Only who may enter the state
 //! folder reaches it.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use decnet_docker::Engine;
+use decnet_docker::host::EgressCounters;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Full, Limited};
 use hyper::body::Incoming;
@@ -35,6 +38,8 @@ const CONNECTIONS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The longest answer that a command reads, in bytes.
 const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
+/// How long a status waits for what the namespaces have counted.
+const COUNTERS: Duration = Duration::from_secs(5);
 /// Journal entries, when the command does not say.
 const JOURNAL: usize = 50;
 
@@ -128,6 +133,18 @@ pub(crate) async fn serve(listener: UnixListener, control: Control) {
 }
 
 impl Control {
+    /// What closed namespaces have counted; nothing while the engine does not answer at once.
+    async fn egress(&self) -> BTreeMap<String, EgressCounters> {
+        let read = async {
+            let engine = Engine::connect(&self.docker_socket).await?;
+            engine.egress(self.identity.host).await
+        };
+        match timeout(COUNTERS, read).await {
+            Ok(Ok(counters)) => counters,
+            _ => BTreeMap::new(),
+        }
+    }
+
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if request.method() != Method::GET {
             return said(StatusCode::METHOD_NOT_ALLOWED, "only GET is known here");
@@ -141,7 +158,12 @@ impl Control {
                     idle,
                 );
                 let status = Status::read(&self.identity, self.master.clone(), &self.ledger, Some(running));
-                json(status.map_err(|error| error_chain(&error)))
+                let egress = self.egress().await;
+                json(
+                    status
+                        .map(|status| status.with_egress(egress))
+                        .map_err(|error| error_chain(&error)),
+                )
             }
             "/plan" => {
                 let preview = Preview::make(self.identity.host, &self.ledger, &self.docker_socket).await;

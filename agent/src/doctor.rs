@@ -1,5 +1,6 @@
-//! What keeps this host from working, and what to do about it. Reads only.
+//! What keeps this host from working, and what to do about it. Changes nothing.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use decnet_docker::Engine;
+use decnet_wire::observed::KernelFeature;
 use http::{Request, StatusCode, header};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -15,9 +17,11 @@ use time::macros::format_description;
 
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, HostPort};
+use crate::control::{self, ControlError};
 use crate::error::error_chain;
 use crate::identity::{Identity, IdentityError};
 use crate::link::{Link, LinkError};
+use crate::status::Preview;
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -87,12 +91,12 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     let ipvlan = config
         .ipvlan
         .unwrap_or_else(|| identity.as_ref().is_ok_and(|identity| identity.network.ipvlan));
-    findings.push(driver("macvlan", !ipvlan));
-    findings.push(driver("ipvlan", ipvlan));
+    findings.extend(kernel(ipvlan).await);
     match identity {
         Ok(identity) => {
             findings.push(certificate(&identity, now));
-            findings.push(interface(&identity));
+            findings.push(interface(&identity, ipvlan));
+            findings.extend(obstacles(config).await);
             findings.extend(master(config, &identity).await);
         }
         Err(error @ IdentityError::NotEnrolled { .. }) => {
@@ -200,36 +204,77 @@ async fn engine(socket: &Path) -> Finding {
     }
 }
 
-/// Whether the kernel has a driver, as far as its files tell. A driver that is built in without parameters
-/// leaves no trace, so that not finding it is no proof.
-fn driver(name: &'static str, needed: bool) -> Finding {
-    if Path::new("/sys/module").join(name).exists() {
-        return Finding::ok(name, "in the kernel");
-    }
-    let release = nix::sys::utsname::uname()
-        .map(|names| names.release().to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let modules = Path::new("/lib/modules").join(release);
-    let listed = |file: &str| {
-        std::fs::read_to_string(modules.join(file))
-            .is_ok_and(|text| text.lines().any(|line| line.contains(&format!("/{name}.ko"))))
+/// What the kernel has of what networks need, found out by trying.
+async fn kernel(ipvlan: bool) -> Vec<Finding> {
+    let lacks = tokio::task::spawn_blocking(decnet_docker::host::lacks).await;
+    let lacks = lacks.unwrap_or_default();
+    let check = |feature: KernelFeature, needed: bool, advice: &str| {
+        let name = feature.as_str();
+        match (lacks.contains(&feature), needed) {
+            (false, _) => Finding::ok(name, "the kernel has it"),
+            (true, true) => Finding::fail(name, "does not exist in this host's kernel", advice),
+            (true, false) => Finding::ok(
+                name,
+                "does not exist in this host's kernel; this host does not need it",
+            ),
+        }
     };
-    if listed("modules.builtin") {
-        return Finding::ok(name, "built into the kernel");
+    vec![
+        check(
+            KernelFeature::Macvlan,
+            !ipvlan,
+            "load it with `modprobe macvlan`, or enrol this host with --ipvlan",
+        ),
+        check(
+            KernelFeature::Ipvlan,
+            ipvlan,
+            "load it with `modprobe ipvlan`, or enrol this host without --ipvlan",
+        ),
+    ]
+}
+
+/// What keeps the accepted bundle from being reached: said by the agent that runs, or worked out from its ledger.
+async fn obstacles(config: &Config) -> Vec<Finding> {
+    const CHECK: &str = "bundle";
+    let preview: Result<Preview, String> = match control::ask(&config.socket_path(), "/plan").await {
+        Ok(preview) => Ok(preview),
+        Err(ControlError::Connect { .. }) if !config.ledger_path().exists() => return Vec::new(),
+        Err(ControlError::Connect { .. }) => match crate::Agent::open(config.clone()) {
+            Ok(agent) => agent.preview().await.map_err(|error| error_chain(&error)),
+            Err(error) => Err(error_chain(&error)),
+        },
+        Err(error) => Err(error_chain(&error)),
+    };
+    let preview = match preview {
+        Ok(preview) => preview,
+        Err(error) => {
+            return vec![Finding::warn(
+                CHECK,
+                format!("what is left to do cannot be worked out: {error}"),
+                "the other findings tell why",
+            )];
+        }
+    };
+    let Some(generation) = preview.generation else {
+        return vec![Finding::ok(CHECK, "none was accepted yet")];
+    };
+    // Every stack of a network that does not work says the same.
+    let reasons: BTreeSet<&str> = preview
+        .plan
+        .blocked
+        .iter()
+        .map(|blocked| blocked.reason.as_str())
+        .collect();
+    if reasons.is_empty() {
+        return vec![Finding::ok(
+            CHECK,
+            format!("nothing speaks against generation {generation}"),
+        )];
     }
-    if listed("modules.dep") {
-        return Finding::ok(name, "a module that the kernel can load");
-    }
-    let says = "not found in the kernel's files; it may be built in all the same";
-    if needed {
-        Finding::warn(
-            name,
-            says,
-            format!("if networks of this kind fail, load it with `modprobe {name}`"),
-        )
-    } else {
-        Finding::ok(name, format!("{says}; this host does not need it"))
-    }
+    reasons
+        .into_iter()
+        .map(|reason| Finding::fail(CHECK, reason, "put that right, or change the fleet at the master"))
+        .collect()
 }
 
 fn certificate(identity: &Identity, now: OffsetDateTime) -> Finding {
@@ -247,20 +292,46 @@ fn certificate(identity: &Identity, now: OffsetDateTime) -> Finding {
     }
 }
 
-fn interface(identity: &Identity) -> Finding {
+/// The interface that enrolment fixed for this host. Whether it fits the networks of a bundle, `obstacles` tells.
+fn interface(identity: &Identity, ipvlan: bool) -> Finding {
     const CHECK: &str = "interface";
     let Some(name) = &identity.network.interface else {
         return Finding::ok(CHECK, "as the fleet has it");
     };
-    if Path::new("/sys/class/net").join(name.as_str()).exists() {
-        Finding::ok(CHECK, format!("{name} exists"))
-    } else {
-        let says = format!("{name}, which enrolment fixed for this host, does not exist");
-        Finding::fail(
+    let found = match decnet_docker::host::interfaces() {
+        Ok(all) => all.into_iter().find(|interface| interface.name == *name),
+        Err(error) => {
+            return Finding::warn(CHECK, error_chain(&error), "look with `ip link`");
+        }
+    };
+    match found {
+        None => {
+            let says = format!("{name}, which enrolment fixed for this host, does not exist");
+            Finding::fail(
+                CHECK,
+                says,
+                "create it, or enrol again with the interface that the host has",
+            )
+        }
+        Some(interface) if !interface.up => Finding::fail(
             CHECK,
-            says,
-            "create it, or enrol again with the interface that the host has",
-        )
+            format!("{name} is down"),
+            format!("set it up: `ip link set {name} up`"),
+        ),
+        Some(interface) if interface.wireless && !ipvlan => Finding::fail(
+            CHECK,
+            format!("{name} is wireless: an access point takes frames of one MAC address from it only"),
+            "enrol again with --ipvlan, or with a wired interface",
+        ),
+        Some(interface) => {
+            let addresses: Vec<String> = interface.addresses.iter().map(ToString::to_string).collect();
+            let addresses = if addresses.is_empty() {
+                "no address".to_owned()
+            } else {
+                addresses.join(" and ")
+            };
+            Finding::ok(CHECK, format!("{name} is up, with {addresses}"))
+        }
     }
 }
 

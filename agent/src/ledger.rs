@@ -7,6 +7,7 @@
 //! the operations that it names). An event's sequence number is given out once, also across a ledger that
 //! had to be set aside. One process holds the file at a time.
 
+mod images;
 mod journal;
 mod operations;
 mod outbox;
@@ -18,7 +19,10 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use decnet_plan::desired::Leases;
+use decnet_plan::unused::Fetched;
 use decnet_wire::ids::{OperationId, StackName, Timestamp};
 use decnet_wire::report::{Event, EventBody};
 use redb::{Database, DatabaseError, ReadableDatabase as _, StorageError};
@@ -43,7 +47,11 @@ pub struct Ledger {
     writer: Writer,
     outbox_grew: Arc<Notify>,
     first_number: u64,
+    commits: Arc<AtomicU64>,
 }
+
+/// Bytes of the file that are kept in memory. Records are read a few at a time.
+const CACHE: usize = 4 * 1024 * 1024;
 
 /// What opening a ledger gave.
 #[derive(Debug)]
@@ -173,7 +181,7 @@ impl Ledger {
             .open(path)
             .map_err(|error| failed(redb::Error::Io(error)))?;
         let mut db = Database::builder()
-            .set_cache_size(16 * 1024 * 1024)
+            .set_cache_size(CACHE)
             .create(path)
             .map_err(|error| match error {
                 DatabaseError::DatabaseAlreadyOpen => LedgerError::Held {
@@ -191,12 +199,14 @@ impl Ledger {
         tx.commit()?;
         let db = Arc::new(db);
         let outbox_grew = Arc::new(Notify::new());
-        let writer = Writer::start(Arc::clone(&db), Arc::clone(&outbox_grew));
+        let commits = Arc::new(AtomicU64::new(0));
+        let writer = Writer::start(Arc::clone(&db), Arc::clone(&outbox_grew), Arc::clone(&commits));
         let ledger = Self {
             db,
             writer,
             outbox_grew,
             first_number,
+            commits,
         };
         // Damage shows now, where it can still be set aside, and not in the middle of a night.
         ledger.read(Snapshot::check)?;
@@ -240,6 +250,22 @@ impl Ledger {
     /// The stacks that are not as they should be without anybody having asked for it.
     pub fn incidents(&self) -> Result<BTreeMap<StackName, Incident>, LedgerError> {
         self.read(Snapshot::incidents)
+    }
+
+    /// The addresses that containers have had and keep.
+    pub fn leases(&self) -> Result<Leases, LedgerError> {
+        self.read(Snapshot::leases)
+    }
+
+    /// The images that we have fetched or built, by name.
+    pub fn fetched(&self) -> Result<BTreeMap<String, Fetched>, LedgerError> {
+        self.read(Snapshot::fetched)
+    }
+
+    /// How many commits there were since it was opened: what was read after this was asked is still so while it is
+    /// the same.
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Acquire)
     }
 
     /// The newest steps, newest first.

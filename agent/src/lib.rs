@@ -28,6 +28,7 @@
 //! | `reconcile` | the loop |
 //! | `report` | heartbeat, events, observed state |
 //! | `control`, [`status`], [`doctor`] | what people on the host can ask |
+//! | `compose` | Compose projects of this machine, without a master |
 //! | [`cli`] | the commands |
 
 mod admit;
@@ -36,6 +37,7 @@ mod backoff;
 mod blobs;
 pub mod cli;
 pub mod clock;
+mod compose;
 pub mod config;
 mod control;
 pub mod doctor;

@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     // A wrong command line ends here with code 2, as clap has it.
     let cli = Cli::parse();
     cli.init_tracing();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match cli.runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("decnet-agent: cannot start the runtime: {error}");
@@ -19,7 +19,11 @@ fn main() -> ExitCode {
     match runtime.block_on(cli.run()) {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            eprintln!("decnet-agent: {failure}");
+            match failure.exit() {
+                // One line for each problem, which begins with the file's name.
+                Exit::Files => eprintln!("{failure}"),
+                _ => eprintln!("decnet-agent: {failure}"),
+            }
             failure.exit().into()
         }
     }

@@ -10,6 +10,7 @@
 mod consequence;
 mod effective;
 mod execute;
+mod images;
 mod machine;
 mod pace;
 
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use decnet_plan::desired::Leases;
 use decnet_plan::planner::{StackState, plan, stack_states};
 use decnet_plan::step::Plan;
 use decnet_wire::bundle::Operation;
@@ -37,7 +39,8 @@ use crate::ledger::{
 };
 use consequence::Consequence;
 pub(crate) use effective::{Effective, Source, effective};
-use execute::{Execution, Outcome};
+use execute::Journal;
+pub(crate) use execute::{Apply, Execution, Outcome, Record};
 pub(crate) use machine::{DockerMachine, Machine};
 use pace::{Pace, Part};
 
@@ -104,6 +107,19 @@ struct Memory {
     aimed: Option<Aimed>,
     /// Operations of an earlier life: since when they look done, and the restarts that were counted then.
     unproven: BTreeMap<OperationId, Option<(Instant, u32)>>,
+    /// As the ledger has them.
+    leases: Leases,
+    /// When images that nothing needs are looked for; at once when it is not known.
+    tidy_at: Option<Instant>,
+    rest: Option<Rest>,
+}
+
+/// A round that found nothing to do. As long as all of this is the same, the next one finds nothing either.
+struct Rest {
+    bundle: Digest,
+    observed: Arc<Observed>,
+    /// Commits of the ledger until then.
+    commits: u64,
 }
 
 /// What was worked out last, and from what.
@@ -147,6 +163,7 @@ impl<M: Machine> Reconciler<M> {
                 .filter(|(_, record)| running(record))
                 .map(|(id, _)| (*id, None))
                 .collect(),
+            leases: self.ledger.leases()?,
             ..Memory::default()
         };
         loop {
@@ -170,6 +187,18 @@ impl<M: Machine> Reconciler<M> {
             self.say(|condition| condition.reason = Some("no bundle was accepted yet".to_owned()));
             return Ok(Next::After(TIMER));
         };
+        if let Some(rest) = memory.rest.take()
+            && rest.bundle == *bundle.digest()
+            && rest.commits == self.ledger.commits()
+            && memory.tidy_at.is_some_and(|at| begun < at)
+            && let Ok((observed, _)) = self.machine.observe().await
+            && Arc::ptr_eq(&observed, &rest.observed)
+        {
+            memory.rest = Some(rest);
+            self.note_idle(begun);
+            return Ok(Next::After(TIMER));
+        }
+        let commits = self.ledger.commits();
         let operations = self.begin(&bundle).await?;
         let last_good = self.ledger.last_good()?;
         let effective = match self.aim(memory, &bundle, &operations, &last_good) {
@@ -191,6 +220,9 @@ impl<M: Machine> Reconciler<M> {
             Ok(seen) => seen,
             Err(error) => return self.cannot_observe(&bundle, &operations, &error).await,
         };
+        if self.renew_leases(memory, &effective, &observed).await? {
+            return Ok(Next::Now);
+        }
         let plan = plan(&effective.desired, &observed, &admit::policy());
         let mut pending = BTreeMap::new();
         for (name, state) in stack_states(&effective.desired, &observed) {
@@ -215,11 +247,18 @@ impl<M: Machine> Reconciler<M> {
         };
         self.settle(&mut memory.pace, &look).await?;
         self.note_drift(&look).await?;
-        self.publish(&memory.pace, &bundle, &look, observed, version);
+        self.publish(&memory.pace, &bundle, &look, Arc::clone(&observed), version);
         if plan.is_settled() && look.pending.is_empty() {
             self.engine_backoff.reset();
-            let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.idle_round.store(micros.max(1), Ordering::Relaxed);
+            self.note_idle(begun);
+            self.tidy(memory, &effective, &last_good, &observed).await?;
+            if incidents.is_empty() && memory.unproven.is_empty() {
+                memory.rest = Some(Rest {
+                    bundle: bundle.digest().clone(),
+                    observed,
+                    commits,
+                });
+            }
             // Back in time to see that it stayed so.
             return Ok(Next::After(if incidents.is_empty() {
                 TIMER
@@ -231,6 +270,11 @@ impl<M: Machine> Reconciler<M> {
             Next::After(pause) if proving => Next::After(pause.min(PROOF)),
             next => next,
         })
+    }
+
+    fn note_idle(&self, begun: Instant) {
+        let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.idle_round.store(micros.max(1), Ordering::Relaxed);
     }
 
     /// `open → running` for what this bundle asks; gives all operations as they are then.
@@ -279,11 +323,13 @@ impl<M: Machine> Reconciler<M> {
             memory.pace.aim_at(&aimed.fingerprints);
             return Ok(Arc::clone(&aimed.effective));
         }
-        let effective = effective(self.host, bundle.bundle(), operations, last_good).map_err(|errors| {
-            errors
-                .first()
-                .map_or_else(String::new, |error| one_line(&error.to_string()))
-        })?;
+        let mut effective =
+            effective(self.host, bundle.bundle(), operations, last_good).map_err(|errors| {
+                errors
+                    .first()
+                    .map_or_else(String::new, |error| one_line(&error.to_string()))
+            })?;
+        effective.desired = effective.desired.with_leases(&memory.leases);
         let effective = Arc::new(effective);
         let mut fingerprints: BTreeMap<Part, u64> = effective
             .aims
@@ -299,6 +345,27 @@ impl<M: Machine> Reconciler<M> {
             fingerprints,
         });
         Ok(effective)
+    }
+
+    /// Remembers which addresses containers have. True when what is aimed at asks for one of them from now on.
+    async fn renew_leases(
+        &self,
+        memory: &mut Memory,
+        effective: &Effective,
+        observed: &Observed,
+    ) -> Result<bool, LedgerError> {
+        let leases = effective.desired.leases(observed, &memory.leases);
+        if leases == memory.leases {
+            return Ok(false);
+        }
+        let known = leases.clone();
+        self.ledger.write(move |tx| tx.lease(&known)).await?;
+        memory.leases = leases;
+        let same = effective.desired.clone().with_leases(&memory.leases) == effective.desired;
+        if !same {
+            memory.aimed = None;
+        }
+        Ok(!same)
     }
 
     /// Without a look at the engine nothing can be decided. An object that cannot be read stands in the way
@@ -420,14 +487,18 @@ impl<M: Machine> Reconciler<M> {
         if chosen.contains(&true) {
             memory.round += 1;
             let bundles = self.bundles.clone();
-            let execution = Execution {
-                machine: &*self.machine,
+            let journal = Journal {
                 ledger: &self.ledger,
                 clock: &self.clock,
                 round: memory.round,
             };
+            let execution = Execution {
+                machine: &*self.machine,
+                record: &journal,
+            };
             let stop = || bundles.has_changed().unwrap_or(true);
             let outcomes = execution.run(look.plan, &chosen, stop).await?;
+            self.remember_fetched(look.plan, &outcomes).await?;
             worked = outcomes.contains(&Outcome::Done);
             engine_away = outcomes
                 .iter()
@@ -500,7 +571,7 @@ impl<M: Machine> Reconciler<M> {
         pace: &Pace,
         bundle: &AdmittedBundle,
         look: &Look<'_>,
-        observed: Observed,
+        observed: Arc<Observed>,
         version: String,
     ) {
         let converged = look.plan.is_settled() && look.pending.is_empty();
@@ -517,8 +588,8 @@ impl<M: Machine> Reconciler<M> {
         let reason = (!converged).then(|| reason(pace, look.plan, &pending));
         self.say(|condition| {
             let observed = match &condition.observed {
-                Some(known) if **known == observed => Arc::clone(known),
-                _ => Arc::new(observed),
+                Some(known) if *known == observed => Arc::clone(known),
+                _ => observed,
             };
             *condition = Condition {
                 digest: Some(digest.clone()),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use decnet_docker::host::EgressCounters;
 use decnet_docker::{Engine, EngineError};
 use decnet_plan::planner::{StackState, describe, plan, stack_states};
 use decnet_plan::step::Plan;
@@ -42,6 +43,12 @@ pub struct Running {
     /// The engine's version while it answers.
     pub engine: Option<String>,
     pub pending: BTreeMap<StackName, String>,
+    /// What is suspicious about containers that run, by their name.
+    #[serde(default)]
+    pub warnings: BTreeMap<String, Vec<String>>,
+    /// What the closed network namespaces have counted, by the name of the container that owns one.
+    #[serde(default)]
+    pub egress: BTreeMap<String, EgressCounters>,
     pub contact: Contact,
     /// How long the newest look at the engine took that found nothing to do, planning included, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,6 +62,14 @@ impl Running {
             reason: condition.reason,
             engine: condition.engine,
             pending: condition.pending,
+            warnings: condition
+                .observed
+                .iter()
+                .flat_map(|observed| &observed.containers)
+                .filter(|container| !container.warnings.is_empty())
+                .map(|container| (container.name.clone(), container.warnings.clone()))
+                .collect(),
+            egress: BTreeMap::new(),
             contact,
             idle_round_us: (idle_round_us > 0).then_some(idle_round_us),
         }
@@ -92,6 +107,15 @@ impl Status {
             waiting_events: ledger.outbox(1, 1)?.waiting,
             running,
         })
+    }
+
+    /// With what closed namespaces have counted, when an agent runs.
+    #[must_use]
+    pub(crate) fn with_egress(mut self, egress: BTreeMap<String, EgressCounters>) -> Self {
+        if let Some(running) = &mut self.running {
+            running.egress = egress;
+        }
+        self
     }
 
     /// The status for people.
@@ -138,6 +162,28 @@ impl Status {
                     (false, None) => "no".to_owned(),
                 };
                 line("converged", converged);
+                let total = |of: fn(&EgressCounters) -> u64| running.egress.values().map(of).sum::<u64>();
+                if !running.egress.is_empty() {
+                    let (dropped, allowed) =
+                        (total(EgressCounters::dropped), total(|counters| counters.allowed));
+                    line(
+                        "egress",
+                        format!(
+                            "{} namespaces closed, {dropped} packets dropped, {allowed} allowed",
+                            running.egress.len()
+                        ),
+                    );
+                }
+                for (container, counters) in &running.egress {
+                    if counters.dropped() > 0 {
+                        line("dropped", format!("{container}: {}", dropped_text(counters)));
+                    }
+                }
+                for (container, warnings) in &running.warnings {
+                    for warning in warnings {
+                        line("warning", format!("{container}: {warning}"));
+                    }
+                }
             }
         }
         line("unreported", format!("{} events", self.waiting_events));
@@ -155,6 +201,21 @@ impl Status {
         }
         text
     }
+}
+
+fn dropped_text(counters: &EgressCounters) -> String {
+    [
+        ("TCP", counters.dropped_tcp),
+        ("UDP", counters.dropped_udp),
+        ("ICMP", counters.dropped_icmp),
+        ("DNS", counters.dropped_dns),
+        ("other", counters.dropped_other),
+    ]
+    .iter()
+    .filter(|(_, count)| *count > 0)
+    .map(|(name, count)| format!("{count} {name}"))
+    .collect::<Vec<_>>()
+    .join(", ")
 }
 
 /// What `decnet-agent plan` shows: what the agent would do now.
@@ -200,9 +261,12 @@ impl Preview {
             .map_err(|refusal| PreviewError::Bundle(refusal.detail))?;
         let operations = ledger.operations().map_err(PreviewError::Ledger)?;
         let last_good = ledger.last_good().map_err(PreviewError::Ledger)?;
-        let effective = effective(host, admitted.bundle(), &operations, &last_good).map_err(|errors| {
-            PreviewError::Bundle(errors.first().map(ToString::to_string).unwrap_or_default())
-        })?;
+        let mut effective =
+            effective(host, admitted.bundle(), &operations, &last_good).map_err(|errors| {
+                PreviewError::Bundle(errors.first().map(ToString::to_string).unwrap_or_default())
+            })?;
+        let leases = ledger.leases().map_err(PreviewError::Ledger)?;
+        effective.desired = effective.desired.with_leases(&leases);
         let engine = Engine::connect(socket).await.map_err(PreviewError::Observe)?;
         let observed = engine.observe(host).await.map_err(PreviewError::Observe)?;
         let plan = plan(&effective.desired, &observed, &policy());

@@ -10,6 +10,7 @@ use decnet_pki::envelope::Envelope;
 use decnet_pki::key::{HostKey, SigningKey};
 use decnet_plan::sim;
 use decnet_plan::step::Step;
+use decnet_plan::unused::Disk;
 use decnet_wire::bundle::{
     Blob, BlobKind, Bundle, Network, NetworkDriver, Operation, OperationKind, PAYLOAD_TYPE, SCHEMA, Stack,
 };
@@ -152,6 +153,7 @@ pub(crate) fn network() -> Network {
         parent: Some("eth0".parse().unwrap()),
         subnet: "10.9.0.0/24".parse().unwrap(),
         gateway: None,
+        host_address: None,
         mode: None,
     }
 }
@@ -221,11 +223,7 @@ pub(crate) struct SimMachine {
 
 impl SimMachine {
     pub(crate) fn new(host: HostId) -> Arc<Self> {
-        let interfaces = vec![Interface {
-            name: "eth0".parse().unwrap(),
-            up: true,
-            addresses: Vec::new(),
-        }];
+        let interfaces = vec![Interface::new("eth0".parse().unwrap())];
         let mut engine = sim::Engine::default();
         engine.interfaces = interfaces;
         Arc::new(Self {
@@ -262,9 +260,10 @@ impl SimMachine {
 }
 
 impl Machine for SimMachine {
-    async fn observe(&self) -> Result<(Observed, String), EngineError> {
+    async fn observe(&self) -> Result<(Arc<Observed>, String), EngineError> {
         self.check_away()?;
-        Ok((self.engine.lock().unwrap().observe(self.host), "sim".to_owned()))
+        let observed = self.engine.lock().unwrap().observe(self.host);
+        Ok((Arc::new(observed), "sim".to_owned()))
     }
 
     async fn apply(&self, step: &Step) -> Result<(), EngineError> {
@@ -287,6 +286,10 @@ impl Machine for SimMachine {
                 what: "the simulated engine refused",
             },
         })
+    }
+
+    async fn disk(&self) -> Option<Disk> {
+        None
     }
 
     async fn expect(&self, _blobs: Vec<Blob>) {}

@@ -15,8 +15,21 @@ use crate::wait::{Seen, until};
 
 /// Services that have a visit.
 pub const SERVICES: &[&str] = &[
-    "ssh", "telnet", "ftp", "http", "https", "smtp", "pop3", "imap", "mysql", "postgres", "redis", "mqtt",
-    "vnc", "snmp",
+    "ssh",
+    "telnet",
+    "ftp",
+    "http",
+    "https",
+    "smtp",
+    "smtp_relay",
+    "pop3",
+    "imap",
+    "mysql",
+    "postgres",
+    "redis",
+    "mqtt",
+    "vnc",
+    "snmp",
 ];
 
 /// How long a client may take. Decoys that refuse logins take their time, as the real ones do.
@@ -68,7 +81,7 @@ pub fn visit(lan: &Lan, service: &str, address: &str, visitor: &Visitor) -> Resu
         "telnet" => telnet(lan, address, visitor),
         "ftp" => ftp(lan, address, visitor),
         "http" | "https" => web(lan, service, address, visitor),
-        "smtp" => smtp(lan, address, visitor),
+        "smtp" | "smtp_relay" => smtp(lan, service, address, visitor),
         "pop3" | "imap" => mailbox(lan, service, address, visitor),
         "mysql" => mysql(lan, address, visitor),
         "postgres" => postgres(lan, address, visitor),
@@ -243,7 +256,7 @@ fn web(lan: &Lan, scheme: &str, address: &str, visitor: &Visitor) -> Result<Visi
     })
 }
 
-fn smtp(lan: &Lan, address: &str, visitor: &Visitor) -> Result<Visit> {
+fn smtp(lan: &Lan, service: &str, address: &str, visitor: &Visitor) -> Result<Visit> {
     let url = format!("smtp://{address}/visitor.example");
     let from = format!("{}@visitor.example", visitor.mark);
     let letter = format!(
@@ -268,7 +281,11 @@ fn smtp(lan: &Lan, address: &str, visitor: &Visitor) -> Result<Visit> {
         letter.as_bytes(),
         LIMIT,
     )?;
-    let answer = answer(&said, &["< 220", "< 250", "< 550", "< 554"])?;
+    // Only a relay takes mail from one stranger to another.
+    let answer = match service {
+        "smtp_relay" => answer(&said, &["queued as", "id=", "Message accepted", "Queued mail"])?,
+        _ => answer(&said, &["< 550", "< 554"])?,
+    };
     Ok(Visit {
         client: "curl",
         answer,

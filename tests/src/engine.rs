@@ -87,6 +87,20 @@ impl Container {
         }
     }
 
+    /// All containers of what `docker inspect` printed, by name.
+    ///
+    /// # Errors
+    ///
+    /// When that is no list.
+    pub(crate) fn all_from(inspected: &str) -> Result<BTreeMap<String, Self>> {
+        let inspected: Vec<Value> =
+            serde_json::from_str(inspected).with_context(|| format!("docker inspect said {inspected:?}"))?;
+        let containers = inspected.iter().map(Self::from_inspect);
+        Ok(containers
+            .map(|container| (container.name.clone(), container))
+            .collect())
+    }
+
     /// The decky, as the stack's label has it.
     #[must_use]
     pub fn decky(&self) -> &str {
@@ -133,20 +147,14 @@ pub fn containers(host: &str) -> Result<BTreeMap<String, Container>> {
         &format!("label={HOST_LABEL}={host}"),
     ])?;
     let ids: Vec<&str> = listed.split_whitespace().collect();
-    let mut containers = BTreeMap::new();
     if ids.is_empty() {
-        return Ok(containers);
+        return Ok(BTreeMap::new());
     }
     let mut arguments = vec!["inspect", "--type", "container"];
     arguments.extend(ids);
     // One that went away between the two calls is reported on standard error and left out.
     let said = run(&mut program("docker", &arguments), LIMIT)?;
-    let inspected: Vec<Value> = serde_json::from_str(&said.stdout)
-        .with_context(|| format!("docker inspect said {:?} {:?}", said.stdout, said.stderr))?;
-    for container in inspected.iter().map(Container::from_inspect) {
-        containers.insert(container.name.clone(), container);
-    }
-    Ok(containers)
+    Container::all_from(&said.stdout).with_context(|| said.stderr.trim().to_owned())
 }
 
 /// A container by name or id, if there is one.

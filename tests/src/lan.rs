@@ -152,29 +152,7 @@ impl Lan {
     ///
     /// When nobody answers.
     pub fn mac_of(&self, address: &str) -> Result<String> {
-        // Whatever the cache says may be old.
-        run(&mut self.inside(&["ip", "neigh", "flush", "dev", "lan0"]), SHORT)?.ok()?;
-        // Any datagram makes the kernel ask; nothing has to listen there.
-        let ask = format!("exec 3<>/dev/udp/{address}/9 && echo >&3 || true");
-        let found = crate::wait::until(&format!("an answer to ARP for {address}"), SHORT, || {
-            run(&mut self.inside(&["bash", "-c", &ask]), SHORT)?;
-            let said = run(
-                &mut self.inside(&["ip", "neigh", "show", address, "dev", "lan0"]),
-                SHORT,
-            )?
-            .ok()?;
-            Ok(
-                match said
-                    .split_whitespace()
-                    .skip_while(|word| *word != "lladdr")
-                    .nth(1)
-                {
-                    Some(mac) => crate::wait::Seen::Done(mac.to_owned()),
-                    None => crate::wait::Seen::not_yet(said.trim()),
-                },
-            )
-        })?;
-        Ok(found)
+        mac_of(&|arguments| self.inside(arguments), "lan0", address)
     }
 
     /// Leaves it behind; somebody else removes it by its names.
@@ -191,6 +169,34 @@ impl Drop for Lan {
             eprintln!("a LAN stays behind: {error:#}");
         }
     }
+}
+
+/// The answer to ARP for `address` on `device`, asked afresh with commands that `inside` makes.
+///
+/// # Errors
+///
+/// When nobody answers.
+pub(crate) fn mac_of(inside: &dyn Fn(&[&str]) -> Command, device: &str, address: &str) -> Result<String> {
+    // Whatever the cache says may be old.
+    run(&mut inside(&["ip", "neigh", "flush", "dev", device]), SHORT)?.ok()?;
+    // Any datagram makes the kernel ask; nothing has to listen there.
+    let ask = format!("exec 3<>/dev/udp/{address}/9 && echo >&3 || true");
+    crate::wait::until(&format!("an answer to ARP for {address}"), SHORT, || {
+        run(&mut inside(&["bash", "-c", &ask]), SHORT)?;
+        let said = run(
+            &mut inside(&["ip", "neigh", "show", address, "dev", device]),
+            SHORT,
+        )?
+        .ok()?;
+        let mac = said
+            .split_whitespace()
+            .skip_while(|word| *word != "lladdr")
+            .nth(1);
+        Ok(match mac {
+            Some(mac) => crate::wait::Seen::Done(mac.to_owned()),
+            None => crate::wait::Seen::not_yet(said.trim()),
+        })
+    })
 }
 
 /// Removes what is there of a LAN.

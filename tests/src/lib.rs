@@ -8,7 +8,9 @@
 //! | [`processes`] | master and agents as processes: start, wait until ready, stop, kill, restart |
 //! | [`fleet`] | the CLI with `--json`, and waiting for rows and hosts |
 //! | [`clients`] | one visit by its ordinary client for each service |
+//! | [`lab`] | whole Debian hosts with their own kernel and systemd, for reboots, power cuts, units and packages |
 //! | [`scene`] | a master, its worker and a LAN, made together and removed together |
+//! | [`oracle`] | the same Compose files through Docker Compose and through the agent's engine |
 //! | [`seed`] | what a suite draws at random, from a seed that it prints |
 //! | [`command`], [`wait`] | running a program with a limit; waiting for conditions |
 //!
@@ -20,7 +22,9 @@ pub mod dialogue;
 pub mod engine;
 pub mod engine_proxy;
 pub mod fleet;
+pub mod lab;
 pub mod lan;
+pub mod oracle;
 pub mod processes;
 pub mod scene;
 pub mod seed;

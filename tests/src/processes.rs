@@ -225,6 +225,9 @@ pub struct Master {
     pub api_port: u16,
     /// Where TOML files that add to the catalogue lie.
     pub catalogue_dir: PathBuf,
+    /// Where it listens, in `namespace` or on the machine itself.
+    address: String,
+    namespace: Option<String>,
     arguments: Vec<String>,
     process: Option<Process>,
 }
@@ -236,13 +239,26 @@ impl Master {
     ///
     /// When `decnet init` fails.
     pub fn init(folder: &Path) -> Result<Self> {
+        Self::made(folder, "127.0.0.1".to_owned(), None)
+    }
+
+    /// As [`Master::init`]; it runs in a network namespace, on `address` there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Master::init`].
+    pub fn init_at(folder: &Path, address: &str, namespace: &str) -> Result<Self> {
+        Self::made(folder, address.to_owned(), Some(namespace.to_owned()))
+    }
+
+    fn made(folder: &Path, address: String, namespace: Option<String>) -> Result<Self> {
         let state_dir = folder.join("master");
         let mut command = Command::new(bin("decnet")?);
         command
             .arg("init")
             .arg("--state-dir")
             .arg(&state_dir)
-            .args(["--advertise", "127.0.0.1"]);
+            .args(["--advertise", &address]);
         let said = run(&mut command, SHORT)?;
         ensure!(said.status.success(), "`decnet init` fails: {}", said.said());
         let token = operator_token(&said.stdout)
@@ -257,6 +273,8 @@ impl Master {
             enrol_port: free_port()?,
             api_port: free_port()?,
             catalogue_dir,
+            address,
+            namespace,
             arguments: Vec::new(),
             process: None,
             state_dir,
@@ -284,14 +302,22 @@ impl Master {
     ///
     /// When it ends, or does not answer.
     pub fn start(&mut self) -> Result<()> {
-        let mut command = Command::new(bin("decnet")?);
+        let program = bin("decnet")?;
+        let mut command = match &self.namespace {
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         command.arg("serve").arg("--state-dir").arg(&self.state_dir);
         for (flag, port) in [
             ("--agent-listen", self.agent_port),
             ("--enrol-listen", self.enrol_port),
             ("--api-listen", self.api_port),
         ] {
-            command.arg(flag).arg(format!("127.0.0.1:{port}"));
+            command.arg(flag).arg(format!("{}:{port}", self.address));
         }
         command.arg("--socket").arg(&self.socket);
         command.arg("--decoy-image").arg(decoy_image()?);

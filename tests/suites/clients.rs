@@ -15,7 +15,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("web", &["http", "https", "smtp"]),
     ("mail", &["pop3", "imap", "snmp"]),
     ("data", &["mysql", "postgres", "redis"]),
-    ("thing", &["mqtt", "vnc"]),
+    ("thing", &["mqtt", "vnc", "smtp_relay"]),
 ];
 
 fn deploy(scene: &Scene, sections: &str) -> Result<()> {

@@ -115,13 +115,15 @@ impl Context {
             family: parse("DECNET_OS_FAMILY", &required("DECNET_OS_FAMILY")?)?,
             distro: parse("DECNET_DISTRO", &required("DECNET_DISTRO")?)?,
         };
-        let persona = match text("DECNET_PERSONA")? {
+        let mut persona: Map<String, Value> = match text("DECNET_PERSONA")? {
             None => Map::new(),
             Some(json) => serde_json::from_str(&json).map_err(|source| EnvironmentError::Persona {
                 slug: service.slug,
                 source,
             })?,
         };
+        // The table is the whole truth of what a service reads.
+        persona.retain(|key, _| service.persona.contains(&key.as_str()));
         let port = match text("DECNET_PORT")? {
             None => service.port,
             Some(number) => number.parse().map_err(|_| EnvironmentError::Malformed {

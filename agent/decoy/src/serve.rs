@@ -1,28 +1,35 @@
 //! Accepts visitors: bounds on how many, how long and how idle, and the events every service shares.
 
 mod connection;
+mod seats;
 mod session;
 
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 pub use connection::Connection;
 pub use session::Session;
 
+use seats::{Seat, Seats};
+
 use crate::environment::Context;
 use crate::event::{Category, Outcome, TELL};
 use crate::{Failure, event::EventLog};
 
-/// Connections of one service at a time; more are closed at once, and logged.
+/// Connections of one service at a time. One more ends the oldest of the address that has most, so that nobody can
+/// shut others out by holding all of them.
 pub const MAX_CONNECTIONS: usize = 64;
+
+/// Tasks at a time, with those of ended connections that are not done yet.
+const MAX_TASKS: usize = 2 * MAX_CONNECTIONS;
 
 /// How long a connection may neither deliver nor take a byte.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -57,12 +64,13 @@ where
         listener.local_addr().map_or(context.port, |local| local.port()),
     );
 
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut seats = Seats::default();
     let mut sessions = JoinSet::new();
     let mut tell = tokio::time::interval(TELL);
     loop {
         let (stream, peer) = tokio::select! {
-            accepted = listener.accept() => match accepted {
+            // Ended connections' tasks go within moments; until then the kernel keeps newcomers waiting.
+            accepted = listener.accept(), if sessions.len() < MAX_TASKS => match accepted {
                 Ok(accepted) => accepted,
                 // Out of descriptors, or the peer is gone already: neither ends the service.
                 Err(_) => {
@@ -71,7 +79,13 @@ where
                 }
             },
             // A finished session, or a panicked one, frees its memory here.
-            Some(_) = sessions.join_next() => continue,
+            Some(ended) = sessions.join_next_with_id() => {
+                seats.leave(match ended {
+                    Ok((id, ())) => id,
+                    Err(error) => error.id(),
+                });
+                continue;
+            }
             _ = tell.tick() => {
                 context.log.tell_suppressed();
                 continue;
@@ -84,25 +98,31 @@ where
             peer,
             local_address(&stream, context),
         );
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            session.refuse("too many connections");
-            continue;
-        };
+        if seats.len() >= MAX_CONNECTIONS {
+            seats.make_room();
+        }
         session.announce();
         let session = Arc::new(session);
         let _ = stream.set_nodelay(true);
+        let handle = stream.as_fd().try_clone_to_owned();
+        let seated = Arc::clone(&session);
         let work = handler(
             Connection::new(stream, IDLE_TIMEOUT, SESSION_CAP),
             Arc::clone(&session),
         );
-        sessions.spawn(async move {
-            let _slot = slot;
+        let task = sessions.spawn(async move {
             let reason = match tokio::time::timeout(SESSION_CAP, work).await {
                 Ok(Ok(())) => "closed".to_owned(),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "lasted too long".to_owned(),
             };
             session.close(&reason);
+        });
+        seats.take(Seat {
+            task: task.id(),
+            session: seated,
+            // Out of descriptors: it cannot be ended early, only by its time limits.
+            stream: handle.ok().map(std::net::TcpStream::from),
         });
     }
 }

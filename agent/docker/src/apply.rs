@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use bollard::models::ContainerInspectResponse;
-use bollard::query_parameters::{RemoveContainerOptions, StopContainerOptions};
+use bollard::query_parameters::{RemoveContainerOptions, RenameContainerOptions, StopContainerOptions};
 use decnet_plan::labels;
 use decnet_plan::planner::describe;
 use decnet_plan::step::Step;
@@ -15,13 +15,20 @@ use tokio::fs::File;
 
 use crate::engine::CHANGE;
 use crate::error::{is_absent, status};
-use crate::observe::{label, to_state};
+use crate::observe::{label, name_of, to_state};
 use crate::{Engine, EngineError};
 
+mod build;
 mod container;
+mod files;
 mod image;
+mod lan;
 mod network;
 mod settle;
+mod volume;
+mod wait;
+
+use lan::{create_host_link, probe_address, remove_host_link};
 
 /// Where image archives come from.
 pub trait BlobSource: Send + Sync {
@@ -45,16 +52,70 @@ impl Engine {
                 image_ids,
                 ..
             } => self.load_image(blob, reference, image_ids, blobs).await,
-            Step::PullImage { reference } => self.pull_image(reference).await,
+            Step::PullImage {
+                reference,
+                platform,
+                always,
+                optional,
+            } => {
+                let pulled = self.pull_image(reference, platform.as_deref(), *always).await;
+                if *optional { forgive(step, pulled) } else { pulled }
+            }
+            Step::BuildImage { build } => self.build_image(build, blobs).await,
+            Step::RemoveImage { id, names } => self.remove_image(id, names).await,
             Step::CreateNetwork { network } => self.create_network(network).await,
             Step::RemoveNetwork { id, .. } => absent_is_fine(
                 self.call(CHANGE, || describe(step), self.docker.remove_network(id))
                     .await,
             ),
-            Step::CreateContainer { container } => self.create_container(container).await,
-            Step::StartContainer { name, settle_ms } => {
-                self.start_container(name, Duration::from_millis(*settle_ms))
+            Step::ProbeAddress {
+                parent,
+                address,
+                name,
+                ..
+            } => probe_address(name, parent, *address).await,
+            Step::CreateHostLink { link } => create_host_link(link).await,
+            Step::RemoveHostLink { name, alias } => remove_host_link(name, alias).await,
+            Step::LockNamespace { name, egress, rules } => self.lock_namespace(name, egress, rules).await,
+            Step::CreateVolume { volume } => self.create_volume(volume).await,
+            Step::RemoveVolume { name } => self.remove_volume(name).await,
+            Step::CreateContainer {
+                container,
+                staged,
+                inherit,
+            } => {
+                self.create_container(container, staged.as_deref(), inherit.as_deref())
                     .await
+            }
+            Step::StartContainer {
+                name,
+                settle_ms,
+                fallback,
+            } => {
+                let settle = Duration::from_millis(*settle_ms);
+                match self.start_container(name, settle).await {
+                    Err(error) if !fallback.is_empty() && !error.retryable() => {
+                        self.fall_back(name, fallback).await;
+                        Err(error)
+                    }
+                    other => other,
+                }
+            }
+            Step::WaitHealthy {
+                name,
+                timeout_s,
+                optional,
+            } => {
+                let ended = self.wait_healthy(name, *timeout_s).await;
+                if *optional { forgive(step, ended) } else { ended }
+            }
+            Step::WaitCompleted {
+                name,
+                timeout_s,
+                optional,
+            } => {
+                let ended = self.wait_completed(name, *timeout_s).await;
+                if *optional { forgive(step, ended) } else { ended }
             }
             Step::UnpauseContainer { id, .. } => {
                 let result = self
@@ -67,17 +128,53 @@ impl Engine {
                 }
             }
             Step::StopContainer { id, timeout_s, .. } => {
-                let seconds = i32::try_from(*timeout_s).unwrap_or(i32::MAX);
-                let options = StopContainerOptions {
-                    t: Some(seconds),
-                    signal: None,
-                };
-                let limit = CHANGE + Duration::from_secs(u64::from(*timeout_s));
-                let call = self.docker.stop_container(id, Some(options));
-                absent_is_fine(self.call(limit, || describe(step), call).await)
+                absent_is_fine(self.stop_container(step, id, *timeout_s).await)
             }
-            Step::RemoveContainer { id, .. } => self.remove_container(step, id).await,
+            Step::RemoveContainer { name, id } => {
+                self.remove_container(step, id).await?;
+                if self.known.container(name).is_some_and(|known| known.id == *id) {
+                    self.known.no_container(name);
+                }
+                Ok(())
+            }
+            Step::RenameContainer { from, id, to } => {
+                self.rename_container(step, from, id.as_deref(), to).await
+            }
         }
+    }
+
+    async fn stop_container(&self, step: &Step, container: &str, timeout_s: u32) -> Result<(), EngineError> {
+        let options = StopContainerOptions {
+            t: Some(i32::try_from(timeout_s).unwrap_or(i32::MAX)),
+            signal: None,
+        };
+        let limit = CHANGE + Duration::from_secs(u64::from(timeout_s));
+        let call = self.docker.stop_container(container, Some(options));
+        self.call(limit, || describe(step), call).await
+    }
+
+    async fn rename_container(
+        &self,
+        step: &Step,
+        from: &str,
+        id: Option<&str>,
+        to: &str,
+    ) -> Result<(), EngineError> {
+        let options = RenameContainerOptions { name: to.to_owned() };
+        let call = self.docker.rename_container(id.unwrap_or(from), options);
+        if let Err(error) = self.call(CHANGE, || describe(step), call).await {
+            // An earlier attempt has done it, if the container has that name: the one of that id, or, where no id
+            // is known, one that nothing of the old name is left beside.
+            let done = match id {
+                Some(id) => self.inspect(id).await.is_ok_and(|found| name_of(&found) == to),
+                None => is_absent(&error) && self.inspect(to).await.is_ok_and(|found| name_of(&found) == to),
+            };
+            if !done {
+                return Err(error);
+            }
+        }
+        self.known.renamed(from, to);
+        Ok(())
     }
 
     async fn remove_container(&self, step: &Step, id: &str) -> Result<(), EngineError> {
@@ -109,6 +206,19 @@ impl Engine {
             seconds: CHANGE.as_secs(),
         };
         tokio::time::timeout(CHANGE, gone).await.map_err(late)?
+    }
+}
+
+/// For a step that does not have to succeed. An engine that is away is told all the same: the next step needs it too.
+fn forgive(step: &Step, result: Result<(), EngineError>) -> Result<(), EngineError> {
+    match result {
+        Err(error @ EngineError::Connect { .. }) => Err(error),
+        Err(error) => {
+            let step = describe(step);
+            tracing::warn!(step, %error, "goes on without it");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }
 

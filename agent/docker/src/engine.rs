@@ -8,11 +8,15 @@ use std::time::Duration;
 
 use bollard::{API_DEFAULT_VERSION, Docker};
 use bytes::Bytes;
+use decnet_plan::unused::Disk;
+use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::EngineError;
+use crate::known::Known;
+use crate::progress::{ProgressSink, Sink, ToLog};
 
 /// Calls that are in flight at once. Measured: an engine on two cores gains nothing beyond.
 pub(crate) const CALLS: usize = 8;
@@ -30,6 +34,8 @@ pub(crate) const TRANSFER: Duration = Duration::from_secs(30 * 60);
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) docker: Docker,
+    pub(crate) known: Known,
+    pub(crate) progress: Sink,
     permits: Arc<Semaphore>,
     socket: Arc<str>,
 }
@@ -69,9 +75,18 @@ impl Engine {
         };
         Ok(Self {
             docker,
+            known: Known::default(),
+            progress: Arc::new(ToLog),
             permits: Arc::new(Semaphore::new(CALLS)),
             socket: name,
         })
+    }
+
+    /// The same connection, whose pulls and builds tell `sink` how far they are. Without one they tell the log.
+    #[must_use]
+    pub fn with_progress(mut self, sink: Arc<dyn ProgressSink>) -> Self {
+        self.progress = sink;
+        self
     }
 
     /// Asks whether the engine answers.
@@ -99,6 +114,23 @@ impl Engine {
         Ok(version.version.unwrap_or_default())
     }
 
+    /// The disk that the engine keeps its images on; None where its folder cannot be seen from here.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn disk(&self) -> Result<Option<Disk>, EngineError> {
+        let what = || "ask the engine where it keeps its images".to_owned();
+        let info = self.call(LOOK, what, self.docker.info()).await?;
+        let Some(found) = info.docker_root_dir.and_then(|root| statvfs(root.as_str()).ok()) else {
+            return Ok(None);
+        };
+        let bytes = |blocks: u64| blocks.saturating_mul(found.fragment_size());
+        Ok(Some(Disk {
+            total: bytes(found.blocks()),
+            free: bytes(found.blocks_available()),
+        }))
+    }
+
     /// Makes one call under a permit and a timeout.
     pub(crate) async fn call<T>(
         &self,
@@ -122,6 +154,37 @@ impl Engine {
     pub(crate) fn api_at_least(&self, major: usize, minor: usize) -> bool {
         let version = self.docker.client_version();
         (version.major_version, version.minor_version) >= (major, minor)
+    }
+
+    /// An error for what only engines since API `major.minor` can do, where this one is older.
+    pub(crate) fn needs_api(
+        &self,
+        (major, minor): (usize, usize),
+        what: impl FnOnce() -> String,
+        why: &'static str,
+    ) -> Result<(), EngineError> {
+        if self.api_at_least(major, minor) {
+            return Ok(());
+        }
+        Err(EngineError::Unsupported { what: what(), why })
+    }
+
+    /// The connection for one call whose query has these pairs besides those that bollard writes.
+    pub(crate) fn with_query(&self, pairs: &[(&'static str, String)]) -> Docker {
+        let mut more = form_urlencoded::Serializer::new(String::new());
+        for (name, value) in pairs {
+            more.append_pair(name, value);
+        }
+        let more = more.finish();
+        self.docker.clone().with_request_modifier(move |mut request| {
+            let uri = request.uri();
+            let joint = if uri.query().is_some() { '&' } else { '?' };
+            // Both halves are URIs, so the whole is one; if not, the request goes without.
+            if let Ok(whole) = format!("{uri}{joint}{more}").parse() {
+                *request.uri_mut() = whole;
+            }
+            request
+        })
     }
 
     /// The connection for one call with a body that has fields which bollard's types, made for newer engines, lack.

@@ -1,6 +1,9 @@
-//! What can go wrong between us and the engine.
+//! What can go wrong between us, the engine and the kernel.
 
 use std::io;
+use std::net::Ipv4Addr;
+
+use decnet_wire::ids::{InterfaceName, MacAddress};
 
 /// A failed exchange with the engine, or an object that is not as it must be.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +57,29 @@ pub enum EngineError {
     /// A container has not become healthy in time, or says that it is not.
     #[error("container {name} is not healthy: {how}")]
     Unhealthy { name: String, how: String },
+    /// A container that was to do its work and end has not, or has failed.
+    #[error("container {name} has not completed: {how}{logs}")]
+    Incomplete {
+        name: String,
+        how: String,
+        /// As of [`Self::Unsettled`].
+        logs: String,
+    },
+    /// The files of a specification make no archive: a path that climbs out, or one that is too long.
+    #[error("cannot pack the files of container {container}")]
+    PackFiles {
+        container: String,
+        #[source]
+        source: io::Error,
+    },
+    /// A build's context cannot be read.
+    #[error("cannot read {path}, of the build of image {image}")]
+    ReadContext {
+        image: String,
+        path: String,
+        #[source]
+        source: io::Error,
+    },
     /// An image archive cannot be read.
     #[error("cannot read image archive {blob}")]
     ReadBlob {
@@ -70,6 +96,24 @@ pub enum EngineError {
     /// The engine's version cannot do what the step asks for.
     #[error("cannot {what}: {why}")]
     Unsupported { what: String, why: &'static str },
+    /// Somebody on the LAN has the address that a container is to have.
+    #[error(
+        "{container} cannot have {address}: {mac} answers for it on {parent}; give it another address, or \
+         take it from that machine"
+    )]
+    AddressTaken {
+        container: String,
+        address: Ipv4Addr,
+        parent: InterfaceName,
+        mac: MacAddress,
+    },
+    /// The kernel does not do what is asked of it.
+    #[error("cannot {what}")]
+    Host {
+        what: String,
+        #[source]
+        source: io::Error,
+    },
     /// The host's network interfaces cannot be listed.
     #[error("cannot list the host's network interfaces")]
     ListInterfaces(#[source] nix::Error),
@@ -88,8 +132,13 @@ impl EngineError {
             | Self::Taken { .. }
             | Self::Unsettled { .. }
             | Self::Unhealthy { .. }
+            | Self::Incomplete { .. }
+            | Self::PackFiles { .. }
+            | Self::ReadContext { .. }
             | Self::WrongImage { .. }
             | Self::NoImage { .. }
+            | Self::AddressTaken { .. }
+            | Self::Host { .. }
             | Self::Unsupported { .. } => false,
         }
     }

@@ -5,8 +5,12 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | `engine` | the connection: bounded calls, each with a timeout |
-//! | `observe` | the engine's objects of one host, the images, the interfaces |
+//! | `observe` | the engine's objects of one host, the images, the interfaces; [`Observer`] remembers them |
+//! | `known` | what need not be asked again while steps are applied |
+//! | `list` | containers as people ask for them, and what they have written |
+//! | `progress` | what a pull or a build tells while it is under way |
 //! | `apply` | one step |
+//! | [`host`] | the host's own network: what its kernel has, its links |
 //! | `events` | the engine's events as a hint to look again |
 //! | `error` | [`EngineError`]: what failed, on what, in the engine's words, and whether to retry |
 
@@ -14,8 +18,15 @@ mod apply;
 mod engine;
 mod error;
 mod events;
+pub mod host;
+mod known;
+mod list;
 mod observe;
+mod progress;
 
 pub use apply::BlobSource;
 pub use engine::Engine;
 pub use error::EngineError;
+pub use list::{Listed, LogLine};
+pub use observe::Observer;
+pub use progress::{Progress, ProgressSink};

@@ -1,23 +1,44 @@
 //! What the engine has.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `seen` | one container, made of what the engine says of it |
+//! | `observer` | remembers, and asks only about what may have changed |
+//! | `namespace` | whether a container is in the network namespace that it is to share |
+//! | `process` | whether a container's process is still the one that was seen |
+//! | `volumes` | the engine's named volumes |
+//! | `interfaces` | the host's network interfaces |
+//! | `reach` | whether a decky reaches the LAN that its host reaches |
 
-use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, HashMap};
 
-use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, EndpointSettings};
-use bollard::query_parameters::{ListContainersOptions, ListImagesOptions, ListNetworksOptions};
+use bollard::models::{ContainerInspectResponse, ContainerSummary};
+use bollard::query_parameters::{ListContainersOptions, ListImagesOptions};
 use decnet_plan::labels;
+use decnet_wire::bundle::NetworkDriver;
 use decnet_wire::ids::HostId;
 use decnet_wire::observed::{
-    Attachment, ContainerState, Observed, ObservedContainer, ObservedImage, ObservedNetwork,
+    ForeignNetwork, KernelFeature, Observed, ObservedContainer, ObservedImage, ObservedNetwork,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::engine::{CALLS, LOOK};
 use crate::error::is_absent;
+use crate::host::{EgressCounters, lock};
 use crate::{Engine, EngineError};
 
 mod interfaces;
 mod namespace;
+mod observer;
+mod process;
+mod reach;
+mod seen;
+mod volumes;
+
+pub use interfaces::list as interfaces;
+pub use observer::Observer;
+use seen::{Seen, to_containers};
+pub(crate) use seen::{label, name_of, restarts, to_state};
 
 impl Engine {
     /// Every object that carries this host's label, all images, and the host's interfaces; sorted by name. An object
@@ -26,14 +47,56 @@ impl Engine {
     /// # Errors
     /// The engine does not answer, or the interfaces cannot be listed.
     pub async fn observe(&self, host: HostId) -> Result<Observed, EngineError> {
-        let (images, networks, containers) =
-            tokio::try_join!(self.images(), self.networks(host), self.containers(host))?;
+        self.look(host, How::Inspect).await
+    }
+
+    /// The same, quicker, for whoever looks once and remembers nothing: a container of a project that stands alone
+    /// which runs, in a network namespace that can be seen from here, is taken as the list has it. The list does not tell how often the engine has
+    /// restarted a container, so that [`ObservedContainer::restarts`] is 0 for these.
+    ///
+    /// # Errors
+    /// As of [`Self::observe`].
+    pub async fn glance(&self, host: HostId) -> Result<Observed, EngineError> {
+        self.look(host, How::List).await
+    }
+
+    async fn look(&self, host: HostId, how: How) -> Result<Observed, EngineError> {
+        let (images, (networks, foreign_networks), containers, volumes, lacks) = tokio::try_join!(
+            self.images(),
+            self.networks(host),
+            self.containers(host, how),
+            self.volumes(host),
+            lacks()
+        )?;
         Ok(Observed {
             images,
             networks,
             containers,
+            volumes,
             interfaces: interfaces::list()?,
+            foreign_networks,
+            lacks,
         })
+    }
+
+    /// What the closed namespaces of this host's running containers have counted, by the container's name.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn egress(&self, host: HostId) -> Result<BTreeMap<String, EgressCounters>, EngineError> {
+        let listed = self
+            .list(host)
+            .await?
+            .into_iter()
+            .filter_map(|container| container.id);
+        let seen = self.inspect_all(listed.collect()).await?;
+        let owners = seen::owners(&seen);
+        let read = move || namespace::in_each_of(&owners, lock::counters);
+        let read = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        let counters = |(id, counters): (String, Result<Option<EgressCounters>, _>)| {
+            Some((seen.get(&id)?.name()?.to_owned(), counters.ok()??))
+        };
+        Ok(read.into_iter().filter_map(counters).collect())
     }
 
     async fn images(&self) -> Result<Vec<ObservedImage>, EngineError> {
@@ -60,75 +123,93 @@ impl Engine {
             })
             .collect();
         images.sort_by(|a, b| a.id.cmp(&b.id));
+        self.known.images_are(&images);
         Ok(images)
     }
 
-    async fn networks(&self, host: HostId) -> Result<Vec<ObservedNetwork>, EngineError> {
-        let options = ListNetworksOptions {
-            filters: Some(of_host(host)),
-        };
+    /// This host's networks, and those of others that sit on an interface.
+    async fn networks(
+        &self,
+        host: HostId,
+    ) -> Result<(Vec<ObservedNetwork>, Vec<ForeignNetwork>), EngineError> {
         let list = self
             .call(
                 LOOK,
                 || "list networks".to_owned(),
-                self.docker.list_networks(Some(options)),
+                self.docker.list_networks(None),
             )
             .await?;
-        let mut networks: Vec<_> = list
-            .into_iter()
-            .filter_map(|network| {
-                let hash = network
-                    .labels
-                    .unwrap_or_default()
-                    .remove(labels::HASH)
-                    .unwrap_or_default();
-                Some(ObservedNetwork {
-                    id: network.id?,
-                    name: network.name?,
-                    hash,
-                })
-            })
-            .collect();
+        let host = host.to_string();
+        let (mut networks, mut foreign) = (Vec::new(), Vec::new());
+        for network in list {
+            let mut found = network.labels.clone().unwrap_or_default();
+            if found.get(labels::HOST) != Some(&host) {
+                foreign.extend(to_foreign(&network));
+            } else if let (Some(id), Some(name)) = (network.id, network.name) {
+                let hash = found.remove(labels::HASH).unwrap_or_default();
+                networks.push(ObservedNetwork { id, name, hash });
+            }
+        }
         networks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-        Ok(networks)
+        foreign.sort();
+        Ok((networks, foreign))
     }
 
-    async fn containers(&self, host: HostId) -> Result<Vec<ObservedContainer>, EngineError> {
+    pub(crate) async fn list(&self, host: HostId) -> Result<Vec<ContainerSummary>, EngineError> {
         let options = ListContainersOptions {
             all: true,
             filters: Some(of_host(host)),
             ..Default::default()
         };
-        let list = self
-            .call(
-                LOOK,
-                || "list containers".to_owned(),
-                self.docker.list_containers(Some(options)),
-            )
-            .await?;
-        let ids = list.into_iter().filter_map(|container| container.id);
-        let inspected: Vec<_> = stream::iter(ids)
+        self.call(
+            LOOK,
+            || "list containers".to_owned(),
+            self.docker.list_containers(Some(options)),
+        )
+        .await
+    }
+
+    async fn containers(&self, host: HostId, how: How) -> Result<Vec<ObservedContainer>, EngineError> {
+        let list = self.list(host).await?;
+        let (mut all, mut ids) = (HashMap::new(), Vec::new());
+        for container in list {
+            let Some(id) = container.id.clone() else { continue };
+            match (how, Seen::of_running(&container)) {
+                (How::List, Some(seen)) => {
+                    all.insert(id, seen);
+                }
+                _ => ids.push(id),
+            }
+        }
+        all.extend(self.inspect_all(ids).await?);
+        read_locks(&mut all).await;
+        let containers = to_containers(&all);
+        self.remember(host, &containers);
+        Ok(containers)
+    }
+
+    /// Without those that have gone since they were listed. Nothing of an answer is kept but what is observed: a
+    /// thousand whole answers are tens of megabytes.
+    async fn inspect_all(&self, ids: Vec<String>) -> Result<HashMap<String, Seen>, EngineError> {
+        stream::iter(ids)
             .map(|id| async move {
                 match self.inspect(&id).await {
-                    // Removed since it was listed.
+                    Ok(container) => Ok(Some((id, Seen::of(&container)))),
                     Err(error) if is_absent(&error) => Ok(None),
-                    other => other.map(Some),
+                    Err(error) => Err(error),
                 }
             })
             .buffer_unordered(CALLS)
             .try_filter_map(|found| async move { Ok(found) })
             .try_collect()
-            .await?;
-        let by_id: HashMap<_, _> = inspected
+            .await
+    }
+
+    fn remember(&self, host: HostId, containers: &[ObservedContainer]) {
+        let pairs = containers
             .iter()
-            .filter_map(|container| Some((container.id.as_deref()?, container)))
-            .collect();
-        let mut containers: Vec<_> = inspected
-            .iter()
-            .filter_map(|container| to_observed(container, &by_id))
-            .collect();
-        containers.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(containers)
+            .map(|container| (container.name.as_str(), container.id.as_str()));
+        self.known.containers_are(&host.to_string(), pairs);
     }
 
     pub(crate) async fn inspect(&self, container: &str) -> Result<ContainerInspectResponse, EngineError> {
@@ -138,118 +219,50 @@ impl Engine {
     }
 }
 
-fn of_host(host: HostId) -> HashMap<String, Vec<String>> {
-    HashMap::from([("label".to_owned(), vec![format!("{}={host}", labels::HOST)])])
-}
-
-/// The container's name without the engine's leading slash.
-pub(crate) fn name_of(container: &ContainerInspectResponse) -> &str {
-    container
-        .name
-        .as_deref()
-        .unwrap_or_default()
-        .trim_start_matches('/')
-}
-
-pub(crate) fn label<'a>(container: &'a ContainerInspectResponse, name: &str) -> Option<&'a str> {
-    container
-        .config
-        .as_ref()?
-        .labels
-        .as_ref()?
-        .get(name)
-        .map(String::as_str)
-}
-
-fn to_observed(
-    container: &ContainerInspectResponse,
-    all: &HashMap<&str, &ContainerInspectResponse>,
-) -> Option<ObservedContainer> {
-    let name = name_of(container).to_owned();
-    let Some(stack) = label(container, labels::STACK).and_then(|stack| stack.parse().ok()) else {
-        tracing::warn!(
-            container = name,
-            "carries this host's label and no valid stack label: left alone"
-        );
-        return None;
+/// A network that has a part in an interface; None for one that has not.
+fn to_foreign(network: &bollard::models::Network) -> Option<ForeignNetwork> {
+    let driver = match network.driver.as_deref()? {
+        "macvlan" => NetworkDriver::Macvlan,
+        "ipvlan" => NetworkDriver::Ipvlan,
+        _ => return None,
     };
-    let mode = container
-        .host_config
-        .as_ref()
-        .and_then(|config| config.network_mode.as_deref());
-    let owner = mode.and_then(|mode| mode.strip_prefix("container:"));
-    let joined = owner.filter(|owner| match all.get(owner) {
-        Some(owner) => namespace::is_current(container, owner),
-        None => true,
-    });
-    let settings = container.network_settings.as_ref();
-    let mut attachments: Vec<_> = settings
-        .and_then(|settings| settings.networks.as_ref())
-        .into_iter()
-        .flatten()
-        .filter(|(network, _)| *network != "none")
-        .map(|(network, endpoint)| to_attachment(network, endpoint))
-        .collect();
-    attachments.sort_by(|a, b| a.network.cmp(&b.network));
-    let expose = label(container, labels::EXPOSE).unwrap_or_default();
-    Some(ObservedContainer {
-        id: container.id.clone()?,
-        name,
-        stack,
-        service: label(container, labels::SERVICE).unwrap_or_default().to_owned(),
-        hash: label(container, labels::HASH).unwrap_or_default().to_owned(),
-        image: container.image.clone().unwrap_or_default(),
-        state: to_state(container),
-        restarts: restarts(container),
-        joined: joined.map(str::to_owned),
-        expose: expose
-            .split(',')
-            .filter(|port| !port.is_empty())
-            .map(str::to_owned)
-            .collect(),
-        attachments,
+    let parent = network.options.as_ref()?.get("parent")?.parse().ok()?;
+    Some(ForeignNetwork {
+        name: network.name.clone()?,
+        driver,
+        parent,
     })
 }
 
-pub(crate) fn restarts(container: &ContainerInspectResponse) -> u32 {
-    container
-        .restart_count
-        .and_then(|count| u32::try_from(count).ok())
-        .unwrap_or_default()
-}
-
-pub(crate) fn to_state(container: &ContainerInspectResponse) -> ContainerState {
-    use ContainerStateStatusEnum as Status;
-    let state = container.state.as_ref();
-    let code = state.and_then(|state| state.exit_code).unwrap_or_default();
-    match state.and_then(|state| state.status) {
-        Some(Status::CREATED | Status::EMPTY) | None => ContainerState::Created,
-        // One that is being stopped still runs; the next look sees it exited.
-        Some(Status::RUNNING | Status::STOPPING) => ContainerState::Running,
-        Some(Status::PAUSED) => ContainerState::Paused,
-        Some(Status::RESTARTING) => ContainerState::Restarting { code },
-        Some(Status::REMOVING) => ContainerState::Removing,
-        Some(Status::EXITED) => ContainerState::Exited { code },
-        Some(Status::DEAD) => ContainerState::Dead,
+/// Fills in what the namespaces of running containers are closed with.
+async fn read_locks(all: &mut HashMap<String, Seen>) {
+    let owners = seen::owners(all);
+    if owners.is_empty() {
+        return;
+    }
+    let read = move || namespace::in_each_of(&owners, lock::rules);
+    let read = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+    for (id, rules) in read {
+        if let Some(seen) = all.get_mut(&id) {
+            seen.closed_with(rules.ok().flatten());
+        }
     }
 }
 
-/// The engine tells the address in use while the container runs, and the one asked for always.
-fn to_attachment(network: &str, endpoint: &EndpointSettings) -> Attachment {
-    let asked = endpoint
-        .ipam_config
-        .as_ref()
-        .and_then(|config| config.ipv4_address.as_ref());
-    let address = [endpoint.ip_address.as_ref(), asked]
-        .into_iter()
-        .flatten()
-        .find_map(|address| address.parse::<Ipv4Addr>().ok());
-    let network_id = endpoint.network_id.clone().filter(|id| !id.is_empty());
-    let mac = endpoint.mac_address.as_deref().and_then(|mac| mac.parse().ok());
-    Attachment {
-        network: network.to_owned(),
-        network_id,
-        address,
-        mac,
-    }
+/// Trying takes a thread of its own, and some milliseconds when it is not known yet.
+async fn lacks() -> Result<Vec<KernelFeature>, EngineError> {
+    let tried = tokio::task::spawn_blocking(crate::host::lacks).await;
+    Ok(tried.unwrap_or_default())
+}
+
+#[derive(Debug, Clone, Copy)]
+enum How {
+    /// Every container is inspected.
+    Inspect,
+    /// Those that run are taken as the list has them, where that is enough.
+    List,
+}
+
+fn of_host(host: HostId) -> HashMap<String, Vec<String>> {
+    HashMap::from([("label".to_owned(), vec![format!("{}={host}", labels::HOST)])])
 }

@@ -1,4 +1,4 @@
-//! A typed model of the Compose documents that a bundle may carry.
+//! A typed model of Compose documents.
 //!
 //! The model is closed: an attribute that it does not know is an error that names its path, such as
 //! `services.ssh.devices: not supported`. Nothing is silently ignored but `x-*` extensions, which the Compose
@@ -6,8 +6,14 @@
 //!
 //! | module | what it reads |
 //! | --- | --- |
+//! | [`attributes`] | the table of every attribute of the specification |
+//! | [`load`] | from Compose files to one canonical document |
 //! | `read` | JSON nodes with their path, and the sink for problems |
+//! | `closed` | whether the table knows everything that a document says |
 //! | `service` | one entry of `services` |
+//! | `deploy`, `resources`, `build` | the parts of a service of that name |
+//! | `mounts` | what is mounted into a service, and the top-level `volumes`, `configs` and `secrets` |
+//! | `egress` | what a service may call: `x-decnet` |
 //! | `network` | how a service is attached, and the top-level `networks` |
 //! | `units` | byte sizes, durations, CPU shares, ports |
 //! | `words` | command lines |
@@ -16,59 +22,108 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+pub mod attributes;
+mod build;
+mod closed;
+mod deploy;
+mod egress;
+pub mod load;
+mod mounts;
 mod network;
 mod read;
+mod resources;
 mod service;
 mod units;
 mod words;
 
+pub use build::Build;
+pub(crate) use build::is_remote;
+pub use deploy::Deploy;
+pub use egress::{Destination, Egress, Protocol};
+pub use mounts::{FileReference, MountSource, ServiceMount, SharedVolumes, TopFile, TopVolume};
 pub use network::{Attachment, NetworkMode, TopNetwork};
 pub use read::Problem;
-pub use service::{Condition, Service};
+pub use service::{Condition, Dependency, PullPolicy, Service, Share};
 
-use read::{Node, Problems};
+use read::{Node, Origin, Problems};
 
-/// One Compose document, as written: names are not resolved yet.
+/// One Compose document: names are not resolved yet.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Project {
     pub name: Option<String>,
     pub services: BTreeMap<String, Service>,
     pub networks: BTreeMap<String, TopNetwork>,
+    pub volumes: BTreeMap<String, TopVolume>,
+    pub configs: BTreeMap<String, TopFile>,
+    pub secrets: BTreeMap<String, TopFile>,
 }
 
 impl Project {
-    /// Reads a document.
+    /// Reads a document that no loader has been over, as a bundle carries it: `$$` is a dollar sign, there are no
+    /// variables, and nothing that only a loader can resolve.
     ///
     /// # Errors
-    /// Every problem of the document, in document order of sorted keys.
+    /// Every problem of the document, sorted by path.
     pub fn parse(document: &Value) -> Result<Self, Vec<Problem>> {
-        let mut problems = Problems::default();
+        Self::read(document, Origin::Written)
+    }
+
+    /// Reads a document that the loader has made of Compose files: its texts mean what they say.
+    ///
+    /// # Errors
+    /// Every problem of the document, sorted by path.
+    pub fn parse_loaded(document: &Value) -> Result<Self, Vec<Problem>> {
+        Self::read(document, Origin::Loaded)
+    }
+
+    fn read(document: &Value, origin: Origin) -> Result<Self, Vec<Problem>> {
+        let mut problems = Problems::new(origin);
+        closed::check(document, &mut problems);
+        let p = &mut problems;
         let mut project = Self::default();
-        if let Some(mut top) = Node::root(document).mapping(&mut problems) {
-            project.name = top.take("name").and_then(|node| node.text(&mut problems));
-            if let Some(services) = top.take("services").and_then(|node| node.entries(&mut problems)) {
-                for (name, node) in services {
-                    if !is_service_name(&name) {
-                        problems.add(
-                            &node.path,
-                            "a service name is 1 to 128 of a-z, A-Z, 0-9, '.', '_' and '-'",
-                        );
-                    }
-                    let service = Service::parse(node, &mut problems);
-                    project.services.insert(name, service);
+        if let Some(mut top) = Node::root(document).mapping(p) {
+            // It has had no meaning since the specification left versions behind.
+            top.take("version");
+            top.resolved_by_loader("include", p);
+            project.name = top.text("name", p);
+            for (name, node) in entries(top.take("services"), p) {
+                if !is_service_name(&name) {
+                    p.add(
+                        &node.path,
+                        "a service name is 1 to 128 of a-z, A-Z, 0-9, '.', '_' and '-'",
+                    );
                 }
+                let service = Service::parse(node, p);
+                project.services.insert(name, service);
             }
-            if let Some(networks) = top.take("networks").and_then(|node| node.entries(&mut problems)) {
-                for (name, node) in networks {
-                    if let Some(network) = TopNetwork::parse(&name, node, &mut problems) {
-                        project.networks.insert(name, network);
-                    }
-                }
+            for (name, node) in entries(top.take("networks"), p) {
+                project
+                    .networks
+                    .extend(TopNetwork::parse(node, p).map(|found| (name, found)));
             }
-            top.finish(&mut problems);
+            for (name, node) in entries(top.take("volumes"), p) {
+                project
+                    .volumes
+                    .extend(TopVolume::parse(node, p).map(|found| (name, found)));
+            }
+            for (name, node) in entries(top.take("configs"), p) {
+                project
+                    .configs
+                    .extend(TopFile::parse(node, p).map(|found| (name, found)));
+            }
+            for (name, node) in entries(top.take("secrets"), p) {
+                project
+                    .secrets
+                    .extend(TopFile::parse(node, p).map(|found| (name, found)));
+            }
+            top.finish(p);
         }
         problems.into_result(project)
     }
+}
+
+fn entries<'a>(node: Option<Node<'a>>, problems: &mut Problems) -> Vec<(String, Node<'a>)> {
+    node.and_then(|node| node.entries(problems)).unwrap_or_default()
 }
 
 /// Compose Specification, "services": the pattern of the schema's `services` keys.
@@ -95,18 +150,72 @@ mod tests {
     #[test]
     fn an_attribute_that_is_not_supported_is_named_by_its_path() {
         let document = json!({
-            "version": "3",
-            "services": {"ssh": {"image": "a", "network_mode": "none", "devices": ["/dev/kvm"], "privileged": true}},
-            "volumes": {},
+            "services": {"ssh": {
+                "image": "a", "network_mode": "none", "devize": [], "develop": {},
+                "volumes": [{"type": "tmpfs", "target": "/a", "tmpfs": {"siz": 1}}],
+            }},
+            "volume": {},
         });
         assert_eq!(
             problems(&document),
             [
-                "services.ssh.devices: not supported",
-                "services.ssh.privileged: not supported",
-                "version: not supported",
-                "volumes: not supported",
+                "services.ssh.develop: not supported: it serves `docker compose watch` only: remove it",
+                "services.ssh.devize: not supported",
+                "services.ssh.volumes.0.tmpfs.siz: not supported",
+                "volume: not supported",
             ]
+        );
+    }
+
+    /// The table and the model are written apart: what the table calls supported, the model must read.
+    #[test]
+    fn every_attribute_that_the_table_supports_is_read() {
+        for attribute in attributes::all() {
+            if attribute.support != attributes::Support::Supported {
+                continue;
+            }
+            let value = place(attribute.path);
+            let found = Project::parse_loaded(&value).err().unwrap_or_default();
+            let unread = found
+                .iter()
+                .find(|problem| problem.problem.starts_with("not supported"));
+            assert!(unread.is_none(), "{}: {unread:?}", attribute.path);
+        }
+    }
+
+    /// A document with nothing but this attribute, whose value is of no kind that anybody expects.
+    fn place(path: &str) -> Value {
+        let mut value = json!(false);
+        for segment in path.rsplit('.') {
+            let name = segment.trim_end_matches("[]");
+            if segment.ends_with("[]") {
+                value = json!([value]);
+            }
+            value = json!({ if name == "*" { "any" } else { name }: value });
+        }
+        value
+    }
+
+    #[test]
+    fn what_only_a_loader_resolves_is_an_error_without_one() {
+        for (key, value) in [
+            ("extends", json!("a")),
+            ("env_file", json!(["a.env"])),
+            ("build", json!(".")),
+            ("volumes", json!(["./a:/b"])),
+        ] {
+            let document = json!({"services": {"a": {"image": "a", "network_mode": "none", key: value}}});
+            let found = problems(&document);
+            assert!(found[0].starts_with(&format!("services.a.{key}")), "{found:?}");
+            assert!(found[0].contains("only Compose files have"), "{found:?}");
+        }
+        let document = json!({"services": {"a": {"image": "$HOME"}}});
+        assert!(Project::parse(&document).is_err());
+        assert_eq!(
+            Project::parse_loaded(&document).unwrap().services["a"]
+                .image
+                .as_deref(),
+            Some("$HOME")
         );
     }
 

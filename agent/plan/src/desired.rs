@@ -3,31 +3,49 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::Ipv4Addr;
 
-use decnet_wire::bundle::{Blob, Network};
+use decnet_wire::bundle::{Blob, Network, NetworkMode as LinkMode};
 use decnet_wire::ids::{HostId, StackName};
 use serde_json::Value;
 
-use crate::compose::{Problem, Project};
+use crate::compose::{Dependency, Egress, Problem, Project};
 use crate::labels;
-use crate::step::{ContainerSpec, NetworkMode, NetworkSpec};
+use crate::planner::STAGED;
+use crate::step::{ContainerSpec, MountKind, NetworkMode, NetworkSpec, VolumeSpec};
 
 mod addresses;
 mod hash;
+mod host_links;
 mod image;
+mod leases;
+mod networks;
 mod normalise;
+mod storage;
 
+pub(crate) use hash::canonical;
+pub use host_links::HOST_LINK;
+pub(crate) use host_links::is_ours;
 pub(crate) use image::Image;
+pub use leases::{Lease, Leases};
 
 /// The desired state of one host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Desired {
     host: HostId,
+    /// One Compose project on its own, not a bundle.
+    alone: bool,
     networks: BTreeMap<String, NetworkSpec>,
+    /// The modes of networks, by their name on the engine.
+    modes: BTreeMap<String, LinkMode>,
+    /// The host's own, by the network.
+    host_addresses: BTreeMap<String, Ipv4Addr>,
+    volumes: BTreeMap<String, VolumeSpec>,
     stacks: BTreeMap<StackName, DesiredStack>,
 }
 
-/// One project: its services by their Compose name. Empty means that nothing of it is to be left.
+/// One project: its containers by a key of their own, which is the service's name for the first container of a
+/// service. Empty means that nothing of it is to be left.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DesiredStack {
     pub(crate) services: BTreeMap<String, DesiredService>,
@@ -35,12 +53,29 @@ pub struct DesiredStack {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct DesiredService {
+    /// The Compose service that it belongs to.
+    pub(crate) service: String,
+    /// Which of the service's containers it is, from 1.
+    pub(crate) number: u32,
     pub(crate) spec: ContainerSpec,
     pub(crate) image: Image,
-    /// Services of the same stack that start before this one; the owner of a joined namespace is among them.
-    pub(crate) after: BTreeSet<String>,
-    /// The service of the same stack whose network namespace it joins.
+    /// Containers of the same stack that start before this one, and what they must have reached; all whose
+    /// namespaces or volumes it shares are among them.
+    pub(crate) waits: BTreeMap<String, Dependency>,
+    /// The container of the same stack whose network namespace it joins.
     pub(crate) joins: Option<String>,
+    /// Containers of the same stack whose other namespaces or volumes it shares.
+    pub(crate) refers: BTreeSet<String>,
+    /// What the namespace that it owns is closed but for; none when it is left open or not its own.
+    pub(crate) egress: Option<Egress>,
+}
+
+/// Which network namespaces are closed against calls outwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closed {
+    All,
+    /// Those of services that have something to say about it.
+    Declared,
 }
 
 /// One thing wrong with what a bundle asks for.
@@ -77,7 +112,7 @@ impl DocumentError {
 
 impl Desired {
     /// Normalises a bundle's networks and stacks. The result depends on neither the order of its parts nor on what
-    /// the engine has.
+    /// the engine has. Every network namespace is closed against calls outwards, but for what `x-decnet` allows.
     ///
     /// # Errors
     /// Everything that is wrong with the documents: attributes that are not supported, references to what does not
@@ -89,8 +124,34 @@ impl Desired {
         blobs: &[Blob],
         stacks: impl Iterator<Item = (&'a StackName, &'a Value)>,
     ) -> Result<Self, Vec<DocumentError>> {
+        Self::build(host, networks, blobs, stacks, Closed::All)
+    }
+
+    /// The same for documents that are no deckies: only namespaces of services with an `x-decnet` extension are
+    /// closed, and the rest is as Compose has it.
+    ///
+    /// # Errors
+    /// As for [`Desired::new`].
+    pub fn open<'a>(
+        host: HostId,
+        networks: &[Network],
+        blobs: &[Blob],
+        stacks: impl Iterator<Item = (&'a StackName, &'a Value)>,
+    ) -> Result<Self, Vec<DocumentError>> {
+        Self::build(host, networks, blobs, stacks, Closed::Declared)
+    }
+
+    fn build<'a>(
+        host: HostId,
+        networks: &[Network],
+        blobs: &[Blob],
+        stacks: impl Iterator<Item = (&'a StackName, &'a Value)>,
+        closed: Closed,
+    ) -> Result<Self, Vec<DocumentError>> {
         let mut errors = Vec::new();
-        let networks = normalise::networks(host, networks, &mut errors);
+        let modes = host_links::modes(networks);
+        let host_addresses = host_links::addresses(networks, &mut errors);
+        let networks = networks::of_bundle(host, networks, &mut errors);
         let archives = image::archives(blobs, &mut errors);
 
         let mut documents = BTreeMap::new();
@@ -105,20 +166,27 @@ impl Desired {
         }
         let mut desired = Self {
             host,
+            alone: false,
             networks,
+            modes,
+            host_addresses,
+            volumes: BTreeMap::new(),
             stacks: BTreeMap::new(),
         };
         for (name, document) in documents {
             match Project::parse(document) {
                 Ok(project) => {
-                    let stack = normalise::Context {
+                    let context = normalise::Context {
                         host,
                         stack: name,
-                        networks: &desired.networks,
-                        archives: &archives,
-                    }
-                    .stack(&project, &mut errors);
-                    desired.stacks.insert(name.clone(), stack);
+                        closed,
+                        kind: normalise::Kind::Bundle {
+                            networks: &desired.networks,
+                            archives: &archives,
+                        },
+                    };
+                    let all = context.normalise(&project, &mut errors);
+                    desired.add(name, all, &mut errors);
                 }
                 Err(problems) => errors.extend(problems.into_iter().map(|problem| DocumentError {
                     stack: Some(name.clone()),
@@ -126,13 +194,79 @@ impl Desired {
                 })),
             }
         }
-        desired.check_names(&mut errors);
-        addresses::check(&desired, &mut errors);
-        if errors.is_empty() {
-            Ok(desired)
-        } else {
-            Err(errors)
+        desired.checked(errors)
+    }
+
+    /// Normalises one Compose project that stands alone, from the document that the loader makes: names, networks
+    /// and volumes are those that Docker Compose would make, and images may be named by tag or built.
+    ///
+    /// `host` labels the project's objects, so it has to be an id of this project alone.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the document, as for [`Self::new`].
+    pub fn project(host: HostId, name: &StackName, document: &Value) -> Result<Self, Vec<DocumentError>> {
+        let project = Project::parse_loaded(document).map_err(|problems| {
+            let of_stack = |problem| DocumentError {
+                stack: Some(name.clone()),
+                problem,
+            };
+            problems.into_iter().map(of_stack).collect::<Vec<_>>()
+        })?;
+        let mut errors = Vec::new();
+        let context = normalise::Context {
+            host,
+            stack: name,
+            closed: Closed::Declared,
+            kind: normalise::Kind::Project,
+        };
+        let all = context.normalise(&project, &mut errors);
+        let mut desired = Self {
+            host,
+            alone: true,
+            networks: BTreeMap::new(),
+            modes: BTreeMap::new(),
+            host_addresses: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            stacks: BTreeMap::new(),
+        };
+        desired.add(name, all, &mut errors);
+        desired.checked(errors)
+    }
+
+    /// Nothing at all of one Compose project: what is left of it goes. Volumes stay, see
+    /// [`crate::planner::remove_volumes`].
+    #[must_use]
+    pub fn no_project(host: HostId, name: &StackName) -> Self {
+        Self {
+            host,
+            alone: true,
+            networks: BTreeMap::new(),
+            modes: BTreeMap::new(),
+            host_addresses: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            stacks: BTreeMap::from([(name.clone(), DesiredStack::default())]),
         }
+    }
+
+    fn add(&mut self, name: &StackName, all: normalise::Normalised, errors: &mut Vec<DocumentError>) {
+        self.networks.extend(all.networks);
+        for (volume, spec) in all.volumes {
+            if self.volumes.insert(volume.clone(), spec).is_some() {
+                let path = format!("volumes.{volume}");
+                errors.push(DocumentError::new(
+                    Some(name),
+                    path,
+                    "another stack has a volume of that name",
+                ));
+            }
+        }
+        self.stacks.insert(name.clone(), all.stack);
+    }
+
+    fn checked(self, mut errors: Vec<DocumentError>) -> Result<Self, Vec<DocumentError>> {
+        self.check_names(&mut errors);
+        addresses::check(&self, &mut errors);
+        if errors.is_empty() { Ok(self) } else { Err(errors) }
     }
 
     /// The host that all objects are labelled with.
@@ -141,10 +275,27 @@ impl Desired {
         self.host
     }
 
+    /// Whether the LAN reaches the network's subnet by a route and not by asking for its addresses.
+    pub(crate) fn is_routed(&self, network: &str) -> bool {
+        matches!(self.modes.get(network), Some(LinkMode::L3 | LinkMode::L3s))
+    }
+
     /// Every network, by its name on the engine.
     #[must_use]
     pub fn networks(&self) -> &BTreeMap<String, NetworkSpec> {
         &self.networks
+    }
+
+    /// Every named volume that is ours to make, by its name on the engine.
+    #[must_use]
+    pub fn volumes(&self) -> &BTreeMap<String, VolumeSpec> {
+        &self.volumes
+    }
+
+    /// Whether it is one Compose project on its own, not a bundle.
+    #[must_use]
+    pub fn is_project(&self) -> bool {
+        self.alone
     }
 
     /// Every stack, the empty ones included.
@@ -161,10 +312,14 @@ impl Desired {
     /// Stack names and service names may hold hyphens, so two pairs of them can make one container name.
     fn check_names(&self, errors: &mut Vec<DocumentError>) {
         let mut owners: BTreeMap<&str, &StackName> = BTreeMap::new();
+        let mut staged = Vec::new();
         for (stack, service, spec) in self.containers() {
             match owners.entry(&spec.name) {
                 Entry::Vacant(entry) => {
                     entry.insert(stack);
+                    if let Some(base) = spec.name.strip_suffix(STAGED) {
+                        staged.push((stack, service, &spec.name, base));
+                    }
                 }
                 Entry::Occupied(entry) => errors.push(DocumentError::new(
                     Some(stack),
@@ -175,6 +330,15 @@ impl Desired {
                         spec.name
                     ),
                 )),
+            }
+        }
+        for (stack, service, name, base) in staged {
+            if owners.contains_key(base) {
+                errors.push(DocumentError::new(
+                    Some(stack),
+                    format!("services.{service}"),
+                    format_args!("{name} is the name under which {base} is replaced: use another one"),
+                ));
             }
         }
     }
@@ -192,9 +356,14 @@ impl Desired {
 impl DesiredStack {
     /// Every container with its service, in order of services.
     pub fn containers(&self) -> impl Iterator<Item = (&str, &ContainerSpec)> {
-        self.services
-            .iter()
-            .map(|(name, service)| (name.as_str(), &service.spec))
+        let services = self.services.values();
+        services.map(|service| (service.service.as_str(), &service.spec))
+    }
+
+    /// Every container with its service and its number within it, from 1.
+    pub fn instances(&self) -> impl Iterator<Item = (&str, u32, &ContainerSpec)> {
+        let services = self.services.values();
+        services.map(|service| (service.service.as_str(), service.number, &service.spec))
     }
 }
 
@@ -202,6 +371,24 @@ impl DesiredService {
     /// The value of the container's [`labels::HASH`].
     pub(crate) fn hash(&self) -> &str {
         self.spec.labels.get(labels::HASH).map_or("", String::as_str)
+    }
+
+    /// The keys of the containers that start before this one.
+    pub(crate) fn after(&self) -> impl Iterator<Item = &str> {
+        self.waits.keys().map(String::as_str)
+    }
+
+    /// The keys of the containers whose namespaces or volumes it shares.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = &str> {
+        self.joins.iter().chain(&self.refers).map(String::as_str)
+    }
+
+    /// The named volumes that it mounts, by their name on the engine.
+    pub(crate) fn volumes(&self) -> impl Iterator<Item = &str> {
+        self.spec.mounts.iter().filter_map(|mount| match &mount.kind {
+            MountKind::Volume { name, .. } => name.as_deref(),
+            _ => None,
+        })
     }
 
     /// The networks that the container is attached to by itself, by their name on the engine.
@@ -215,7 +402,11 @@ impl DesiredService {
 pub(crate) fn endpoints(spec: &ContainerSpec) -> &[crate::step::Endpoint] {
     match &spec.network {
         NetworkMode::Networks { endpoints } => endpoints,
-        NetworkMode::None | NetworkMode::Container { .. } => &[],
+        NetworkMode::None
+        | NetworkMode::Host
+        | NetworkMode::Bridge
+        | NetworkMode::Container { .. }
+        | NetworkMode::Foreign { .. } => &[],
     }
 }
 

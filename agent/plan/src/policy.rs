@@ -1,7 +1,8 @@
 //! What any bundle may ask of a host, whoever signed it.
 //!
-//! The document model is closed, so some things cannot be asked for at all, whatever the policy: privileged
-//! containers, the host's namespaces, bind mounts and volumes, devices. The policy decides about the rest.
+//! Whatever could reach beyond its container is forbidden unless the policy names it. Specifications are taken apart
+//! field by field, so that a field which is added later cannot be forgotten here: it does not compile before somebody
+//! has decided about it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,7 +12,10 @@ use decnet_wire::ids::StackName;
 use serde::{Deserialize, Serialize};
 
 use crate::desired::Desired;
-use crate::step::{ContainerSpec, NetworkSpec};
+use crate::step::{
+    Blkio, ContainerSpec, Endpoint, Ipam, Limits, Link, MountKind, Namespace, Namespaces, NetworkMode,
+    NetworkSpec, Pool, VolumeSpec,
+};
 
 /// The bounds of a bundle. Everything that is not named is forbidden.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +32,27 @@ pub struct Policy {
     pub sysctl_prefixes: BTreeSet<String>,
     /// Log drivers that keep their lines on the host.
     pub log_drivers: BTreeSet<String>,
+    /// Attributes that are forbidden unless they stand here, in Compose's words: `privileged`, `ports`, `devices`, …
+    /// Three are finer than an attribute: `bind_mounts` and `volumes` tell the mounts of `volumes` apart,
+    /// `network_mode: host` and the like name a value.
+    #[serde(default)]
+    pub attributes: BTreeSet<String>,
 }
+
+/// Where the engine listens and keeps its state: mounting it is as good as being root on the host, so that no policy
+/// allows it.
+const ENGINE_PATHS: [&str; 7] = [
+    "/run/docker.sock",
+    "/var/run/docker.sock",
+    "/run/containerd",
+    "/var/run/containerd",
+    "/var/lib/docker",
+    "/var/lib/containerd",
+    "/etc/docker",
+];
+
+/// Options of the engine's own drivers that a bundle's networks need; others could change the host.
+const DRIVER_OPTIONS: [&str; 4] = ["parent", "macvlan_mode", "ipvlan_mode", "ipvlan_flag"];
 
 const NO_NEW_PRIVILEGES: &str = "no-new-privileges:true";
 
@@ -48,6 +72,7 @@ impl Policy {
             require_no_new_privileges: true,
             sysctl_prefixes: texts(&["net.ipv4.", "net.ipv6."]),
             log_drivers: texts(&["json-file", "local", "none"]),
+            attributes: BTreeSet::new(),
         }
     }
 }
@@ -55,97 +80,418 @@ impl Policy {
 /// One thing that a bundle asks for and the policy forbids.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub struct Violation {
-    /// None when it concerns a network of the bundle.
+    /// None when it concerns a network or a volume, which stacks share.
     pub stack: Option<StackName>,
-    /// The service, or the network.
+    /// The service, or the network or volume.
     pub service: String,
-    pub attribute: &'static str,
+    pub attribute: String,
     /// What the policy says, and what was asked for.
     pub rule: String,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Network,
+    Volume,
+    Service,
+}
+
+impl Violation {
+    pub(crate) fn concerns_network(&self) -> bool {
+        self.kind == Kind::Network
+    }
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.stack {
-            Some(stack) => write!(
-                f,
-                "stack {stack}: services.{}.{}: {}",
-                self.service, self.attribute, self.rule
-            ),
-            None => write!(f, "networks.{}.{}: {}", self.service, self.attribute, self.rule),
+        if let Some(stack) = &self.stack {
+            write!(f, "stack {stack}: ")?;
         }
+        let kind = match self.kind {
+            Kind::Network => "networks",
+            Kind::Volume => "volumes",
+            Kind::Service => "services",
+        };
+        write!(f, "{kind}.{}.{}: {}", self.service, self.attribute, self.rule)
     }
 }
 
-/// Everything that the policy forbids, networks first, then in order of stacks and services.
+/// Everything that the policy forbids: networks first, then volumes, then in order of stacks and services.
 #[must_use]
 pub fn check(desired: &Desired, policy: &Policy) -> Vec<Violation> {
-    let networks = desired
-        .networks()
-        .values()
-        .filter_map(|network| policy.network(network));
-    let services = desired.containers().flat_map(|(stack, service, spec)| {
-        policy
-            .container(spec)
+    let violation =
+        |kind, stack: Option<&StackName>, service: &str, (attribute, rule): (String, String)| Violation {
+            stack: stack.cloned(),
+            service: service.to_owned(),
+            attribute,
+            rule,
+            kind,
+        };
+    let mut all = Vec::new();
+    for (name, network) in desired.networks() {
+        let found = policy.network(network).found;
+        all.extend(
+            found
+                .into_iter()
+                .map(|one| violation(Kind::Network, None, name, one)),
+        );
+    }
+    for (name, volume) in desired.volumes() {
+        let found = policy.volume(volume).found;
+        all.extend(
+            found
+                .into_iter()
+                .map(|one| violation(Kind::Volume, None, name, one)),
+        );
+    }
+    for (stack, service, spec) in desired.containers() {
+        let found = policy.container(spec).found;
+        let found = found
             .into_iter()
-            .map(move |(attribute, rule)| Violation {
-                stack: Some(stack.clone()),
-                service: service.to_owned(),
-                attribute,
-                rule,
-            })
-    });
-    networks.chain(services).collect()
+            .map(|one| violation(Kind::Service, Some(stack), service, one));
+        all.extend(found);
+    }
+    all
+}
+
+/// Collects what one object asks for and may not have.
+#[derive(Debug)]
+struct Check<'a> {
+    policy: &'a Policy,
+    found: Vec<(String, String)>,
+}
+
+impl Check<'_> {
+    fn fail(&mut self, attribute: &str, rule: impl Into<String>) {
+        self.found.push((attribute.to_owned(), rule.into()));
+    }
+
+    /// An attribute that has to stand in the policy to be used at all.
+    fn gate(&mut self, used: bool, attribute: &str) {
+        self.gate_as(used, attribute, attribute);
+    }
+
+    fn gate_as(&mut self, used: bool, attribute: &str, permission: &str) {
+        if used && !self.policy.attributes.contains(permission) {
+            let rule = if attribute == permission {
+                "the policy does not allow it".to_owned()
+            } else {
+                format!("the policy does not allow {permission}")
+            };
+            self.fail(attribute, rule);
+        }
+    }
 }
 
 impl Policy {
-    fn network(&self, network: &NetworkSpec) -> Option<Violation> {
-        (!self.network_drivers.contains(&network.driver)).then(|| Violation {
-            stack: None,
-            service: network.name.as_str().to_owned(),
-            attribute: "driver",
-            rule: format!("the policy does not allow {}", network.driver.as_str()),
-        })
+    fn check(&self) -> Check<'_> {
+        Check {
+            policy: self,
+            found: Vec::new(),
+        }
     }
 
-    fn container(&self, spec: &ContainerSpec) -> Vec<(&'static str, String)> {
-        let mut found = Vec::new();
-        for name in spec.cap_add.iter().filter(|name| !self.cap_add.contains(*name)) {
-            found.push(("cap_add", format!("the policy does not allow {name}")));
+    fn network(&self, network: &NetworkSpec) -> Check<'_> {
+        let NetworkSpec {
+            name: _,
+            driver,
+            driver_opts,
+            ipam:
+                Ipam {
+                    driver: ipam_driver,
+                    options,
+                    pools,
+                },
+            internal: _,
+            attachable: _,
+            enable_ipv6: _,
+            enable_ipv4: _,
+            labels: _,
+        } = network;
+        let mut check = self.check();
+        if !self.network_drivers.iter().any(|known| known.as_str() == driver) {
+            check.fail("driver", format!("the policy does not allow {driver}"));
         }
-        if self.require_cap_drop_all && !spec.cap_drop.iter().any(|name| name == "ALL") {
-            found.push(("cap_drop", "the policy requires ALL".to_owned()));
+        for option in driver_opts.keys() {
+            if !DRIVER_OPTIONS.contains(&option.as_str()) {
+                check.gate(true, &format!("driver_opts.{option}"));
+            }
         }
-        for option in spec
-            .security_opt
-            .iter()
-            .filter(|option| *option != NO_NEW_PRIVILEGES)
-        {
-            found.push(("security_opt", format!("the policy does not allow {option}")));
+        if let Some(driver) = ipam_driver.as_deref().filter(|driver| *driver != "default") {
+            check.gate_as(true, "ipam.driver", &format!("ipam.driver {driver}"));
         }
-        if self.require_no_new_privileges
-            && !spec.security_opt.iter().any(|option| option == NO_NEW_PRIVILEGES)
-        {
-            found.push(("security_opt", format!("the policy requires {NO_NEW_PRIVILEGES}")));
+        check.gate(!options.is_empty(), "ipam.options");
+        for pool in pools {
+            let Pool {
+                subnet: _,
+                ip_range: _,
+                gateway: _,
+                aux_addresses: _,
+            } = pool;
         }
+        check
+    }
+
+    fn volume(&self, volume: &VolumeSpec) -> Check<'_> {
+        let VolumeSpec {
+            name: _,
+            driver,
+            driver_opts,
+            labels: _,
+        } = volume;
+        let mut check = self.check();
+        check.gate_as(true, "name", "volumes");
+        let driver = driver.as_deref().filter(|driver| *driver != "local");
+        check.gate_as(driver.is_some(), "driver", "volumes.driver");
+        // The local driver mounts anything of the host, if its options say so.
+        check.gate_as(!driver_opts.is_empty(), "driver_opts", "volumes.driver_opts");
+        check
+    }
+
+    fn container(&self, spec: &ContainerSpec) -> Check<'_> {
+        let ContainerSpec {
+            // What runs in the container, as whom, and what it says of itself.
+            name: _,
+            image: _,
+            platform: _,
+            command: _,
+            entrypoint: _,
+            environment: _,
+            labels: _,
+            hostname: _,
+            domainname: _,
+            user: _,
+            group_add: _,
+            working_dir: _,
+            tty: _,
+            stdin_open: _,
+            stop_signal: _,
+            stop_timeout_s: _,
+            healthcheck: _,
+            restart: _,
+            init: _,
+            mac: _,
+            expose: _,
+            dns: _,
+            dns_search: _,
+            dns_opt: _,
+            extra_hosts: _,
+            read_only: _,
+            files: _,
+            tmpfs: _,
+            shm_size: _,
+            memory: _,
+            pids: _,
+            nano_cpus: _,
+            log_options: _,
+            // What reaches beyond it.
+            annotations,
+            runtime,
+            network,
+            ports,
+            links,
+            privileged,
+            cap_add,
+            cap_drop,
+            security_opt,
+            unmasked,
+            namespaces,
+            sysctls,
+            devices,
+            device_cgroup_rules,
+            device_requests,
+            mounts: _,
+            volumes_from,
+            storage_opt,
+            limits,
+            log_driver,
+        } = spec;
+        let mut check = self.check();
+        check.gate(!annotations.is_empty(), "annotations");
+        check.gate(runtime.is_some(), "runtime");
+        self.attachment(network, &mut check);
+        check.gate(!ports.is_empty(), "ports");
+        let foreign = links.iter().any(
+            |Link {
+                 foreign,
+                 container: _,
+                 alias: _,
+             }| *foreign,
+        );
+        check.gate(foreign, "external_links");
+        check.gate(*privileged, "privileged");
+        for name in cap_add.iter().filter(|name| !self.cap_add.contains(*name)) {
+            check.fail("cap_add", format!("the policy does not allow {name}"));
+        }
+        if self.require_cap_drop_all && !cap_drop.iter().any(|name| name == "ALL") {
+            check.fail("cap_drop", "the policy requires ALL");
+        }
+        for option in security_opt.iter().filter(|option| *option != NO_NEW_PRIVILEGES) {
+            check.fail("security_opt", format!("the policy does not allow {option}"));
+        }
+        if *unmasked {
+            check.fail("security_opt", "the policy does not allow systempaths=unconfined");
+        }
+        if self.require_no_new_privileges && !security_opt.iter().any(|option| option == NO_NEW_PRIVILEGES) {
+            check.fail("security_opt", format!("the policy requires {NO_NEW_PRIVILEGES}"));
+        }
+        self.namespaces(namespaces, &mut check);
         let allowed = |name: &str| {
             self.sysctl_prefixes
                 .iter()
                 .any(|prefix| name.starts_with(prefix.as_str()))
         };
-        for name in spec.sysctls.keys().filter(|name| !allowed(name)) {
-            found.push(("sysctls", format!("the policy does not allow {name}")));
+        for name in sysctls.keys().filter(|name| !allowed(name)) {
+            check.fail("sysctls", format!("the policy does not allow {name}"));
         }
-        if let Some(driver) = spec
-            .log_driver
+        check.gate(!devices.is_empty(), "devices");
+        check.gate(!device_cgroup_rules.is_empty(), "device_cgroup_rules");
+        check.gate(!device_requests.is_empty(), "gpus");
+        self.mounts(spec, &mut check);
+        check.gate(!volumes_from.is_empty(), "volumes_from");
+        check.gate(!storage_opt.is_empty(), "storage_opt");
+        self.limits(limits, &mut check);
+        if let Some(driver) = log_driver
             .as_ref()
             .filter(|driver| !self.log_drivers.contains(*driver))
         {
-            found.push((
+            check.fail(
                 "logging",
                 format!("the policy does not allow the driver {driver}"),
-            ));
+            );
         }
-        found
+        check
     }
+
+    fn attachment(&self, network: &NetworkMode, check: &mut Check<'_>) {
+        let endpoints = match network {
+            NetworkMode::None | NetworkMode::Container { name: _ } => return,
+            NetworkMode::Host => {
+                return check.gate_as(true, "network_mode", "network_mode: host");
+            }
+            NetworkMode::Bridge => {
+                return check.gate_as(true, "network_mode", "network_mode: bridge");
+            }
+            NetworkMode::Foreign { name: _ } => {
+                return check.gate_as(true, "network_mode", "network_mode: container");
+            }
+            NetworkMode::Networks { endpoints } => endpoints,
+        };
+        for endpoint in endpoints {
+            let Endpoint {
+                network: _,
+                address: _,
+                address6: _,
+                link_local: _,
+                mac: _,
+                aliases: _,
+                driver_opts,
+                gw_priority: _,
+                interface_name: _,
+            } = endpoint;
+            check.gate_as(!driver_opts.is_empty(), "networks", "networks.driver_opts");
+        }
+    }
+
+    fn namespaces(&self, namespaces: &Namespaces, check: &mut Check<'_>) {
+        let Namespaces {
+            pid,
+            ipc,
+            uts,
+            user,
+            cgroup,
+        } = namespaces;
+        for (attribute, namespace) in [("pid", pid), ("ipc", ipc)] {
+            match namespace {
+                Namespace::Default
+                | Namespace::Private
+                | Namespace::Shareable
+                | Namespace::None
+                | Namespace::Container { name: _ } => {}
+                Namespace::Host => check.gate_as(true, attribute, &format!("{attribute}: host")),
+                Namespace::Foreign { name: _ } => {
+                    check.gate_as(true, attribute, &format!("{attribute}: container"));
+                }
+            }
+        }
+        check.gate(uts.is_some(), "uts");
+        check.gate(user.is_some(), "userns_mode");
+        check.gate(cgroup.as_deref().is_some_and(|mode| mode != "private"), "cgroup");
+    }
+
+    fn mounts(&self, spec: &ContainerSpec, check: &mut Check<'_>) {
+        for mount in &spec.mounts {
+            match &mount.kind {
+                MountKind::Tmpfs { size: _, mode: _ } => {}
+                MountKind::Volume {
+                    name: _,
+                    nocopy: _,
+                    subpath: _,
+                    labels: _,
+                } => check.gate_as(true, "volumes", "volumes"),
+                MountKind::Image { image: _, subpath: _ } => {
+                    check.gate_as(true, "volumes", "volumes of type image");
+                }
+                MountKind::Bind {
+                    source,
+                    create_host_path: _,
+                    propagation: _,
+                    selinux: _,
+                    recursive: _,
+                } => {
+                    check.gate_as(true, "volumes", "bind_mounts");
+                    if source.split('/').any(|part| part == "..") {
+                        check.fail(
+                            "volumes",
+                            format!("no policy allows {source}: write it without '..'"),
+                        );
+                    }
+                    if let Some(path) = ENGINE_PATHS.iter().find(|path| overlap(source, path)) {
+                        check.fail(
+                            "volumes",
+                            format!("no policy allows {source}, for {path} is the engine's"),
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    fn limits(&self, limits: &Limits, check: &mut Check<'_>) {
+        let Limits {
+            // Less than what the engine gives, or a share of it.
+            memory_swap,
+            memory_reservation: _,
+            memory_swappiness: _,
+            cpu_shares: _,
+            cpu_period: _,
+            cpu_quota: _,
+            cpuset: _,
+            cpu_count: _,
+            cpu_percent: _,
+            // More than that, or something of the host's.
+            oom_kill_disable,
+            oom_score_adj,
+            cpu_rt_period,
+            cpu_rt_runtime,
+            ulimits,
+            blkio,
+            cgroup_parent,
+        } = limits;
+        check.gate(memory_swap.is_some_and(|bytes| bytes < 0), "memswap_limit");
+        check.gate(*oom_kill_disable, "oom_kill_disable");
+        check.gate(*oom_score_adj < 0, "oom_score_adj");
+        check.gate(cpu_rt_period.is_some(), "cpu_rt_period");
+        check.gate(cpu_rt_runtime.is_some(), "cpu_rt_runtime");
+        check.gate(!ulimits.is_empty(), "ulimits");
+        check.gate(*blkio != Blkio::default(), "blkio_config");
+        check.gate(cgroup_parent.is_some(), "cgroup_parent");
+    }
+}
+
+/// Whether one path is the other, or lies within it.
+fn overlap(a: &str, b: &str) -> bool {
+    let (a, b) = (std::path::Path::new(a), std::path::Path::new(b));
+    a.starts_with(b) || b.starts_with(a)
 }

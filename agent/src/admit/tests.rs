@@ -286,12 +286,12 @@ fn a_fork_of_the_history_is_refused() {
 fn a_document_without_meaning_is_refused_with_its_place() {
     let signer = Signer::new();
     let mut compose = document(5, &["ssh"]);
-    compose["services"]["ssh"]["devices"] = json!(["/dev/kvm"]);
+    compose["services"]["ssh"]["devises"] = json!(["/dev/kvm"]);
     let bundle = signer.bundle(1, vec![stack("web-01", compose, None)]);
     let (code, detail) = refused(&signer, &Memory::default(), &signer.sign(&bundle), now());
     assert_eq!(code, Code::Document);
     assert!(
-        detail.contains("web-01") && detail.contains("services.ssh.devices"),
+        detail.contains("web-01") && detail.contains("services.ssh.devises"),
         "{detail}"
     );
 }
@@ -299,12 +299,23 @@ fn a_document_without_meaning_is_refused_with_its_place() {
 #[test]
 fn a_stolen_master_cannot_ask_for_what_the_policy_forbids() {
     let signer = Signer::new();
-    let mut compose = document(5, &["ssh"]);
-    compose["services"]["ssh"]["cap_add"] = json!(["SYS_ADMIN"]);
-    let bundle = signer.bundle(1, vec![stack("web-01", compose, None)]);
-    let (code, detail) = refused(&signer, &Memory::default(), &signer.sign(&bundle), now());
-    assert_eq!(code, Code::Policy);
-    assert!(detail.contains("SYS_ADMIN"), "{detail}");
+    for (key, value, told) in [
+        ("cap_add", json!(["SYS_ADMIN"]), "SYS_ADMIN"),
+        ("devices", json!(["/dev/kvm"]), "services.ssh.devices"),
+        ("privileged", json!(true), "services.ssh.privileged"),
+        (
+            "volumes",
+            json!(["/var/run/docker.sock:/s"]),
+            "services.ssh.volumes",
+        ),
+    ] {
+        let mut compose = document(5, &["ssh"]);
+        compose["services"]["ssh"][key] = value;
+        let bundle = signer.bundle(1, vec![stack("web-01", compose, None)]);
+        let (code, detail) = refused(&signer, &Memory::default(), &signer.sign(&bundle), now());
+        assert_eq!(code, Code::Policy, "{key}");
+        assert!(detail.contains(told), "{detail}");
+    }
 }
 
 #[tokio::test]

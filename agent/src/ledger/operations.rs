@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use decnet_plan::desired::Leases;
 use decnet_wire::bundle::OperationKind;
 use decnet_wire::ids::{DeckyName, Digest, OperationId, StackName, Timestamp};
 use decnet_wire::report::{EventBody, Outcome};
@@ -11,7 +12,7 @@ use super::records::{
     Acceptance, AcceptedRecord, Incident, IncidentCause, LastGood, OperationRecord, OperationState,
     RefusalRecord, operation_key,
 };
-use super::tables::{ACCEPTED, INCIDENTS, LAST_GOOD, ONLY, OPERATIONS, REFUSALS, Snapshot, Tx};
+use super::tables::{ACCEPTED, INCIDENTS, LAST_GOOD, LEASES, ONLY, OPERATIONS, REFUSALS, Snapshot, Tx};
 
 /// Rounds that may end in an operation's own error before it is failed.
 pub(crate) const ATTEMPTS: u32 = 3;
@@ -46,6 +47,10 @@ impl Snapshot {
 
     pub(super) fn last_good(&self) -> Result<BTreeMap<StackName, LastGood>, LedgerError> {
         Ok(by_parsed_key(self.named(&LAST_GOOD)?))
+    }
+
+    pub(super) fn leases(&self) -> Result<Leases, LedgerError> {
+        Ok(self.only(&LEASES)?.unwrap_or_default())
     }
 
     pub(super) fn incidents(&self) -> Result<BTreeMap<StackName, Incident>, LedgerError> {
@@ -121,6 +126,11 @@ impl Tx {
             }
         }
         Ok(())
+    }
+
+    /// Remembers which addresses containers have.
+    pub(crate) fn lease(&self, leases: &Leases) -> Result<(), LedgerError> {
+        self.put(&LEASES, ONLY, leases)
     }
 
     /// Remembers a refusal; reports it unless the same bundle was refused for the same reason before.

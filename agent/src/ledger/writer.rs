@@ -1,5 +1,6 @@
 //! The one writer. A commit costs a flush of the disk; whatever waits shares it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -30,9 +31,9 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(db: Arc<Database>, outbox_grew: Arc<Notify>) -> Self {
+    pub(super) fn start(db: Arc<Database>, outbox_grew: Arc<Notify>, commits: Arc<AtomicU64>) -> Self {
         let (jobs, queue) = channel();
-        let thread = std::thread::spawn(move || run(&db, &queue, &outbox_grew));
+        let thread = std::thread::spawn(move || run(&db, &queue, &outbox_grew, &commits));
         Self {
             jobs: Some(jobs),
             thread: Some(thread),
@@ -103,11 +104,14 @@ impl Drop for Writer {
     }
 }
 
-fn run(db: &Database, queue: &Receiver<Job>, outbox_grew: &Notify) {
+fn run(db: &Database, queue: &Receiver<Job>, outbox_grew: &Notify, commits: &AtomicU64) {
     while let Ok(first) = queue.recv() {
         let mut batch = vec![first];
         batch.extend(queue.try_iter().take(BATCH - 1));
-        match commit(db, &mut batch) {
+        let committed = commit(db, &mut batch);
+        // After it can be seen: who read the count and then what is written has missed nothing while it stands.
+        commits.fetch_add(1, Ordering::AcqRel);
+        match committed {
             Ok(pushed) => {
                 // Told before answered: whoever waits for the answer may rely on the wake having happened.
                 if pushed {
@@ -125,6 +129,7 @@ fn run(db: &Database, queue: &Receiver<Job>, outbox_grew: &Notify) {
                             outbox_grew.notify_one();
                         }
                     });
+                    commits.fetch_add(1, Ordering::AcqRel);
                     let _ = job.answer.send(outcome);
                 }
             }

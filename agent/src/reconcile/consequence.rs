@@ -92,9 +92,13 @@ mod tests {
         PlannedStep {
             step: Step::PullImage {
                 reference: "r@sha256:0".to_owned(),
+                platform: None,
+                always: false,
+                optional: false,
             },
             stack: stack.map(|name| name.parse().unwrap()),
             after: after.to_vec(),
+            why: None,
         }
     }
 

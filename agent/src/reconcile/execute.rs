@@ -1,11 +1,12 @@
-//! Runs a plan's steps, independent ones at once, each journaled before and after.
+//! Runs a plan's steps, independent ones at once, each recorded before and after.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::Arc;
 
 use decnet_docker::EngineError;
 use decnet_plan::planner::describe;
-use decnet_plan::step::{Plan, PlannedStep};
+use decnet_plan::step::{Plan, PlannedStep, Step};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
@@ -36,14 +37,86 @@ pub(crate) enum Outcome {
     Skipped,
 }
 
-pub(crate) struct Execution<'a, M> {
-    pub(crate) machine: &'a M,
+/// Who is told of every step.
+pub(crate) trait Record: Sync {
+    type Error: Send;
+    /// What connects the two ends.
+    type Begun: Send;
+
+    /// Before a step; an error keeps it from being begun.
+    fn begin(
+        &self,
+        index: usize,
+        planned: &PlannedStep,
+        text: &str,
+    ) -> impl Future<Output = Result<Self::Begun, Self::Error>> + Send;
+
+    /// After it.
+    fn end(
+        &self,
+        begun: Self::Begun,
+        text: &str,
+        error: Option<&str>,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+/// One round in the ledger's journal.
+pub(crate) struct Journal<'a> {
     pub(crate) ledger: &'a Arc<Ledger>,
     pub(crate) clock: &'a SharedClock,
     pub(crate) round: u64,
 }
 
-impl<M: Machine> Execution<'_, M> {
+impl Record for Journal<'_> {
+    type Error = LedgerError;
+    /// The entry's number.
+    type Begun = u64;
+
+    async fn begin(&self, index: usize, planned: &PlannedStep, text: &str) -> Result<u64, LedgerError> {
+        let entry = JournalEntry {
+            number: 0,
+            round: self.round,
+            index,
+            stack: planned.stack.clone(),
+            text: text.to_owned(),
+            // A step is plain data: it can always be written as JSON.
+            step: serde_json::to_value(&planned.step).unwrap_or_default(),
+            begun_at: self.clock.now(),
+            outcome: None,
+        };
+        let number = self.ledger.write(move |tx| tx.journal_intent(&entry)).await?;
+        tracing::debug!(step = text, "step begun");
+        Ok(number)
+    }
+
+    async fn end(&self, number: u64, text: &str, error: Option<&str>) -> Result<(), LedgerError> {
+        if let Some(error) = error {
+            tracing::warn!(step = text, error, "step failed");
+        }
+        let (at, error) = (self.clock.now(), error.map(str::to_owned));
+        self.ledger
+            .write(move |tx| tx.journal_outcome(number, at, error.clone()))
+            .await
+    }
+}
+
+/// What can do a step.
+pub(crate) trait Apply {
+    fn apply(&self, step: &Step) -> impl Future<Output = Result<(), EngineError>> + Send;
+}
+
+impl<M: Machine> Apply for M {
+    fn apply(&self, step: &Step) -> impl Future<Output = Result<(), EngineError>> + Send {
+        Machine::apply(self, step)
+    }
+}
+
+pub(crate) struct Execution<'a, A, R> {
+    pub(crate) machine: &'a A,
+    pub(crate) record: &'a R,
+}
+
+impl<A: Apply, R: Record> Execution<'_, A, R> {
     /// Runs the steps that `chosen` allows, in the plan's order where it matters. `stop` is asked before
     /// each step is begun; steps under way are finished.
     pub(crate) async fn run(
@@ -51,7 +124,7 @@ impl<M: Machine> Execution<'_, M> {
         plan: &Plan,
         chosen: &[bool],
         stop: impl Fn() -> bool,
-    ) -> Result<Vec<Outcome>, LedgerError> {
+    ) -> Result<Vec<Outcome>, R::Error> {
         let mut outcomes = vec![Outcome::Skipped; plan.steps.len()];
         let mut finished = BTreeSet::new();
         let mut begun = BTreeSet::new();
@@ -86,40 +159,22 @@ impl<M: Machine> Execution<'_, M> {
         Ok(outcomes)
     }
 
-    async fn step(&self, index: usize, planned: &PlannedStep) -> (usize, Result<Outcome, LedgerError>) {
-        (index, self.journaled(index, planned).await)
+    async fn step(&self, index: usize, planned: &PlannedStep) -> (usize, Result<Outcome, R::Error>) {
+        (index, self.recorded(index, planned).await)
     }
 
-    async fn journaled(&self, index: usize, planned: &PlannedStep) -> Result<Outcome, LedgerError> {
+    async fn recorded(&self, index: usize, planned: &PlannedStep) -> Result<Outcome, R::Error> {
         let text = describe(&planned.step);
-        let entry = JournalEntry {
-            number: 0,
-            round: self.round,
-            index,
-            stack: planned.stack.clone(),
-            text: text.clone(),
-            // A step is plain data: it can always be written as JSON.
-            step: serde_json::to_value(&planned.step).unwrap_or_default(),
-            begun_at: self.clock.now(),
-            outcome: None,
-        };
-        let number = self.ledger.write(move |tx| tx.journal_intent(&entry)).await?;
-        tracing::debug!(step = text, "step begun");
+        let begun = self.record.begin(index, planned, &text).await?;
         let outcome = match self.machine.apply(&planned.step).await {
             Ok(()) => Outcome::Done,
             Err(error) => judge(&text, &error),
         };
         let error = match &outcome {
             Outcome::Done | Outcome::Skipped => None,
-            Outcome::Failed { error, .. } | Outcome::Away { error, .. } => {
-                tracing::warn!(step = text, error, "step failed");
-                Some(error.clone())
-            }
+            Outcome::Failed { error, .. } | Outcome::Away { error, .. } => Some(error.as_str()),
         };
-        let at = self.clock.now();
-        self.ledger
-            .write(move |tx| tx.journal_outcome(number, at, error.clone()))
-            .await?;
+        self.record.end(begun, &text, error).await?;
         Ok(outcome)
     }
 }

@@ -1,25 +1,34 @@
 //! The engine as the loop needs it: made when it is first asked, and again after it was away.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
 
-use decnet_docker::{Engine, EngineError};
+use decnet_docker::{Engine, EngineError, Observer};
 use decnet_plan::step::Step;
+use decnet_plan::unused::Disk;
 use decnet_wire::bundle::Blob;
 use decnet_wire::ids::HostId;
 use decnet_wire::observed::Observed;
-use futures_util::StreamExt as _;
 use tokio::sync::{Mutex, Notify};
+use tokio::time::Instant;
 
+use super::TIMER;
 use crate::backoff::Backoff;
 use crate::blobs::SharedBlobs;
+
+/// A stream of events that lasted so long was no failure.
+const STEADY: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What the loop asks of an engine.
 pub(crate) trait Machine: Send + Sync + 'static {
     /// What there is, and the engine's version.
-    fn observe(&self) -> impl Future<Output = Result<(Observed, String), EngineError>> + Send;
+    fn observe(&self) -> impl Future<Output = Result<(Arc<Observed>, String), EngineError>> + Send;
     /// One step.
     fn apply(&self, step: &Step) -> impl Future<Output = Result<(), EngineError>> + Send;
+    /// The disk that the engine keeps images on, where that can be seen.
+    fn disk(&self) -> impl Future<Output = Option<Disk>> + Send;
     /// From now on, steps may name these blobs.
     fn expect(&self, blobs: Vec<Blob>) -> impl Future<Output = ()> + Send;
 }
@@ -30,8 +39,15 @@ pub(crate) struct DockerMachine {
     socket: PathBuf,
     host: HostId,
     blobs: SharedBlobs,
-    engine: Mutex<Option<(Engine, String)>>,
+    observer: Mutex<Option<(Arc<Observer>, String)>>,
+    /// The observer was given up.
+    given_up: Notify,
+    reach: Arc<Reach>,
 }
+
+/// What was found about the way of containers to their LAN, by their id; None while it is being found out. Each is
+/// looked at once.
+type Reach = std::sync::Mutex<BTreeMap<String, Option<Vec<String>>>>;
 
 impl DockerMachine {
     pub(crate) fn new(socket: PathBuf, host: HostId, blobs: SharedBlobs) -> Self {
@@ -39,32 +55,76 @@ impl DockerMachine {
             socket,
             host,
             blobs,
-            engine: Mutex::new(None),
+            observer: Mutex::new(None),
+            given_up: Notify::new(),
+            reach: Arc::default(),
         }
     }
 
-    async fn engine(&self) -> Result<(Engine, String), EngineError> {
-        let mut known = self.engine.lock().await;
+    async fn observer(&self) -> Result<(Arc<Observer>, String), EngineError> {
+        let mut known = self.observer.lock().await;
         if let Some(known) = &*known {
             return Ok(known.clone());
         }
         let engine = Engine::connect(&self.socket).await?;
         let version = engine.version().await?;
         tracing::info!(version, socket = %self.socket.display(), "connected to the Docker Engine");
-        Ok(known.insert((engine, version)).clone())
+        let observer = Arc::new(Observer::new(engine, self.host, TIMER));
+        Ok(known.insert((observer, version)).clone())
+    }
+
+    /// Adds what is known to be suspicious, and begins to look at containers that are new.
+    fn with_warnings(&self, engine: &Engine, mut observed: Arc<Observed>) -> Arc<Observed> {
+        let mut suspicious = Vec::new();
+        let mut known = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|id, _| observed.containers.iter().any(|container| container.id == *id));
+        for (index, container) in observed.containers.iter().enumerate() {
+            // A container without a namespace of its own has nothing closed.
+            if !container.state.is_running() || container.lock.is_none() {
+                continue;
+            }
+            match known.get(&container.id) {
+                Some(Some(warnings)) if !warnings.is_empty() => suspicious.push((index, warnings.clone())),
+                Some(_) => {}
+                None => {
+                    known.insert(container.id.clone(), None);
+                    let (engine, reach) = (engine.clone(), Arc::clone(&self.reach));
+                    let (id, name) = (container.id.clone(), container.name.clone());
+                    tokio::spawn(async move {
+                        let warnings = engine.check_reach(&id).await.unwrap_or_default();
+                        for warning in &warnings {
+                            tracing::warn!(container = name, warning, "suspicious");
+                        }
+                        let mut known = reach.lock().unwrap_or_else(PoisonError::into_inner);
+                        known.insert(id, Some(warnings));
+                    });
+                }
+            }
+        }
+        if !suspicious.is_empty() {
+            let told = Arc::make_mut(&mut observed);
+            for (index, warnings) in suspicious {
+                told.containers[index].warnings = warnings;
+            }
+        }
+        observed
     }
 
     /// Passes the engine's events on as wakes, and wakes after every reconnect: what happened in between
     /// went unheard.
     pub(crate) async fn wake_on_events(&self, wake: &Notify, mut backoff: Backoff) {
         loop {
-            if let Ok((engine, _)) = self.engine().await {
+            if let Ok((observer, _)) = self.observer().await {
                 wake.notify_one();
-                let mut events = std::pin::pin!(engine.events(self.host));
-                while let Some(Ok(())) = events.next().await {
-                    backoff.reset();
-                    wake.notify_one();
+                let begun = Instant::now();
+                tokio::select! {
+                    _ = observer.follow(|| wake.notify_one()) => {}
+                    () = self.given_up.notified() => {}
                 }
+                if begun.elapsed() > STEADY {
+                    backoff.reset();
+                }
+                wake.notify_one();
             }
             tokio::time::sleep(backoff.next()).await;
         }
@@ -72,14 +132,15 @@ impl DockerMachine {
 }
 
 impl Machine for DockerMachine {
-    async fn observe(&self) -> Result<(Observed, String), EngineError> {
-        let (engine, version) = self.engine().await?;
-        match engine.observe(self.host).await {
-            Ok(observed) => Ok((observed, version)),
+    async fn observe(&self) -> Result<(Arc<Observed>, String), EngineError> {
+        let (observer, version) = self.observer().await?;
+        match observer.observe().await {
+            Ok(observed) => Ok((self.with_warnings(observer.engine(), observed), version)),
             Err(error) => {
                 if error.retryable() {
                     // It may come back as another version.
-                    *self.engine.lock().await = None;
+                    *self.observer.lock().await = None;
+                    self.given_up.notify_one();
                 }
                 Err(error)
             }
@@ -87,8 +148,16 @@ impl Machine for DockerMachine {
     }
 
     async fn apply(&self, step: &Step) -> Result<(), EngineError> {
-        let (engine, _) = self.engine().await?;
-        engine.apply(step, &*self.blobs).await
+        let (observer, _) = self.observer().await?;
+        let result = observer.engine().apply(step, &*self.blobs).await;
+        // A step that failed may have changed something as well.
+        observer.touched(step);
+        result
+    }
+
+    async fn disk(&self) -> Option<Disk> {
+        let (observer, _) = self.observer().await.ok()?;
+        observer.engine().disk().await.ok().flatten()
     }
 
     async fn expect(&self, blobs: Vec<Blob>) {

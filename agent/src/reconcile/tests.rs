@@ -1,6 +1,7 @@
 use decnet_docker::EngineError;
 use decnet_plan::step::Step;
 use decnet_wire::bundle::{Bundle, OperationKind, Stack};
+use decnet_wire::ids::Timestamp;
 use decnet_wire::observed::ContainerState;
 use decnet_wire::report::{EventBody, Outcome as Reported};
 use rand::SeedableRng as _;
@@ -9,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::admit::{Admission, Verdict};
+use crate::clock::Clock as _;
 use crate::testing::{FixedClock, Signer, SimMachine, document, now, operation, stack};
 
 /// A host: a ledger on disk, an engine, and a loop that can be killed and started again.
@@ -23,6 +25,7 @@ struct Loop {
     admission: Admission,
     condition: watch::Receiver<Condition>,
     wake: Arc<Notify>,
+    clock: Arc<FixedClock>,
     task: JoinHandle<Result<(), LedgerError>>,
 }
 
@@ -54,7 +57,7 @@ impl Lab {
             host: self.signer.host,
             machine: Arc::clone(&self.machine),
             ledger: Arc::clone(&ledger),
-            clock,
+            clock: clock.clone(),
             bundles: receiver,
             wake: Arc::clone(&wake),
             condition,
@@ -67,6 +70,7 @@ impl Lab {
             admission,
             condition: watching,
             wake,
+            clock,
             task,
         }
     }
@@ -239,12 +243,14 @@ async fn a_first_deploy_that_fails_leaves_nothing_behind() {
     let lab = Lab::new();
     let mut running = lab.start();
     *lab.machine.hook.lock().unwrap() = Some(Box::new(|step| match step {
-        Step::CreateContainer { container } if container.name.contains("ssh") => Some(EngineError::Foreign {
-            what: "create container".to_owned(),
-            object: container.name.clone(),
-            id: "x".to_owned(),
-            why: "is not ours",
-        }),
+        Step::CreateContainer { container, .. } if container.name.contains("ssh") => {
+            Some(EngineError::Foreign {
+                what: "create container".to_owned(),
+                object: container.name.clone(),
+                id: "x".to_owned(),
+                why: "is not ours",
+            })
+        }
         _ => None,
     }));
     running
@@ -399,6 +405,47 @@ async fn an_engine_that_goes_away_in_the_middle_is_waited_for() {
     lab.machine.away.store(false, Ordering::SeqCst);
     running.converged().await;
     assert_eq!(running.told(), ["web deploy running", "web deploy succeeded"]);
+    running.kill().await;
+}
+
+/// What an operator has loaded by hand is none of ours, whatever its age.
+#[tokio::test(start_paused = true)]
+async fn an_image_that_was_fetched_goes_a_week_after_nothing_needs_it() {
+    let lab = Lab::new();
+    let theirs = decnet_wire::observed::ObservedImage {
+        id: "sha256:theirs".to_owned(),
+        references: vec!["theirs:1".to_owned()],
+    };
+    lab.machine.engine.lock().unwrap().images.push(theirs.clone());
+    let mut running = lab.start();
+    let deploy = lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy)]);
+    running.admit(&lab, &deploy).await;
+    running.converged().await;
+    let fetched = running.ledger.fetched().unwrap();
+    assert!(!fetched.is_empty());
+    let images = || lab.machine.engine.lock().unwrap().images.clone();
+    let there = images().len();
+    assert_eq!(there, fetched.len() + 1);
+
+    let week = Duration::from_secs(8 * 24 * 60 * 60);
+    let pass = async |running: &Loop, time: Duration| {
+        running
+            .clock
+            .set(Timestamp::new(running.clock.now().get() + time));
+        tokio::time::sleep(images::EVERY + TIMER * 2).await;
+    };
+    let nothing = lab.bundle(2, vec![]);
+    running.admit(&lab, &nothing).await;
+    running.converged().await;
+    pass(&running, Duration::ZERO).await;
+    assert_eq!(images().len(), there, "a week has not passed");
+    pass(&running, week).await;
+    assert_eq!(images(), [theirs]);
+    pass(&running, Duration::ZERO).await;
+    assert!(
+        running.ledger.fetched().unwrap().is_empty(),
+        "and what has gone is forgotten"
+    );
     running.kill().await;
 }
 

@@ -128,6 +128,7 @@ impl Lab {
             parent: Some(link.parse().unwrap()),
             subnet: subnet(),
             gateway: None,
+            host_address: None,
             mode: None,
         }
     }

@@ -56,6 +56,9 @@ pub struct Network {
     pub subnet: Ipv4Net,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Ipv4Addr>,
+    /// An address of this network for the host itself, by which it reaches its deckies; without one it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_address: Option<Ipv4Addr>,
     /// None: the driver's usual one, [`NetworkMode::usual`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<NetworkMode>,
@@ -72,6 +75,8 @@ struct NetworkFields {
     subnet: Ipv4Net,
     #[serde(default)]
     gateway: Option<Ipv4Addr>,
+    #[serde(default)]
+    host_address: Option<Ipv4Addr>,
     #[serde(default)]
     mode: Option<NetworkMode>,
 }
@@ -93,6 +98,7 @@ impl TryFrom<NetworkFields> for Network {
             parent,
             subnet,
             gateway,
+            host_address,
             mode,
         } = fields;
         if let Some(mode) = mode.filter(|mode| mode.driver() != driver) {
@@ -104,6 +110,7 @@ impl TryFrom<NetworkFields> for Network {
             parent,
             subnet,
             gateway,
+            host_address,
             mode,
         })
     }

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::bundle::NetworkDriver;
 use crate::ids::{InterfaceName, MacAddress, StackName};
 
 /// Everything the planner looks at besides the desired state. Lists are sorted by name.
@@ -18,8 +19,51 @@ pub struct Observed {
     pub networks: Vec<ObservedNetwork>,
     /// Containers that carry this host's label.
     pub containers: Vec<ObservedContainer>,
+    /// Named volumes, whoever has made them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<ObservedVolume>,
     /// The host's network interfaces.
     pub interfaces: Vec<Interface>,
+    /// Networks of others that sit on an interface of this host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub foreign_networks: Vec<ForeignNetwork>,
+    /// What this host's kernel was seen to lack.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<KernelFeature>,
+}
+
+/// A macvlan or ipvlan network without this host's label.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForeignNetwork {
+    pub name: String,
+    pub driver: NetworkDriver,
+    /// The interface that it sits on.
+    pub parent: InterfaceName,
+}
+
+/// What a kernel may be built without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KernelFeature {
+    /// Links of kind macvlan.
+    Macvlan,
+    /// Links of kind ipvlan.
+    Ipvlan,
+    /// nftables with connection tracking: what closes a namespace against calls outwards.
+    Nftables,
+}
+
+impl KernelFeature {
+    /// The kernel's name of it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
+            Self::Nftables => "nftables",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +80,15 @@ pub struct ObservedNetwork {
     pub name: String,
     /// The `io.decnet.hash` label.
     pub hash: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObservedVolume {
+    pub name: String,
+    /// The `io.decnet.hash` label; none for a volume without this host's label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +112,19 @@ pub struct ObservedContainer {
     /// own, and for one that is left in the namespace of an earlier run of the container that it joined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joined: Option<String>,
+    /// The name of the rules that its own network namespace is closed with; none while it is open, and for a
+    /// container without a namespace of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<String>,
+    /// What is suspicious about it although it runs: one line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// The ids of the containers whose PID or IPC namespace or volumes it shares, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refers: Vec<String>,
+    /// The `io.decnet.spec` label: the specification that it was made from. Of projects that stand alone only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<String>,
     /// The ports that it listens on, as `25/tcp`, sorted: the `io.decnet.expose` label.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expose: Vec<String>,
@@ -114,4 +180,32 @@ pub struct Interface {
     pub up: bool,
     /// Addresses with their prefix length.
     pub addresses: Vec<Ipv4Net>,
+    /// What kind of link it is, in the kernel's word, such as `vlan` or `macvlan`; none for a plain one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The interface of this host that it sits on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<InterfaceName>,
+    /// Whether it is a station of a wireless LAN.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wireless: bool,
+    /// What the agent has written on a link that it made for the host itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
+}
+
+impl Interface {
+    /// A plain interface that is up and has no address.
+    #[must_use]
+    pub fn new(name: InterfaceName) -> Self {
+        Self {
+            name,
+            up: true,
+            addresses: Vec::new(),
+            kind: None,
+            parent: None,
+            wireless: false,
+            alias: None,
+        }
+    }
 }

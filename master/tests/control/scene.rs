@@ -250,6 +250,7 @@ impl Host {
         self.report(
             master,
             Some(Observed {
+                volumes: Vec::new(),
                 containers,
                 interfaces: vec![lan0()],
                 ..Observed::default()
@@ -261,6 +262,8 @@ impl Host {
 
 pub(crate) fn container(stack: &str, service: &str) -> ObservedContainer {
     ObservedContainer {
+        refers: Vec::new(),
+        spec: None,
         id: format!("{stack}-{service}"),
         name: format!("{stack}-{service}-1"),
         stack: stack.parse().unwrap(),
@@ -270,17 +273,15 @@ pub(crate) fn container(stack: &str, service: &str) -> ObservedContainer {
         state: ContainerState::Running,
         restarts: 0,
         joined: None,
+        lock: None,
+        warnings: Vec::new(),
         attachments: Vec::new(),
         expose: Vec::new(),
     }
 }
 
 pub(crate) fn lan0() -> Interface {
-    Interface {
-        name: "lan0".parse().unwrap(),
-        up: true,
-        addresses: Vec::new(),
-    }
+    Interface::new("lan0".parse().unwrap())
 }
 
 pub(crate) fn invitation(name: &str) -> Invitation {

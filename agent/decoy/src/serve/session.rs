@@ -120,14 +120,6 @@ impl Session {
             .emit();
     }
 
-    pub(super) fn refuse(&self, reason: &str) {
-        self.event("connection", Category::Network)
-            .of_type("denied")
-            .outcome(Outcome::Failure)
-            .field("event.reason", reason)
-            .emit();
-    }
-
     pub(super) fn close(&self, reason: &str) {
         if self.open.swap(false, Ordering::Relaxed) {
             let nanoseconds = u64::try_from(self.opened.elapsed().as_nanos()).unwrap_or(u64::MAX);

@@ -39,6 +39,8 @@ struct Ftp {
 #[derive(Default)]
 struct Dialogue {
     user: Option<String>,
+    /// Who logged in.
+    name: String,
     admitted: bool,
     logins: u32,
     directory: String,
@@ -63,14 +65,10 @@ pub(super) async fn run(context: Context) -> Result<(), Failure> {
 impl Ftp {
     async fn visit(&self, connection: Connection, session: &Session) -> io::Result<()> {
         let mut lines = LineReader::new(connection, LINE_CAP);
-        let banner = self
+        let greeting = self
             .software
-            .banner
-            .replace("{ip}", &session.local_address().ip().to_string());
-        lines
-            .get_mut()
-            .write_all(format!("220 {banner}\r\n").as_bytes())
-            .await?;
+            .greeting(&session.local_address().ip().to_string(), self.anonymous);
+        lines.get_mut().write_all(greeting.as_bytes()).await?;
         let mut dialogue = Dialogue {
             directory: "/".to_owned(),
             ..Dialogue::default()
@@ -123,7 +121,7 @@ impl Ftp {
             );
         }
         let Some(user) = dialogue.user.take() else {
-            return "503 Login with USER first.\r\n".to_owned();
+            return format!("503 {}\r\n", self.software.user_first);
         };
         let anonymous = matches!(user.to_ascii_lowercase().as_str(), "anonymous" | "ftp");
         dialogue.admitted = if anonymous {
@@ -134,6 +132,7 @@ impl Ftp {
         dialogue.logins += 1;
         session.login(&user, argument, dialogue.admitted);
         if dialogue.admitted {
+            dialogue.name.clone_from(&user);
             format!("230 {}\r\n", self.software.welcome.replace("{user}", &user))
         } else {
             format!("530 {}\r\n", self.software.refusal)
@@ -143,12 +142,11 @@ impl Ftp {
     fn answer(&self, dialogue: &mut Dialogue, verb: &str, argument: &str) -> String {
         match verb {
             "SYST" => return format!("215 {}\r\n", self.software.system),
-            "FEAT" => return "211-Features:\r\n EPSV\r\n PASV\r\n SIZE\r\n UTF8\r\n211 End\r\n".to_owned(),
+            "FEAT" => return self.software.features.to_owned(),
             "OPTS" => return "200 Always in UTF8 mode.\r\n".to_owned(),
             "NOOP" => return "200 NOOP ok.\r\n".to_owned(),
-            "AUTH" => return format!("530 {}\r\n", self.software.ask_login),
-            "HELP" | "STAT" => return "211 End\r\n".to_owned(),
-            "" => return "500 Unknown command.\r\n".to_owned(),
+            "HELP" if dialogue.admitted => return self.software.help.to_owned(),
+            "STAT" if dialogue.admitted => return self.software.status.replace("{user}", &dialogue.name),
             _ if !dialogue.admitted => return format!("530 {}\r\n", self.software.ask_login),
             _ => {}
         }
@@ -160,6 +158,7 @@ impl Ftp {
             }
             "CDUP" => "250 Directory successfully changed.\r\n".to_owned(),
             "CWD" | "XCWD" => "550 Failed to change directory.\r\n".to_owned(),
+            "TYPE" if argument.eq_ignore_ascii_case("a") => "200 Switching to ASCII mode.\r\n".to_owned(),
             "TYPE" => "200 Switching to Binary mode.\r\n".to_owned(),
             "MODE" | "STRU" | "ALLO" => "200 Command okay.\r\n".to_owned(),
             "REST" => "350 Restart position accepted.\r\n".to_owned(),
@@ -170,7 +169,7 @@ impl Ftp {
             "RNTO" if rename => "550 Permission denied.\r\n".to_owned(),
             "RNTO" => "503 RNFR required first.\r\n".to_owned(),
             "PASV" | "EPSV" => "425 Use PORT or PASV first.\r\n".to_owned(),
-            _ => "500 Unknown command.\r\n".to_owned(),
+            _ => format!("500 {}\r\n", self.software.unknown.replace("{verb}", verb)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! http (RFC 9110, RFC 9112, RFC 9113): a web server with a persona. https serves the same over TLS.
 
 mod apps;
+mod disguise;
 mod log;
 mod site;
 mod software;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONNECTION, HeaderValue};
+use hyper::header::{CONNECTION, HOST, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -24,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::Failure;
 use crate::environment::{Context, EnvironmentError};
 use crate::serve::Session;
+use disguise::Disguise;
 pub(super) use site::Site;
 
 /// The longest request body read, in bytes; more is answered 413. All streams of all connections
@@ -105,6 +107,7 @@ pub(super) async fn serve(
     versions: Versions,
 ) -> io::Result<()> {
     let served = AtomicU32::new(0);
+    let disguised = (Arc::clone(&site), Arc::clone(&session));
     let service = service_fn(|request| {
         let last = served.fetch_add(1, Ordering::Relaxed) >= REQUESTS;
         let (site, session) = (Arc::clone(&site), Arc::clone(&session));
@@ -132,6 +135,7 @@ pub(super) async fn serve(
         Versions { http2: true, .. } => builder.http2_only(),
         Versions { .. } => builder.http1_only(),
     };
+    let stream = Disguise::new(stream, Arc::clone(&disguised.0), disguised.1);
     let served = builder.serve_connection(TokioIo::new(stream), service).await;
     served.map_err(|error| io::Error::other(error.to_string()))
 }
@@ -148,9 +152,21 @@ async fn respond(
         Err(error) => (Bytes::new(), !error.is::<LengthLimitError>()),
     };
     let credentials = log::credentials(&head, &body);
+    let own = session.local_address();
+    let asked = head.uri.host().map(str::to_owned).or_else(|| {
+        let host = head.headers.get(HOST)?.to_str().ok()?;
+        Some(host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned())
+    });
+    // Whatever stands in a page of the server's is escaped there; a name needs nothing that would have to be.
+    let plain = |name: &String| {
+        name.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+    };
+    let host = asked.filter(plain).unwrap_or_else(|| own.ip().to_string());
+    let place = (host.as_str(), own.port());
     let mut response = match whole {
-        true => site.answer(&head, !credentials.is_empty()),
-        false => site.failure(StatusCode::PAYLOAD_TOO_LARGE),
+        true => site.answer(&head, !credentials.is_empty(), place),
+        false => site.failure(StatusCode::PAYLOAD_TOO_LARGE, place),
     };
     log::request(session, &head, &body, response.status());
     for (user, password) in credentials {

@@ -32,6 +32,9 @@ const BEFORE_LOGIN: &str = "IMAP4rev1 SASL-IR LOGIN-REFERRALS ID ENABLE IDLE LIT
 const AFTER_LOGIN: &str =
     "IMAP4rev1 SASL-IR LOGIN-REFERRALS ID ENABLE IDLE LITERAL+ UIDPLUS NAMESPACE CHILDREN UNSELECT";
 
+/// Exchange's, before and after a login alike.
+const EXCHANGE: &str = "IMAP4 IMAP4rev1 AUTH=PLAIN UIDPLUS CHILDREN IDLE NAMESPACE LITERAL+";
+
 struct Imap {
     host: Host,
     identity: Identity,
@@ -78,6 +81,7 @@ impl Imap {
                 return Ok(());
             };
             let (tag, rest) = command.split_once(' ').unwrap_or((&command, ""));
+            let tag = if tag.is_empty() { "*" } else { tag };
             let (verb, arguments) = rest.split_once(' ').unwrap_or((rest, ""));
             let verb = verb.to_ascii_uppercase();
             if verb != "LOGIN" && verb != "AUTHENTICATE" {
@@ -85,7 +89,13 @@ impl Imap {
             }
             let answer = match verb.as_str() {
                 "LOGOUT" => {
-                    let farewell = format!("* BYE Logging out\r\n{tag} OK Logout completed.\r\n");
+                    let farewell = if self.host.family.is_windows() {
+                        format!(
+                            "* BYE Microsoft Exchange Server IMAP4 server signing off.\r\n{tag} OK LOGOUT completed.\r\n"
+                        )
+                    } else {
+                        format!("* BYE Logging out\r\n{tag} OK Logout completed.\r\n")
+                    };
                     return lines.get_mut().write_all(farewell.as_bytes()).await;
                 }
                 "LOGIN" if state.mail.is_none() => match words::words(arguments).as_slice() {
@@ -112,15 +122,27 @@ impl Imap {
         let admitted = self.door.admits(session.peer(), user, password);
         session.login(user, password, admitted);
         if !admitted {
-            return format!("{tag} NO [AUTHENTICATIONFAILED] Authentication failed.\r\n");
+            return if self.host.family.is_windows() {
+                format!("{tag} NO LOGIN failed.\r\n")
+            } else {
+                format!("{tag} NO [AUTHENTICATIONFAILED] Authentication failed.\r\n")
+            };
         }
         state.mail = Some(mailbox::of(&self.host, &self.identity, user));
+        if self.host.family.is_windows() {
+            return format!("{tag} OK LOGIN completed.\r\n");
+        }
         format!("{tag} OK [CAPABILITY {AFTER_LOGIN}] Logged in\r\n")
     }
 
     /// Every command that is answered in one go.
     fn answer(&self, session: &Session, state: &mut State, tag: &str, verb: &str, arguments: &str) -> String {
+        let windows = self.host.family.is_windows();
         match verb {
+            "CAPABILITY" if windows => {
+                return format!("* CAPABILITY {EXCHANGE}\r\n{tag} OK CAPABILITY completed.\r\n");
+            }
+            "ID" | "STARTTLS" if windows => return format!("{tag} BAD Command Error. 12\r\n"),
             "CAPABILITY" => {
                 let known = if state.mail.is_some() {
                     AFTER_LOGIN
@@ -135,6 +157,9 @@ impl Imap {
             _ => {}
         }
         let Some(mail) = &state.mail else {
+            if windows {
+                return format!("{tag} BAD Command received in Invalid state.\r\n");
+            }
             return format!("{tag} BAD Error in IMAP command received by server.\r\n");
         };
         let inbox = |name: &String| name.eq_ignore_ascii_case("INBOX");

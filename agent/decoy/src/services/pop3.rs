@@ -44,7 +44,8 @@ pub(super) async fn run(context: Context) -> Result<(), Failure> {
 impl Pop3 {
     async fn visit(&self, connection: Connection, session: &Session) -> io::Result<()> {
         let mut lines = LineReader::new(connection, LINE_CAP);
-        let (greeting, goodbye) = if self.host.family.is_windows() {
+        let windows = self.host.family.is_windows();
+        let (greeting, goodbye) = if windows {
             (
                 "+OK The Microsoft Exchange POP3 service is ready.\r\n",
                 "+OK Microsoft Exchange Server POP3 server signing off.\r\n",
@@ -69,6 +70,7 @@ impl Pop3 {
                 ("QUIT", _) => {
                     return lines.get_mut().write_all(goodbye.as_bytes()).await;
                 }
+                ("CAPA", _) if windows => "+OK\r\nTOP\r\nUIDL\r\nSASL PLAIN\r\nUSER\r\n.\r\n".to_owned(),
                 ("CAPA", _) => "+OK\r\nCAPA\r\nTOP\r\nUIDL\r\nRESP-CODES\r\nPIPELINING\r\nAUTH-RESP-CODE\r\n\
                      USER\r\nSASL PLAIN LOGIN\r\n.\r\n"
                     .to_owned(),
@@ -81,12 +83,15 @@ impl Pop3 {
                     Some(user) => self.login(session, &user, rest, &mut mail),
                     None => "-ERR No username given.\r\n".to_owned(),
                 },
+                ("AUTH", None) if rest.trim().is_empty() && !windows => {
+                    "+OK\r\nPLAIN\r\nLOGIN\r\n.\r\n".to_owned()
+                }
                 ("AUTH", None) => match self.sasl(&mut lines, rest).await? {
                     Some((user, password)) => self.login(session, &user, &password, &mut mail),
                     None => "-ERR Unsupported authentication mechanism.\r\n".to_owned(),
                 },
-                ("APOP", None) => "-ERR Unknown command.\r\n".to_owned(),
                 (verb, Some(mail)) => self.transaction(session, verb, rest, mail),
+                _ if windows => "-ERR Protocol error. 14\r\n".to_owned(),
                 _ => "-ERR Unknown command.\r\n".to_owned(),
             };
             lines.get_mut().write_all(answer.as_bytes()).await?;
@@ -104,7 +109,12 @@ impl Pop3 {
         let admitted = self.door.admits(session.peer(), user, password);
         session.login(user, password, admitted);
         if !admitted {
-            return "-ERR [AUTH] Authentication failed.\r\n".to_owned();
+            return if self.host.family.is_windows() {
+                "-ERR Logon failure: unknown user name or bad password.\r\n"
+            } else {
+                "-ERR [AUTH] Authentication failed.\r\n"
+            }
+            .to_owned();
         }
         *mail = Some(mailbox::of(&self.host, &self.identity, user));
         "+OK Logged in.\r\n".to_owned()

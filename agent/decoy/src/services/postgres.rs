@@ -21,7 +21,7 @@ use crate::Failure;
 use crate::environment::Context;
 use crate::event::{Category, Outcome};
 use crate::serve::{self, Connection, Session};
-use release::Release;
+use release::Server;
 
 /// Bytes kept unparsed: the codec's own limit for messages before a login is 10,000.
 const BUFFER_CAP: usize = 16 * 1024;
@@ -40,7 +40,7 @@ const NEGOTIATIONS: usize = 2;
 ///
 /// When the port cannot be bound.
 pub(super) async fn run(context: Context) -> Result<(), Failure> {
-    let release = Arc::new(Release::new(&context.identity, &context.host));
+    let release = Arc::new(Server::new(&context.identity, &context.host));
     serve::tcp(&context, move |connection, session| {
         let visit = Visit {
             stream: connection,
@@ -65,7 +65,7 @@ struct Visit {
     stream: Connection,
     buffer: BytesMut,
     session: Arc<Session>,
-    release: Arc<Release>,
+    release: Arc<Server>,
 }
 
 impl Visit {

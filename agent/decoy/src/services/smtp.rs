@@ -22,8 +22,11 @@ use software::{Mta, Software};
 /// RFC 5321 §4.5.3.1.6 asks for 1000 octets; AUTH takes 12288 (RFC 4954 §4).
 const LINE_CAP: usize = 12 * 1024;
 
-/// The largest message taken, in bytes, and advertised as SIZE (RFC 1870).
-const MESSAGE_CAP: usize = 10 * 1024 * 1024;
+/// The largest message taken, in bytes: Postfix's `message_size_limit`.
+const MESSAGE_CAP: usize = 10_240_000;
+
+/// Mistakes after which Postfix hangs up (`smtpd_hard_error_limit`).
+const ERRORS: u32 = 20;
 
 /// How much of a message is kept for the log.
 const KEPT: usize = 4096;
@@ -90,6 +93,7 @@ impl Smtp {
             .write_all(format!("220 {}\r\n", self.software.banner()).as_bytes())
             .await?;
         let mut dialogue = Dialogue::default();
+        let mut errors = 0;
         for _ in 0..COMMANDS {
             let Some(line) = lines.next().await? else {
                 return Ok(());
@@ -128,9 +132,19 @@ impl Smtp {
                         .await?
                 }
                 Ok(request) => self.answer(session, &mut dialogue, request),
-                Err(error) => refusal(&error),
+                // Postfix's answer to web browsers, `smtpd_forbidden_commands`.
+                Err(_) if self.software.is_postfix() && is_forbidden(&line.bytes) => {
+                    let goodbye = "221 2.7.0 Error: I can break rules, too. Goodbye.\r\n";
+                    return lines.get_mut().write_all(goodbye.as_bytes()).await;
+                }
+                Err(error) => refusal(&self.software, &error),
             };
+            errors += u32::from(answer.starts_with('5'));
             lines.get_mut().write_all(answer.as_bytes()).await?;
+            if errors >= ERRORS && self.software.is_postfix() {
+                let goodbye = format!("421 4.7.0 {} Error: too many errors\r\n", self.software.name());
+                return lines.get_mut().write_all(goodbye.as_bytes()).await;
+            }
         }
         Ok(())
     }
@@ -143,7 +157,7 @@ impl Smtp {
                     admitted: dialogue.admitted,
                     ..Dialogue::default()
                 };
-                self.software.ehlo(session.peer(), MESSAGE_CAP)
+                self.software.ehlo(session.peer())
             }
             Request::Helo { host } => {
                 dialogue.helo = Some(host.into_owned());
@@ -168,8 +182,8 @@ impl Smtp {
             }
             Request::Noop { .. } => "250 2.0.0 Ok\r\n".to_owned(),
             Request::Vrfy { value } => format!("252 2.0.0 {value}\r\n"),
-            Request::StartTls => "454 4.7.0 TLS not available due to local problem\r\n".to_owned(),
-            _ => "502 5.5.2 Error: command not recognized\r\n".to_owned(),
+            Request::StartTls => self.software.no_tls().to_owned(),
+            _ => self.software.unknown().to_owned(),
         }
     }
 
@@ -178,9 +192,13 @@ impl Smtp {
             return "501 5.1.3 Bad recipient address syntax\r\n".to_owned();
         }
         let domain = address.rsplit('@').next().unwrap_or_default().to_lowercase();
-        let local = domain == self.domain || self.domain.ends_with(&format!(".{domain}"));
+        let local = domain == self.domain
+            || domain == self.software.name()
+            || self.domain.ends_with(&format!(".{domain}"))
+            // RFC 5321 §4.5.1: every server takes mail for its postmaster.
+            || domain == "postmaster";
         if !local && !dialogue.admitted && self.relaying == Relaying::Closed {
-            return format!("554 5.7.1 <{address}>: Relay access denied\r\n");
+            return self.software.no_relay(&address);
         }
         if dialogue.recipients.len() >= RECIPIENTS {
             return "452 4.5.3 Error: too many recipients\r\n".to_owned();
@@ -227,7 +245,7 @@ impl Smtp {
         Ok(if dialogue.admitted {
             "235 2.7.0 Authentication successful\r\n".to_owned()
         } else {
-            "535 5.7.8 Error: authentication failed: authentication failure\r\n".to_owned()
+            self.software.denied().to_owned()
         })
     }
 
@@ -298,7 +316,14 @@ async fn receive(lines: &mut LineReader<Connection>) -> io::Result<Option<Receiv
     Ok(None)
 }
 
-fn refusal(error: &Error) -> String {
+fn is_forbidden(line: &[u8]) -> bool {
+    [&b"CONNECT "[..], b"GET ", b"POST "].iter().any(|verb| {
+        line.get(..verb.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(verb))
+    })
+}
+
+fn refusal(software: &Software, error: &Error) -> String {
     match error {
         Error::SyntaxError { syntax } => format!("501 5.5.4 Syntax: {syntax}\r\n"),
         Error::InvalidSenderAddress => "501 5.1.7 Bad sender address syntax\r\n".to_owned(),
@@ -306,6 +331,6 @@ fn refusal(error: &Error) -> String {
         Error::InvalidParameter { .. } | Error::UnsupportedParameter { .. } => {
             "555 5.5.4 Unsupported option\r\n".to_owned()
         }
-        _ => "502 5.5.2 Error: command not recognized\r\n".to_owned(),
+        _ => software.unknown().to_owned(),
     }
 }

@@ -23,18 +23,20 @@ use visitor::Visitor;
 struct Ssh {
     host: Host,
     identity: Identity,
+    program: software::Program,
     door: Door,
 }
 
 pub(super) async fn run(context: Context) -> Result<(), Failure> {
     let persona: ShellPersona = context.persona()?;
     let host = persona.host(&context.host);
+    let banner = software::banner(&host, &context.identity);
+    let program = software::Program::of(banner);
     let config = Arc::new(Config {
-        server_id: russh::SshId::Standard(software::banner(&host, &context.identity).into()),
-        keys: software::host_keys(&context.identity),
-        preferred: software::preferred(),
-        // What sshd offers with PAM.
-        methods: software::methods(),
+        server_id: russh::SshId::Standard(banner.into()),
+        keys: software::host_keys(&context.identity, program),
+        preferred: program.algorithms(banner),
+        methods: program.methods(),
         auth_rejection_time: Duration::from_millis(700),
         auth_rejection_time_initial: Some(Duration::ZERO),
         // MaxAuthTries of sshd_config(5); russh counts the opening "none" as well.
@@ -47,6 +49,7 @@ pub(super) async fn run(context: Context) -> Result<(), Failure> {
     let ssh = Arc::new(Ssh {
         door: Door::new(&context.identity, "ssh", persona.accounts()),
         identity: context.identity.clone(),
+        program,
         host,
     });
     crate::serve::tcp(&context, move |connection, session| {

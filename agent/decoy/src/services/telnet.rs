@@ -13,7 +13,7 @@ use crate::host::{Distro, Host, OsFamily};
 use crate::identity::Identity;
 use crate::serve::{Connection, Session};
 use crate::shell::{Shell, ShellPersona, release_name};
-use terminal::Terminal;
+use terminal::{Opening, Terminal};
 
 /// How long a wrong password takes, as login(1) makes it.
 const FAIL_DELAY: Duration = Duration::from_millis(800);
@@ -44,7 +44,7 @@ pub(super) async fn run(context: Context) -> Result<(), Failure> {
 
 impl Telnet {
     async fn visit(&self, connection: Connection, session: &Session) -> io::Result<()> {
-        let mut terminal = Terminal::open(connection).await?;
+        let mut terminal = Terminal::open(connection, Opening::of(self.host.family)).await?;
         terminal.send(&self.banner()).await?;
         let (ask_user, refusal) = match self.host.family {
             OsFamily::Cisco => ("Username: ".to_owned(), "% Login invalid\n\n"),
@@ -102,7 +102,8 @@ impl Telnet {
             }
             (OsFamily::Cisco, _) => "\n\nUser Access Verification\n\n".to_owned(),
             (OsFamily::Bsd, _) => format!("\nFreeBSD/amd64 ({}) (pts/0)\n\n", self.host.hostname),
-            (OsFamily::Embedded, _) => "\n".to_owned(),
+            // BusyBox's, which has one carriage return more than others.
+            (OsFamily::Embedded, _) => "\r\n".to_owned(),
             (OsFamily::Linux, Distro::Debian) => "Debian GNU/Linux 12\n".to_owned(),
             (OsFamily::Linux, distro) => format!("{}\n", release_name(distro)),
         }

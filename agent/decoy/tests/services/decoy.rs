@@ -2,11 +2,13 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -163,6 +165,10 @@ impl Decoy {
         (self.child.wait().unwrap(), begun.elapsed())
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -256,4 +262,13 @@ impl Talk {
             }
         }
     }
+}
+
+/// A connection from another loopback address.
+pub(crate) fn from_address(address: [u8; 4], port: u16) -> Talk {
+    let [a, b, c, d] = address;
+    let end = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
+    bind(end.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
+    connect(end.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, port)).unwrap();
+    Talk::new(TcpStream::from(end))
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::decoy::{BINARY, Decoy, PATIENCE, Start};
+use crate::decoy::{BINARY, Decoy, PATIENCE, Start, from_address};
 
 /// Every TCP service there is.
 fn tcp_services() -> Vec<&'static str> {
@@ -120,23 +120,70 @@ fn rubbish_and_half_open_connections_do_not_end_a_service() {
     }
 }
 
+/// One address that held every connection and sent nothing shut out everybody else for two minutes.
 #[test]
-fn the_65th_visitor_is_turned_away_and_a_place_that_falls_free_is_given_again() {
+fn whoever_holds_all_connections_makes_room_for_others() {
     let decoy = Decoy::start("telnet");
-    let mut visitors: Vec<_> = (0..64)
-        .map(|_| {
-            let mut visitor = decoy.connect();
-            visitor.expect("login: ");
-            visitor
-        })
+    let mut first = decoy.connect();
+    first.expect("login: ");
+    let _others: Vec<_> = (0..63).map(|_| decoy.connect()).collect();
+    let deadline = Instant::now() + PATIENCE;
+    while decoy.events("connection").len() < 64 {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    let mut strangers: Vec<_> = (2..5)
+        .map(|last| from_address([127, 0, 0, last], decoy.port))
         .collect();
-    assert_eq!(decoy.connect().rest(), b"");
-    let refused = decoy.event("connection", |event| event["event"]["outcome"] == "failure");
-    assert_eq!(refused["event"]["reason"], "too many connections");
+    for stranger in &mut strangers {
+        stranger.expect("login: ");
+    }
+    // The oldest of the address with most has gone, and none of the newcomers.
+    first.rest();
+    let ended = decoy.event("disconnect", |_| true);
+    assert_eq!(ended["event"]["reason"], "made room for another");
+    assert_eq!(ended["source"]["ip"], "127.0.0.1");
+    for stranger in &mut strangers {
+        stranger.send("root\r\n");
+        stranger.expect("Password: ");
+    }
+    let count = decoy.events("disconnect").len();
+    assert_eq!(count, 3, "as many as came too many");
+}
 
-    visitors.pop();
-    decoy.event("disconnect", |_| true);
-    decoy.connect().expect("login: ");
+/// Resident memory in KiB.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// 500 visitors who say nothing, or one byte and no more, neither fill the container's 64 MiB nor keep others out.
+#[test]
+fn silent_crowds_fit_the_containers_memory_and_shut_nobody_out() {
+    for slug in tcp_services() {
+        let decoy = Decoy::start(slug);
+        let mut crowd = Vec::new();
+        for number in 0..500_u32 {
+            let mut stream = std::net::TcpStream::connect(("127.0.0.1", decoy.port)).unwrap();
+            if number % 2 == 0 {
+                // What every protocol here may begin with, or not: the rest never comes.
+                let _ = stream.write_all(b"S");
+            }
+            crowd.push(stream);
+        }
+        let mut stranger = from_address([127, 0, 0, 2], decoy.port);
+        // Where the visitor speaks first, something that is answered.
+        match slug {
+            "http" | "https" | "redis" => stranger.send("HELP ME\r\n\r\n"),
+            "mqtt" => stranger.send(b"\x10\x0e\0\x04MQTT\x04\x02\0\x3c\0\x02me"),
+            "postgres" => stranger.send([0, 0, 0, 8, 4, 210, 22, 47]),
+            _ => {}
+        }
+        assert!(!stranger.bytes(1).is_empty(), "{slug}");
+        let resident = resident(decoy.pid());
+        assert!(resident < 48 * 1024, "{slug}: {resident} KiB");
+    }
 }
 
 #[test]

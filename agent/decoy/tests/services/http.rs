@@ -161,3 +161,87 @@ fn http_2_by_prior_knowledge_is_spoken_only_where_the_persona_asks_for_it() {
     visitor.send(preface);
     assert!(!visitor.rest().starts_with(b"\0\0"));
 }
+
+/// hyper's own answers have neither page nor `Server`, which told the decoy from any web server.
+#[test]
+fn what_is_no_request_is_answered_as_the_server_would() {
+    let decoy = Start::new("http")
+        .persona(&json!({"server_header": "Apache/2.4.57 (Debian)"}))
+        .run();
+    for rubbish in [
+        "BLAH\r\n\r\n",
+        "GET / HTTP/9.9\r\n\r\n",
+        "\u{16}\u{3}\u{1}\0\0\r\n\r\n",
+    ] {
+        let answer = ask(&decoy, rubbish);
+        assert!(
+            answer.starts_with("HTTP/1.1 400 Bad Request\r\nDate: ")
+                && answer.contains("\r\nServer: Apache/2.4.57 (Debian)\r\n")
+                && answer.contains("<address>Apache/2.4.57 (Debian) Server at 127.0.0.1 Port "),
+            "{rubbish:?}: {answer}"
+        );
+    }
+    decoy.event("garbage", |event| event["decnet"]["payload"] == "BLAH\r\n\r\n");
+    // HTTP/0.9 has no head.
+    assert!(ask(&decoy, "GET /\r\n").starts_with("<!DOCTYPE HTML"));
+
+    let decoy = Start::new("http")
+        .persona(&json!({"server_header": "nginx/1.22.1"}))
+        .run();
+    let answer = ask(&decoy, "BLAH\r\n\r\n");
+    assert!(
+        answer.starts_with("HTTP/1.1 400 Bad Request\r\nServer: nginx/1.22.1\r\nDate: "),
+        "{answer}"
+    );
+}
+
+#[test]
+fn headers_stand_in_the_servers_order() {
+    for (server, order) in [
+        (
+            "Apache/2.4.57 (Debian)",
+            ["Date", "Server", "Content-Length", "Content-Type"],
+        ),
+        (
+            "nginx/1.22.1",
+            ["Server", "Date", "Content-Type", "Content-Length"],
+        ),
+        (
+            "Microsoft-IIS/10.0",
+            ["Content-Type", "Server", "Date", "Content-Length"],
+        ),
+        (
+            "lighttpd/1.4.35",
+            ["Content-Type", "Content-Length", "Date", "Server"],
+        ),
+    ] {
+        let decoy = Start::new("http")
+            .persona(&json!({"server_header": server}))
+            .run();
+        let answer = get(&decoy, "/");
+        let names: Vec<&str> = answer
+            .lines()
+            .skip(1)
+            .map_while(|line| line.split_once(": ").map(|(name, _)| name))
+            .filter(|name| *name != "Connection")
+            .collect();
+        assert_eq!(names, order, "{answer}");
+    }
+}
+
+#[test]
+fn a_request_without_one_host_and_a_trace_are_refused() {
+    let decoy = Decoy::start("http");
+    for request in [
+        "GET / HTTP/1.1\r\nConnection: close\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\nConnection: close\r\n\r\n",
+    ] {
+        assert!(ask(&decoy, request).starts_with("HTTP/1.1 400 "));
+    }
+    let answer = ask(&decoy, "TRACE / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert!(
+        answer.starts_with("HTTP/1.1 405 ") && answer.contains("\r\nAllow: "),
+        "{answer}"
+    );
+    assert!(ask(&decoy, "GET / HTTP/1.0\r\n\r\n").contains(" 403 "));
+}

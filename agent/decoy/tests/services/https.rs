@@ -54,7 +54,7 @@ impl ServerCertVerifier for AnyCertificate {
 }
 
 /// The certificate, the protocol agreed on, and the answer to a GET.
-fn visit(decoy: &Decoy, protocols: &[&str]) -> (Vec<u8>, Option<Vec<u8>>, String) {
+pub(crate) fn visit(decoy: &Decoy, protocols: &[&str]) -> (Vec<u8>, Option<Vec<u8>>, String) {
     let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()

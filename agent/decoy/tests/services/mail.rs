@@ -9,7 +9,7 @@ fn smtp_captures_credentials_in_both_mechanisms() {
     visitor.expect("220 srv-mail-42 ESMTP Postfix (Debian/GNU)\r\n");
     let extensions = visitor.ask("EHLO me", "SMTPUTF8\r\n");
     assert!(
-        extensions.contains("250-SIZE 10485760\r\n") && extensions.contains("AUTH PLAIN LOGIN"),
+        extensions.contains("250-SIZE 10240000\r\n") && extensions.contains("AUTH PLAIN LOGIN"),
         "{extensions}"
     );
     visitor.ask("AUTH LOGIN", "334 VXNlcm5hbWU6\r\n");
@@ -79,6 +79,94 @@ fn a_message_over_the_cap_is_refused_and_its_log_stays_short() {
         4096
     );
     visitor.ask("NOOP", "250 ");
+}
+
+/// Every mail server answered in Postfix's words, and a scanner took Exchange for Postfix.
+#[test]
+fn a_mail_server_keeps_to_its_own_words() {
+    let relayed = |decoy: &Decoy| {
+        let mut visitor = decoy.connect();
+        let greeting = visitor.expect("\r\n");
+        visitor.ask("EHLO me", "\r\n250 ");
+        visitor.expect("\r\n");
+        let unknown = visitor.ask("BLAH", "\r\n");
+        visitor.ask("MAIL FROM:<a@b.example>", "250 ");
+        visitor.expect("\r\n");
+        (
+            greeting,
+            unknown,
+            visitor.ask("RCPT TO:<x@elsewhere.example>", "\r\n"),
+        )
+    };
+    let windows = Start::new("smtp")
+        .with("DECNET_OS_FAMILY", "windows_server")
+        .run();
+    let (greeting, unknown, refused) = relayed(&windows);
+    assert!(
+        greeting.starts_with("220 srv-mail-42 Microsoft ESMTP MAIL Service ready at ")
+            && greeting.ends_with(" +0000\r\n"),
+        "{greeting}"
+    );
+    assert!(
+        unknown.starts_with("500 5.3.3 ") && refused.starts_with("550 5.7.54 "),
+        "{unknown}{refused}"
+    );
+    for (mta, said, answered) in [
+        ("exim", " ESMTP Exim 4.", "500 unrecognized command"),
+        ("sendmail", " ESMTP Sendmail 8.", "500 5.5.1 "),
+        ("postfix", " ESMTP Postfix", "502 5.5.2 "),
+    ] {
+        let decoy = Start::new("smtp").persona(&json!({"mta": mta})).run();
+        let (greeting, unknown, _) = relayed(&decoy);
+        assert!(greeting.contains(said) && !greeting.contains('{'), "{greeting}");
+        assert!(unknown.starts_with(answered), "{mta}: {unknown}");
+    }
+    // Postfix hangs up on browsers.
+    let decoy = Decoy::start("smtp");
+    let mut browser = decoy.connect();
+    browser.expect("220 ");
+    browser.ask(
+        "GET / HTTP/1.1",
+        "221 2.7.0 Error: I can break rules, too. Goodbye.",
+    );
+}
+
+/// IMAP's `ID` of a Windows machine was Dovecot's.
+#[test]
+fn exchange_never_says_dovecot() {
+    for (slug, commands) in [
+        (
+            "imap",
+            &[
+                "a CAPABILITY",
+                "b ID NIL",
+                "c LOGIN u p",
+                "d NOOP",
+                "e FOO",
+                "f SELECT INBOX",
+                "g LOGOUT",
+            ][..],
+        ),
+        (
+            "pop3",
+            &["CAPA", "AUTH", "USER u", "PASS p", "FOO", "STAT", "QUIT"][..],
+        ),
+    ] {
+        let decoy = Start::new(slug).with("DECNET_OS_FAMILY", "windows_server").run();
+        let mut visitor = decoy.connect();
+        for command in commands {
+            visitor.send(format!("{command}\r\n"));
+        }
+        let said = String::from_utf8(visitor.rest()).unwrap();
+        assert!(
+            said.contains("Microsoft Exchange") && !said.contains("Dovecot"),
+            "{said}"
+        );
+        assert!(
+            !said.contains("AUTHENTICATIONFAILED") && !said.contains("[AUTH]"),
+            "{said}"
+        );
+    }
 }
 
 /// Guesses until the decoy opens; the tries are the same for pop3 and imap.

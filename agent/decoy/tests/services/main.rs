@@ -7,6 +7,7 @@
 )]
 
 mod decoy;
+mod fingerprint;
 mod framework;
 mod ftp;
 mod http;

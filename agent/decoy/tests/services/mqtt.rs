@@ -1,11 +1,6 @@
 //! MQTT: logins captured, retained topics shown, messages kept to their own address.
 
-use std::net::TcpStream;
-
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
-use std::os::fd::AsRawFd as _;
-
-use crate::decoy::{Decoy, Start, Talk};
+use crate::decoy::{Decoy, Start, Talk, from_address};
 
 fn text(text: &str) -> Vec<u8> {
     [&u16::try_from(text.len()).unwrap().to_be_bytes(), text.as_bytes()].concat()
@@ -33,17 +28,17 @@ fn connect_packet(level: u8, client: &str) -> Vec<u8> {
     packet(0x10, &body)
 }
 
-fn enter(talk: &mut Talk) {
+pub(crate) fn enter(talk: &mut Talk) {
     talk.send(connect_packet(4, "c1"));
     assert_eq!(talk.bytes(4), [0x20, 2, 0, 0]);
 }
 
-fn subscribe(talk: &mut Talk, filter: &str) {
+pub(crate) fn subscribe(talk: &mut Talk, filter: &str) {
     talk.send(packet(0x82, &[&[0, 1][..], &text(filter), &[0]].concat()));
     assert_eq!(talk.bytes(5), [0x90, 3, 0, 1, 0]);
 }
 
-fn publish(topic: &str, payload: &str, retain: bool) -> Vec<u8> {
+pub(crate) fn publish(topic: &str, payload: &str, retain: bool) -> Vec<u8> {
     packet(
         0x30 | u8::from(retain),
         &[&text(topic), payload.as_bytes()].concat(),
@@ -100,15 +95,6 @@ fn a_visitor_hears_its_own_messages_and_no_stranger_does() {
     assert_eq!(stranger.bytes(2), [0xd0, 0]);
     subscribe(&mut other, "cmd/run");
     other.expect("cmd/runreboot");
-}
-
-/// A connection from another loopback address.
-fn from_address(address: [u8; 4], port: u16) -> Talk {
-    let [a, b, c, d] = address;
-    let end = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
-    bind(end.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
-    connect(end.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, port)).unwrap();
-    Talk::new(TcpStream::from(end))
 }
 
 #[test]

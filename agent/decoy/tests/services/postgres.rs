@@ -160,7 +160,10 @@ fn bytes_that_are_no_text_are_kept_as_far_as_json_can() {
 #[test]
 fn the_seed_chooses_the_release() {
     let line = |seed| {
-        let decoy = Start::new("postgres").seed(seed).run();
+        let decoy = Start::new("postgres")
+            .with("DECNET_DISTRO", "ubuntu22")
+            .seed(seed)
+            .run();
         let mut talk = decoy.connect();
         ask_for_password(&mut talk, "u");
         talk.send(password(b"p"));
@@ -173,4 +176,42 @@ fn the_seed_chooses_the_release() {
     assert_eq!(line(3), line(3));
     let all: std::collections::BTreeSet<String> = (1..12).map(line).collect();
     assert!(all.len() > 1, "{all:?}");
+}
+
+/// Scanners take the release from the line that refuses their probe; numbers of no release named a fraud.
+#[test]
+fn a_scanners_probe_is_refused_on_a_line_of_a_real_release() {
+    for (family, distro, file, lines) in [
+        ("linux", "debian", "postmaster.c", &["2194"][..]),
+        ("linux", "ubuntu20", "postmaster.c", &["2119", "2133", "2138"]),
+        (
+            "windows_server",
+            "debian",
+            ".\\src\\backend\\postmaster\\postmaster.c",
+            &["2133", "2138", "2194"],
+        ),
+    ] {
+        let decoy = Start::new("postgres")
+            .with("DECNET_OS_FAMILY", family)
+            .with("DECNET_DISTRO", distro)
+            .run();
+        let mut talk = decoy.connect();
+        // The negotiation of SMB, as it stands after a length that PostgreSQL would take.
+        talk.send([&[0, 0, 0, 0xa4][..], b"\xffSMBr\0\0\0"].concat());
+        let fields = error(&talk.rest());
+        let field = |letter| {
+            fields
+                .iter()
+                .find(|(known, _)| *known == letter)
+                .unwrap()
+                .1
+                .as_str()
+        };
+        assert_eq!((field('C'), field('F')), ("0A000", file));
+        assert!(lines.contains(&field('L')), "{fields:?}");
+        assert!(
+            field('M').starts_with("unsupported frontend protocol 65363.19778"),
+            "{fields:?}"
+        );
+    }
 }

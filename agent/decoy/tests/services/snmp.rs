@@ -46,7 +46,7 @@ fn request(version: u8, community: &str, operation: u8, oid: &[u8], numbers: [u8
     )
 }
 
-fn ask(socket: &UdpSocket, request: &[u8]) -> Vec<u8> {
+pub(crate) fn ask(socket: &UdpSocket, request: &[u8]) -> Vec<u8> {
     socket.send(request).unwrap();
     let mut answer = [0; 4096];
     let count = socket.recv(&mut answer).unwrap();
@@ -200,7 +200,7 @@ fn a_flood_from_one_address_is_answered_only_so_far() {
 }
 
 /// A version 3 message; the engine id and the user are the visitor's.
-fn version_3(engine: &[u8], user: &str) -> Vec<u8> {
+pub(crate) fn version_3(engine: &[u8], user: &str) -> Vec<u8> {
     let header = sequence(
         0x30,
         &[
@@ -274,4 +274,16 @@ fn rubbish_is_logged_and_ends_nothing() {
     decoy.event("garbage", |_| true);
     assert!(holds(&ask(&socket, &whole), b"SRV-MAIL-42"));
     assert!(decoy.is_running());
+}
+
+/// An engine of Net-SNMP beside the description of a Windows machine gave the decoy away.
+#[test]
+fn windows_has_no_version_3_and_the_attempt_is_captured() {
+    let decoy = Start::new("snmp").with("DECNET_OS_FAMILY", "windows").run();
+    let socket = decoy.udp();
+    socket.send(&version_3(b"", "")).unwrap();
+    decoy.event("discovery", |_| true);
+    // The next answer is the next request's.
+    let answer = ask(&socket, &request(1, "public", GET, SYS_NAME, [0, 0]));
+    assert!(holds(&answer, b"SRV-MAIL-42"), "{answer:02x?}");
 }

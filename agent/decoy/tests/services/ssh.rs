@@ -9,7 +9,7 @@ use crate::decoy::{Decoy, Start};
 
 /// A client that trusts any host key and remembers it.
 #[derive(Default)]
-struct Client {
+pub(crate) struct Client {
     seen: Arc<std::sync::Mutex<Option<String>>>,
 }
 
@@ -22,7 +22,7 @@ impl client::Handler for Client {
     }
 }
 
-async fn connect(decoy: &Decoy) -> (client::Handle<Client>, String) {
+pub(crate) async fn connect(decoy: &Decoy) -> (client::Handle<Client>, String) {
     let client = Client::default();
     let seen = Arc::clone(&client.seen);
     let handle = client::connect(Arc::default(), ("127.0.0.1", decoy.port), client)

@@ -41,3 +41,30 @@ fn an_oversized_line_is_cut_in_the_log_and_the_shell_goes_on() {
     assert_eq!(event["process"]["command_line"].as_str().unwrap().len(), 4096);
     assert!(visitor.ask("hostname", "# ").contains("SRV-MAIL-42"));
 }
+
+/// One list of offers for every machine was no known server's, and scanners said so.
+#[test]
+fn the_first_offers_are_those_of_the_familys_server() {
+    for (family, first) in [
+        ("linux", &b"\xff\xfd\x18\xff\xfd\x20\xff\xfd\x23\xff\xfd\x27"[..]),
+        ("bsd", b"\xff\xfd\x25"),
+        (
+            "cisco",
+            b"\xff\xfb\x01\xff\xfb\x03\xff\xfd\x18\xff\xfd\x1f\r\n\r\nUser Access",
+        ),
+        (
+            "windows",
+            b"\xff\xfd\x25\xff\xfb\x01\xff\xfb\x03\xff\xfd\x27\xff\xfd\x1f\xff\xfd\x00\xff\xfb\x00",
+        ),
+        ("embedded", b"\xff\xfd\x01\xff\xfd\x1f\xff\xfb\x01\xff\xfb\x03"),
+    ] {
+        let decoy = Start::new("telnet").with("DECNET_OS_FAMILY", family).run();
+        let mut visitor = decoy.connect();
+        assert_eq!(visitor.bytes(first.len()), first, "{family}");
+        // Who answers gets the prompt at once, who does not a moment later.
+        if matches!(family, "linux" | "bsd") {
+            visitor.send(b"\xff\xfc\x18");
+        }
+        visitor.expect(": ");
+    }
+}

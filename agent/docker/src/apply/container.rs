@@ -1,62 +1,177 @@
 //! Containers, created as their specification says.
+//!
+//! | module | what it writes |
+//! | --- | --- |
+//! | `body` | what a container is |
+//! | `host` | what it gets of the host: limits, devices, namespaces |
+//! | `mounts` | what is mounted into it |
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use bollard::models::{
-    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigLogConfig,
-    NetworkConnectRequest, NetworkingConfig, RestartPolicy as EngineRestartPolicy, RestartPolicyNameEnum,
-};
+use bollard::models::{ContainerInspectResponse, NetworkConnectRequest};
 use bollard::query_parameters::CreateContainerOptions;
 use decnet_plan::labels;
-use decnet_plan::step::{ContainerSpec, Endpoint, NetworkMode, RestartPolicy};
-use serde_json::json;
+use decnet_plan::step::{ContainerSpec, Endpoint, MountKind, Namespace, NetworkMode};
+use serde_json::{Value, json};
 
 use super::why_container_not_ours;
-use crate::engine::CHANGE;
-use crate::error::status;
+use crate::engine::{CHANGE, LOOK};
+use crate::error::{is_absent, status};
 use crate::observe::label;
 use crate::{Engine, EngineError};
 
+mod body;
+mod host;
+mod mounts;
+
+/// What a specification leaves to the moment: ids in the place of names.
+#[derive(Debug, Default)]
+struct Resolved {
+    image: String,
+    /// The id of every container of ours that the specification names.
+    containers: HashMap<String, String>,
+    /// Volumes of the container that is replaced, by mount point.
+    inherited: BTreeMap<String, Inherited>,
+    /// An endpoint has its own MAC (API 1.44); before, the container has one, for its first network.
+    endpoint_macs: bool,
+}
+
+/// An anonymous volume that a replacement takes over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Inherited {
+    name: String,
+    read_only: bool,
+}
+
+impl Resolved {
+    /// Every name that is looked up has been resolved; without an id the engine looks for the name.
+    fn id<'a>(&'a self, name: &'a str) -> &'a str {
+        self.containers.get(name).map_or(name, String::as_str)
+    }
+}
+
 impl Engine {
-    pub(super) async fn create_container(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
-        let what = || format!("create container {}", spec.name);
-        let image = self.image_of(spec).await?;
-        let network_mode = self.network_mode(spec).await?;
-        let endpoints = match &spec.network {
-            NetworkMode::Networks { endpoints } => endpoints.as_slice(),
-            NetworkMode::None | NetworkMode::Container { .. } => &[],
+    pub(super) async fn create_container(
+        &self,
+        spec: &ContainerSpec,
+        staged: Option<&str>,
+        inherit: Option<&str>,
+    ) -> Result<(), EngineError> {
+        let name = staged.unwrap_or(&spec.name);
+        self.check_supported(spec)?;
+        let mut resolved = Resolved {
+            image: self.image_of(spec).await?,
+            endpoint_macs: self.api_at_least(1, 44),
+            ..Resolved::default()
         };
-        // From 1.44 on an endpoint has its own MAC; before, the container has one, for its first network.
-        let endpoint_macs = self.api_at_least(1, 44);
-        let body = to_body(spec, image, network_mode, endpoints.first(), endpoint_macs);
-        let mac = endpoints.first().and_then(|endpoint| endpoint.mac);
-        let docker = match mac {
-            Some(mac) if !endpoint_macs => {
-                self.with_fields(body.clone(), &[("MacAddress", json!(mac.to_string()))])?
+        if let Some(old) = inherit {
+            resolved.inherited = self.anonymous_volumes(spec, &resolved.image, old).await?;
+        }
+        for owner in joined(spec) {
+            let id = self.id_of_ours(spec, owner).await?;
+            resolved.containers.insert(owner.to_owned(), id);
+        }
+        let created = match self.create(spec, name, &resolved).await {
+            // What was known of the image or of a container is not so any more. The engine does not look for the owner
+            // of a network namespace until the start; one that has gone since the last look is seen at the next.
+            Err(error) if names_the_absent(&error) => {
+                resolved.image = self.ask_image_of(spec).await?;
+                for (owner, id) in &mut resolved.containers {
+                    self.known.no_container(owner);
+                    *id = self.id_of_ours(spec, owner).await?;
+                }
+                self.create(spec, name, &resolved).await
             }
-            _ => self.docker.clone(),
+            other => other,
         };
-        if !endpoint_macs && endpoints.iter().skip(1).any(|endpoint| endpoint.mac.is_some()) {
-            let why = "Docker before 25.0 sets a MAC address on a container's first network only";
-            return Err(EngineError::Unsupported { what: what(), why });
-        }
-        let options = CreateContainerOptions {
-            name: Some(spec.name.clone()),
-            ..CreateContainerOptions::default()
-        };
-        match self
-            .call(CHANGE, what, docker.create_container(Some(options), body))
-            .await
-        {
-            Ok(_) => {}
-            Err(error) if status(&error) == Some(409) => self.check_existing(spec, error).await?,
+        let id = match created {
+            Ok(id) => {
+                self.known.created(name, &id, &spec.labels);
+                self.connect_further(spec, &id, &resolved, &HashMap::new())
+                    .await?;
+                id
+            }
+            Err(error) if status(&error) == Some(409) => {
+                let existing = self.check_existing(spec, name, error).await?;
+                let connected = existing.network_settings.and_then(|settings| settings.networks);
+                let id = existing.id.unwrap_or_default();
+                self.connect_further(spec, &id, &resolved, &connected.unwrap_or_default())
+                    .await?;
+                id
+            }
             Err(error) => return Err(error),
-        }
-        self.connect_further(spec, endpoints, endpoint_macs).await
+        };
+        self.copy_files(&id, &spec.files).await
     }
 
-    /// The first of the image's names that the engine knows.
+    async fn create(
+        &self,
+        spec: &ContainerSpec,
+        name: &str,
+        resolved: &Resolved,
+    ) -> Result<String, EngineError> {
+        let body = body::to_body(spec, resolved);
+        // Fields that bollard's types, made for newer engines, do not have any more.
+        let mut fields: Vec<(&'static str, Value)> = Vec::new();
+        let mac = endpoints(spec)
+            .first()
+            .map_or(spec.mac, |first| first.mac.or(spec.mac));
+        if let Some(mac) = mac
+            && (!resolved.endpoint_macs || endpoints(spec).is_empty())
+        {
+            fields.push(("MacAddress", json!(mac.to_string())));
+        }
+        let docker = if fields.is_empty() {
+            self.docker.clone()
+        } else {
+            self.with_fields(&body, &fields)?
+        };
+        let options = CreateContainerOptions {
+            name: Some(name.to_owned()),
+            platform: spec.platform.clone().unwrap_or_default(),
+        };
+        let what = || format!("create container {name}");
+        let created = self
+            .call(CHANGE, what, docker.create_container(Some(options), body))
+            .await?;
+        for warning in created.warnings {
+            tracing::warn!(container = name, warning, "the engine warns");
+        }
+        Ok(created.id)
+    }
+
+    /// Engines before API 1.44 take one network at creation, as Compose gives all of them. Connects the rest.
+    async fn connect_further(
+        &self,
+        spec: &ContainerSpec,
+        id: &str,
+        resolved: &Resolved,
+        connected: &HashMap<String, bollard::models::EndpointSettings>,
+    ) -> Result<(), EngineError> {
+        for endpoint in endpoints(spec).iter().skip(1) {
+            if connected.contains_key(&endpoint.network) {
+                continue;
+            }
+            let request = NetworkConnectRequest {
+                container: id.to_owned(),
+                endpoint_config: Some(body::to_endpoint(spec, endpoint, resolved)),
+            };
+            let what = || format!("connect container {} to network {}", spec.name, endpoint.network);
+            let call = self.docker.connect_network(&endpoint.network, request);
+            self.call(CHANGE, what, call).await?;
+        }
+        Ok(())
+    }
+
+    /// The first of the image's names that the engine is known to have, or has.
     async fn image_of(&self, spec: &ContainerSpec) -> Result<String, EngineError> {
+        match spec.image.iter().find(|name| self.known.has_image(name)) {
+            Some(name) => Ok(name.clone()),
+            None => self.ask_image_of(spec).await,
+        }
+    }
+
+    async fn ask_image_of(&self, spec: &ContainerSpec) -> Result<String, EngineError> {
         for name in &spec.image {
             if self.has_image(name).await? {
                 return Ok(name.clone());
@@ -68,178 +183,181 @@ impl Engine {
         })
     }
 
-    async fn network_mode(&self, spec: &ContainerSpec) -> Result<String, EngineError> {
-        match &spec.network {
-            NetworkMode::None => Ok("none".to_owned()),
-            NetworkMode::Networks { endpoints } => Ok(endpoints
-                .first()
-                .map_or_else(|| "none".to_owned(), |endpoint| endpoint.network.clone())),
-            NetworkMode::Container { name } => {
-                let owner = self.inspect(name).await?;
-                let id = owner.id.clone().unwrap_or_default();
-                if label(&owner, labels::HOST) != spec.labels.get(labels::HOST).map(String::as_str) {
-                    return Err(EngineError::Foreign {
-                        what: format!("create container {}", spec.name),
-                        object: format!("container {name}"),
-                        id,
-                        why: "is not this host's, so that its network is not joined",
-                    });
-                }
-                Ok(format!("container:{id}"))
-            }
+    /// The id of a container that carries the same host's label.
+    async fn id_of_ours(&self, spec: &ContainerSpec, name: &str) -> Result<String, EngineError> {
+        let host = spec.labels.get(labels::HOST).map(String::as_str);
+        if let Some(known) = self.known.container(name)
+            && Some(known.host.as_str()) == host
+        {
+            return Ok(known.id);
         }
+        let owner = self.inspect(name).await?;
+        let id = owner.id.clone().unwrap_or_default();
+        if label(&owner, labels::HOST) != host {
+            return Err(EngineError::Foreign {
+                what: format!("create container {}", spec.name),
+                object: format!("container {name}"),
+                id,
+                why: "is not this host's, so that nothing of it is shared",
+            });
+        }
+        Ok(id)
     }
 
     /// A container of that name exists: fine when an earlier attempt has made it.
-    async fn check_existing(&self, spec: &ContainerSpec, conflict: EngineError) -> Result<(), EngineError> {
-        let Ok(existing) = self.inspect(&spec.name).await else {
+    async fn check_existing(
+        &self,
+        spec: &ContainerSpec,
+        name: &str,
+        conflict: EngineError,
+    ) -> Result<ContainerInspectResponse, EngineError> {
+        let Ok(existing) = self.inspect(name).await else {
             return Err(conflict);
         };
         match why_container_not_ours(&spec.labels, &existing) {
-            None => Ok(()),
+            None => Ok(existing),
             Some(why) => Err(EngineError::Foreign {
-                what: format!("create container {}", spec.name),
-                object: format!("container {}", spec.name),
+                what: format!("create container {name}"),
+                object: format!("container {name}"),
                 id: existing.id.unwrap_or_default(),
                 why,
             }),
         }
     }
 
-    /// Engines before API 1.44 take one network at creation. Connects the rest, except what an earlier attempt has.
-    async fn connect_further(
+    /// The anonymous volumes of the container that is replaced which the new one has a place for: a mount without a
+    /// source, or a `VOLUME` of its image. None where the old one has gone.
+    async fn anonymous_volumes(
         &self,
         spec: &ContainerSpec,
-        endpoints: &[Endpoint],
-        endpoint_macs: bool,
-    ) -> Result<(), EngineError> {
-        if endpoints.len() < 2 {
-            return Ok(());
+        image: &str,
+        old: &str,
+    ) -> Result<BTreeMap<String, Inherited>, EngineError> {
+        let old = match self.inspect(old).await {
+            Ok(old) => old,
+            Err(error) if is_absent(&error) => return Ok(BTreeMap::new()),
+            Err(error) => return Err(error),
+        };
+        let mounts = old.mounts.unwrap_or_default();
+        let volumes: Vec<_> = mounts
+            .iter()
+            .filter(|mount| mount.typ.as_deref() == Some("volume"))
+            .filter_map(|mount| {
+                let volume = Inherited {
+                    name: mount.name.clone()?,
+                    read_only: mount.rw == Some(false),
+                };
+                Some((mount.destination.clone()?, volume))
+            })
+            .collect();
+        if volumes.is_empty() {
+            return Ok(BTreeMap::new());
         }
-        let existing = self.inspect(&spec.name).await?;
-        let connected = existing
-            .network_settings
-            .and_then(|settings| settings.networks)
-            .unwrap_or_default();
-        for endpoint in &endpoints[1..] {
-            if connected.contains_key(&endpoint.network) {
-                continue;
+        let what = || format!("inspect image {image}");
+        let image = self.call(LOOK, what, self.docker.inspect_image(image)).await?;
+        let declared = image.config.and_then(|config| config.volumes).unwrap_or_default();
+        let wanted = |target: &str| {
+            let mount = spec.mounts.iter().find(|mount| mount.target == target);
+            match mount.map(|mount| &mount.kind) {
+                Some(MountKind::Volume { name: None, .. }) => true,
+                Some(_) => false,
+                None => declared.iter().any(|volume| volume == target) && !spec.tmpfs.contains_key(target),
             }
-            let request = NetworkConnectRequest {
-                container: spec.name.clone(),
-                endpoint_config: Some(to_endpoint(endpoint, endpoint_macs)),
-            };
-            let what = || format!("connect container {} to network {}", spec.name, endpoint.network);
-            self.call(
-                CHANGE,
-                what,
-                self.docker.connect_network(&endpoint.network, request),
-            )
-            .await?;
+        };
+        Ok(volumes.into_iter().filter(|(target, _)| wanted(target)).collect())
+    }
+
+    /// What this engine is too old for. It would leave most of that out without a word.
+    fn check_supported(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
+        let what = || format!("create container {}", spec.name);
+        let endpoints = endpoints(spec);
+        let check = spec.healthcheck.as_ref();
+        let needs: [((usize, usize), bool, &'static str); 5] = [
+            (
+                (1, 43),
+                !spec.annotations.is_empty(),
+                "annotations need Docker 24.0 or newer",
+            ),
+            (
+                (1, 44),
+                check.is_some_and(|check| check.start_interval_ms.is_some()),
+                "healthcheck.start_interval needs Docker 25.0 or newer",
+            ),
+            (
+                (1, 44),
+                endpoints.iter().skip(1).any(|endpoint| endpoint.mac.is_some()),
+                "Docker before 25.0 sets a MAC address on a container's first network only",
+            ),
+            (
+                (1, 48),
+                endpoints.iter().any(|endpoint| endpoint.gw_priority != 0),
+                "gw_priority needs Docker 28.0 or newer",
+            ),
+            (
+                (1, 49),
+                endpoints.iter().any(|endpoint| endpoint.interface_name.is_some()),
+                "interface_name needs Docker 28.1 or newer",
+            ),
+        ];
+        for (version, used, why) in needs {
+            if used {
+                self.needs_api(version, what, why)?;
+            }
+        }
+        for mount in &spec.mounts {
+            if let Some((version, why)) = mounts::needs(mount) {
+                self.needs_api(version, what, why)?;
+            }
+            if let Some(why) = mounts::impossible(mount) {
+                return Err(EngineError::Unsupported { what: what(), why });
+            }
         }
         Ok(())
     }
 }
 
-fn to_body(
-    spec: &ContainerSpec,
-    image: String,
-    network_mode: String,
-    first: Option<&Endpoint>,
-    endpoint_macs: bool,
-) -> ContainerCreateBody {
-    let networking = first.map(|endpoint| NetworkingConfig {
-        endpoints_config: Some(HashMap::from([(
-            endpoint.network.clone(),
-            to_endpoint(endpoint, endpoint_macs),
-        )])),
-    });
-    // The engine refuses ports for a container that joins another's network namespace.
-    let joins = matches!(spec.network, NetworkMode::Container { .. });
-    ContainerCreateBody {
-        image: Some(image),
-        cmd: spec.command.clone(),
-        entrypoint: spec.entrypoint.clone().map(reset_if_empty),
-        env: Some(spec.environment.iter().map(to_variable).collect()),
-        labels: Some(spec.labels.clone().into_iter().collect()),
-        hostname: spec.hostname.clone(),
-        user: spec.user.clone(),
-        working_dir: spec.working_dir.clone(),
-        stop_signal: spec.stop_signal.clone(),
-        stop_timeout: spec.stop_timeout_s.map(i64::from),
-        exposed_ports: (!joins).then(|| spec.expose.clone()),
-        networking_config: networking,
-        host_config: Some(to_host_config(spec, network_mode)),
-        ..ContainerCreateBody::default()
+/// Whether an image, or a container that is to share something, is not there. For the owner of volumes the engine
+/// answers 400.
+fn names_the_absent(error: &EngineError) -> bool {
+    match error {
+        EngineError::Call {
+            source:
+                bollard::errors::Error::DockerResponseServerError {
+                    status_code: 400,
+                    message,
+                },
+            ..
+        } => message.contains("No such container"),
+        other => is_absent(other),
     }
 }
 
-fn to_host_config(spec: &ContainerSpec, network_mode: String) -> HostConfig {
-    let log = spec.log_driver.as_ref().map(|driver| HostConfigLogConfig {
-        typ: Some(driver.clone()),
-        config: Some(spec.log_options.clone().into_iter().collect()),
-    });
-    let without_driver = (!spec.log_options.is_empty()).then(|| HostConfigLogConfig {
-        typ: None,
-        config: Some(spec.log_options.clone().into_iter().collect()),
-    });
-    HostConfig {
-        network_mode: Some(network_mode),
-        restart_policy: Some(to_restart(spec.restart)),
-        cap_add: Some(spec.cap_add.clone()),
-        cap_drop: Some(spec.cap_drop.clone()),
-        security_opt: Some(spec.security_opt.clone()),
-        sysctls: Some(spec.sysctls.clone().into_iter().collect()),
-        readonly_rootfs: Some(spec.read_only),
-        init: spec.init,
-        tmpfs: Some(spec.tmpfs.clone().into_iter().collect()),
-        memory: spec.memory.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
-        pids_limit: spec.pids,
-        nano_cpus: spec.nano_cpus,
-        log_config: log.or(without_driver),
-        ..HostConfig::default()
+fn endpoints(spec: &ContainerSpec) -> &[Endpoint] {
+    match &spec.network {
+        NetworkMode::Networks { endpoints } => endpoints,
+        NetworkMode::None
+        | NetworkMode::Host
+        | NetworkMode::Bridge
+        | NetworkMode::Container { .. }
+        | NetworkMode::Foreign { .. } => &[],
     }
 }
 
-/// An empty entrypoint takes the image's away; the engine reads `[""]` as that, and `[]` as "keep".
-fn reset_if_empty(entrypoint: Vec<String>) -> Vec<String> {
-    if entrypoint.is_empty() {
-        vec![String::new()]
-    } else {
-        entrypoint
-    }
-}
-
-/// A name alone takes the image's variable away.
-fn to_variable((name, value): (&String, &Option<String>)) -> String {
-    match value {
-        Some(value) => format!("{name}={value}"),
-        None => name.clone(),
-    }
-}
-
-fn to_restart(policy: RestartPolicy) -> EngineRestartPolicy {
-    let (name, retries) = match policy {
-        RestartPolicy::No => (RestartPolicyNameEnum::NO, None),
-        RestartPolicy::Always => (RestartPolicyNameEnum::ALWAYS, None),
-        RestartPolicy::UnlessStopped => (RestartPolicyNameEnum::UNLESS_STOPPED, None),
-        RestartPolicy::OnFailure { retries } => (RestartPolicyNameEnum::ON_FAILURE, Some(i64::from(retries))),
+/// The containers of ours whose namespaces or volumes it shares.
+fn joined(spec: &ContainerSpec) -> impl Iterator<Item = &str> {
+    let network = match &spec.network {
+        NetworkMode::Container { name } => Some(name),
+        _ => None,
     };
-    EngineRestartPolicy {
-        name: Some(name),
-        maximum_retry_count: retries,
-    }
-}
-
-fn to_endpoint(endpoint: &Endpoint, endpoint_macs: bool) -> EndpointSettings {
-    let address = endpoint.address.map(|address| EndpointIpamConfig {
-        ipv4_address: Some(address.to_string()),
-        ..EndpointIpamConfig::default()
+    let namespaces = [&spec.namespaces.pid, &spec.namespaces.ipc];
+    let namespaces = namespaces.into_iter().filter_map(|namespace| match namespace {
+        Namespace::Container { name } => Some(name),
+        _ => None,
     });
-    EndpointSettings {
-        ipam_config: address,
-        mac_address: endpoint.mac.filter(|_| endpoint_macs).map(|mac| mac.to_string()),
-        aliases: Some(endpoint.aliases.clone()),
-        ..EndpointSettings::default()
-    }
+    let volumes = spec.volumes_from.iter().filter(|from| !from.foreign);
+    network
+        .into_iter()
+        .chain(namespaces)
+        .chain(volumes.map(|from| &from.container))
+        .map(String::as_str)
 }

@@ -1,11 +1,8 @@
 //! Networks.
 
-use std::collections::HashMap;
-
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use decnet_plan::step::NetworkSpec;
-use decnet_wire::bundle::NetworkDriver;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde_json::json;
 
 use super::why_not_ours;
@@ -18,6 +15,10 @@ impl Engine {
         // Engines before API 1.44 let two networks have one name, so it is looked up first.
         if self.network_is_there(spec).await? {
             return Ok(());
+        }
+        if spec.enable_ipv4 == Some(false) {
+            let why = "only Docker 28.0 and newer make a network without IPv4";
+            self.needs_api((1, 48), || format!("create network {}", spec.name), why)?;
         }
         let docker = if self.api_at_least(1, 44) {
             self.docker.clone()
@@ -90,47 +91,48 @@ impl Engine {
 /// What another network has of that which this one is to have.
 fn clash(spec: &NetworkSpec, other: &bollard::models::Network) -> Option<String> {
     let parent = other.options.as_ref().and_then(|options| options.get("parent"));
-    if let (Some(wanted), Some(parent)) = (&spec.parent, parent)
-        && parent == wanted.as_str()
+    if let (Some(wanted), Some(parent)) = (spec.parent(), parent)
+        && parent == wanted
     {
         return Some(format!("the interface {parent}"));
     }
     let pools = other.ipam.as_ref()?.config.as_ref()?;
     pools.iter().find_map(|pool| {
-        let subnet: Ipv4Net = pool.subnet.as_deref()?.parse().ok()?;
-        let overlaps = subnet.contains(&spec.subnet) || spec.subnet.contains(&subnet);
+        let subnet: IpNet = pool.subnet.as_deref()?.parse().ok()?;
+        let overlaps = spec
+            .subnets()
+            .any(|wanted| subnet.contains(&wanted) || wanted.contains(&subnet));
         overlaps.then(|| subnet.to_string())
     })
 }
 
 fn to_request(spec: &NetworkSpec) -> NetworkCreateRequest {
-    let mut options = HashMap::new();
-    if let Some(parent) = &spec.parent {
-        options.insert("parent".to_owned(), parent.as_str().to_owned());
-    }
-    match spec.driver {
-        NetworkDriver::Macvlan => {
-            options.insert("macvlan_mode".to_owned(), "bridge".to_owned());
-        }
-        NetworkDriver::Ipvlan => {
-            options.insert("ipvlan_mode".to_owned(), "l2".to_owned());
-        }
-        NetworkDriver::Bridge => {}
-    }
-    let pool = IpamConfig {
-        subnet: Some(spec.subnet.to_string()),
-        gateway: spec.gateway.map(|gateway| gateway.to_string()),
-        ..IpamConfig::default()
+    let pools = spec.ipam.pools.iter().map(|pool| IpamConfig {
+        subnet: pool.subnet.map(|subnet| subnet.to_string()),
+        ip_range: pool.ip_range.map(|range| range.to_string()),
+        gateway: pool.gateway.map(|gateway| gateway.to_string()),
+        auxiliary_addresses: (!pool.aux_addresses.is_empty()).then(|| {
+            let named = pool.aux_addresses.iter();
+            named
+                .map(|(name, address)| (name.clone(), address.to_string()))
+                .collect()
+        }),
+    });
+    let ipam = Ipam {
+        driver: spec.ipam.driver.clone(),
+        config: (!spec.ipam.pools.is_empty()).then(|| pools.collect()),
+        options: (!spec.ipam.options.is_empty()).then(|| spec.ipam.options.clone().into_iter().collect()),
     };
     NetworkCreateRequest {
-        name: spec.name.as_str().to_owned(),
-        driver: Some(spec.driver.as_str().to_owned()),
-        ipam: Some(Ipam {
-            driver: Some("default".to_owned()),
-            config: Some(vec![pool]),
-            options: None,
-        }),
-        options: Some(options),
+        name: spec.name.clone(),
+        // The engine takes a bridge for none.
+        driver: (!spec.driver.is_empty()).then(|| spec.driver.clone()),
+        ipam: (spec.ipam != decnet_plan::step::Ipam::default()).then_some(ipam),
+        internal: Some(spec.internal),
+        attachable: Some(spec.attachable),
+        enable_ipv4: spec.enable_ipv4,
+        enable_ipv6: Some(spec.enable_ipv6),
+        options: Some(spec.driver_opts.clone().into_iter().collect()),
         labels: Some(spec.labels.clone().into_iter().collect()),
         ..NetworkCreateRequest::default()
     }

@@ -15,8 +15,6 @@ use crate::{Engine, EngineError};
 /// How often a container is looked at while it settles. An end is seen at the next look in any case, so a longer
 /// interval costs no failure, only the time until it is told.
 const POLL: Duration = Duration::from_millis(500);
-/// How long a health check may take to say healthy.
-const HEALTH: Duration = Duration::from_secs(180);
 /// Log lines and characters that an error carries.
 const LOG_LINES: usize = 5;
 const LOG_CHARACTERS: usize = 800;
@@ -24,13 +22,17 @@ const LOG_CHARACTERS: usize = 800;
 impl Engine {
     pub(super) async fn start_container(&self, name: &str, settle: Duration) -> Result<(), EngineError> {
         // A start sets the count of restarts to zero, but not that of a container that runs already.
-        let before = self.inspect(name).await?;
-        let before = if is_up(&before) { restarts(&before) } else { 0 };
+        let before = if settle.is_zero() || self.known.takes_its_first_start(name) {
+            0
+        } else {
+            let before = self.inspect(name).await?;
+            if is_up(&before) { restarts(&before) } else { 0 }
+        };
         let what = || format!("start container {name}");
         self.call(CHANGE, what, self.docker.start_container(name, None))
             .await?;
         let started = Instant::now();
-        loop {
+        while started.elapsed() < settle {
             tokio::time::sleep(settle.saturating_sub(started.elapsed()).min(POLL)).await;
             let container = self.inspect(name).await?;
             if let Some(how) = ended(&container, restarts(&container) > before) {
@@ -41,31 +43,12 @@ impl Engine {
                     logs,
                 });
             }
-            match health(&container) {
-                None if started.elapsed() >= settle => return Ok(()),
-                Some(HealthStatusEnum::HEALTHY) => return Ok(()),
-                Some(HealthStatusEnum::UNHEALTHY) => {
-                    let how = "its health check fails".to_owned();
-                    return Err(EngineError::Unhealthy {
-                        name: name.to_owned(),
-                        how,
-                    });
-                }
-                Some(_) if started.elapsed() >= HEALTH => {
-                    let how = format!("its health check says nothing for {} s", HEALTH.as_secs());
-                    return Err(EngineError::Unhealthy {
-                        name: name.to_owned(),
-                        how,
-                    });
-                }
-                Some(_) if started.elapsed() >= settle => tokio::time::sleep(POLL).await,
-                _ => {}
-            }
         }
+        Ok(())
     }
 
     /// The last lines of the log on one line, for an error; nothing when there are none or they cannot be read.
-    async fn last_lines(&self, name: &str) -> String {
+    pub(super) async fn last_lines(&self, name: &str) -> String {
         let options = LogsOptions {
             stdout: true,
             stderr: true,
@@ -111,7 +94,7 @@ fn is_up(container: &ContainerInspectResponse) -> bool {
 }
 
 /// How the container has ended, or None while it is up.
-fn ended(container: &ContainerInspectResponse, restarted: bool) -> Option<String> {
+pub(super) fn ended(container: &ContainerInspectResponse, restarted: bool) -> Option<String> {
     let state = container.state.as_ref();
     let code = state.and_then(|state| state.exit_code).unwrap_or_default();
     let how = match to_state(container) {
@@ -134,7 +117,7 @@ fn ended(container: &ContainerInspectResponse, restarted: bool) -> Option<String
     })
 }
 
-fn health(container: &ContainerInspectResponse) -> Option<HealthStatusEnum> {
+pub(super) fn health(container: &ContainerInspectResponse) -> Option<HealthStatusEnum> {
     let status = container.state.as_ref()?.health.as_ref()?.status?;
     (!matches!(status, HealthStatusEnum::NONE | HealthStatusEnum::EMPTY)).then_some(status)
 }

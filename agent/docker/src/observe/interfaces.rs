@@ -1,7 +1,9 @@
 //! The host's network interfaces.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use decnet_plan::desired::HOST_LINK;
 use decnet_wire::ids::InterfaceName;
 use decnet_wire::observed::Interface;
 use ipnet::Ipv4Net;
@@ -9,10 +11,14 @@ use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
 use crate::EngineError;
+use crate::host::links;
 
 /// Every interface, sorted by name, but the engine's own ends of bridged containers: they come and go with every
 /// container on the machine, and nothing is ever built on them.
-pub(super) fn list() -> Result<Vec<Interface>, EngineError> {
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn list() -> Result<Vec<Interface>, EngineError> {
     let mut found: BTreeMap<InterfaceName, Interface> = BTreeMap::new();
     for entry in getifaddrs().map_err(EngineError::ListInterfaces)? {
         // Labels of secondary addresses (`eth0:1`) name no link.
@@ -22,11 +28,8 @@ pub(super) fn list() -> Result<Vec<Interface>, EngineError> {
         if is_engine_veth(name.as_str()) || name.as_str().contains(':') {
             continue;
         }
-        let interface = found.entry(name.clone()).or_insert_with(|| Interface {
-            name,
-            up: entry.flags.contains(InterfaceFlags::IFF_UP),
-            addresses: Vec::new(),
-        });
+        let interface = found.entry(name.clone()).or_insert_with(|| Interface::new(name));
+        interface.up = entry.flags.contains(InterfaceFlags::IFF_UP);
         let ipv4 = |address: Option<nix::sys::socket::SockaddrStorage>| {
             address.and_then(|address| address.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::ip))
         };
@@ -36,12 +39,30 @@ pub(super) fn list() -> Result<Vec<Interface>, EngineError> {
             interface.addresses.push(net);
         }
     }
+    let all = links::list().map_err(EngineError::ListInterfaces)?;
+    for link in &all {
+        if let Some(interface) = found.get_mut(&link.name) {
+            interface.kind.clone_from(&link.kind);
+            if link.name.as_str().starts_with(HOST_LINK) {
+                interface.alias.clone_from(&link.alias);
+            }
+            let below = |index| all.iter().find(|other| other.index == index);
+            interface.parent = link.below.and_then(below).map(|other| other.name.clone());
+        }
+    }
     let mut interfaces: Vec<_> = found.into_values().collect();
     for interface in &mut interfaces {
+        interface.wireless = is_wireless(&interface.name);
         interface.addresses.sort();
         interface.addresses.dedup();
     }
     Ok(interfaces)
+}
+
+/// cfg80211 puts one of these into the folder of its devices; the first is the older kernels' way.
+fn is_wireless(name: &InterfaceName) -> bool {
+    let folder = Path::new("/sys/class/net").join(name.as_str());
+    folder.join("wireless").exists() || folder.join("phy80211").exists()
 }
 
 /// libnetwork names them `veth` and seven hexadecimal digits.

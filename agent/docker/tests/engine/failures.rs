@@ -151,7 +151,7 @@ async fn the_engines_own_words_reach_the_error_chain() {
     let mut plan = lab.plan(&lab.desire(&[&lan], &[])).await;
     for planned in &mut plan.steps {
         if let Step::CreateNetwork { network } = &mut planned.step {
-            network.gateway = Some("192.0.2.1".parse().unwrap());
+            network.ipam.pools[0].gateway = Some("192.0.2.1".parse().unwrap());
         }
     }
     let failures = lab.run(&plan).await;

@@ -15,11 +15,22 @@ pub(crate) struct Image {
     pub(crate) bytes: Vec<u8>,
     pub(crate) blob: Blob,
     pub(crate) id: String,
+    pub(crate) config: Vec<u8>,
+    pub(crate) layer: Vec<u8>,
 }
 
 /// An image of its own for each `reference`; `extra` goes into its configuration.
 pub(crate) fn image(reference: &str, extra: &Value) -> Image {
-    let layer = tar(&[("decoy", binary(), 0o755)]);
+    image_of(tar(&[("decoy", binary(), 0o755)]), reference, extra)
+}
+
+/// An image whose layer no other image has.
+pub(crate) fn own_layer(reference: &str) -> Image {
+    let layer = tar(&[("decoy", binary(), 0o755), ("name", reference.as_bytes(), 0o644)]);
+    image_of(layer, reference, &json!({}))
+}
+
+fn image_of(layer: Vec<u8>, reference: &str, extra: &Value) -> Image {
     let mut runtime =
         json!({"Entrypoint": ["/decoy"], "Cmd": ["idle"], "Labels": {"test.reference": reference}});
     for (key, value) in extra.as_object().into_iter().flatten() {
@@ -54,14 +65,16 @@ pub(crate) fn image(reference: &str, extra: &Value) -> Image {
         bytes,
         blob,
         id: id.to_string(),
+        config,
+        layer,
     }
 }
 
-fn sha256(bytes: &[u8]) -> Digest {
+pub(crate) fn sha256(bytes: &[u8]) -> Digest {
     Digest::from_sha256(Sha256::digest(bytes).into())
 }
 
-fn tar(files: &[(&str, &[u8], u32)]) -> Vec<u8> {
+pub(crate) fn tar(files: &[(&str, &[u8], u32)]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, bytes, mode) in files {
         let mut header = tar::Header::new_gnu();
@@ -72,7 +85,7 @@ fn tar(files: &[(&str, &[u8], u32)]) -> Vec<u8> {
     archive.into_inner().unwrap()
 }
 
-fn binary() -> &'static [u8] {
+pub(crate) fn binary() -> &'static [u8] {
     static BINARY: OnceLock<Vec<u8>> = OnceLock::new();
     BINARY.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();

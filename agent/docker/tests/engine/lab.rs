@@ -1,6 +1,6 @@
 //! One host on the machine's own engine: a LAN on a veth pair, images, and everything gone at the end.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -8,16 +8,18 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bollard::Docker;
+use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
-    ListContainersOptions, ListNetworksOptions, RemoveContainerOptions, RemoveImageOptions,
+    ListContainersOptions, ListImagesOptions, ListNetworksOptions, ListVolumesOptions,
+    RemoveContainerOptions, RemoveImageOptions, RemoveVolumeOptions,
 };
 use decnet_docker::{BlobSource, Engine, EngineError};
 use decnet_plan::desired::Desired;
 use decnet_plan::labels;
 use decnet_plan::planner::{describe, plan};
 use decnet_plan::policy::Policy;
-use decnet_plan::step::Plan;
-use decnet_wire::bundle::{Network, NetworkDriver};
+use decnet_plan::step::{ContainerSpec, Plan, Step};
+use decnet_wire::bundle::{BlobKind, Network, NetworkDriver};
 use decnet_wire::ids::{Digest, HostId, StackName};
 use decnet_wire::observed::{Observed, ObservedContainer};
 use futures_util::FutureExt;
@@ -26,7 +28,7 @@ use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::image::{Image, image};
+use crate::image::{Image, image, sha256};
 
 pub(crate) const SOCKET: &str = "/var/run/docker.sock";
 
@@ -38,6 +40,8 @@ pub(crate) struct Lab {
     /// Unique on the machine, and the prefix of every name.
     pub(crate) tag: String,
     pub(crate) images: Vec<Image>,
+    /// Other blobs than image archives.
+    pub(crate) blobs: Vec<Vec<u8>>,
     links: Vec<String>,
 }
 
@@ -66,6 +70,7 @@ impl Lab {
             host,
             tag,
             images: vec![image],
+            blobs: Vec::new(),
             links: Vec::new(),
         }
     }
@@ -89,6 +94,7 @@ impl Lab {
             parent: None,
             subnet,
             gateway: None,
+            host_address: None,
             mode: None,
         }
     }
@@ -107,6 +113,7 @@ impl Lab {
             parent: Some(link.parse().unwrap()),
             subnet: subnet(),
             gateway: None,
+            host_address: None,
             mode: None,
         }
     }
@@ -213,6 +220,51 @@ impl Lab {
         plan
     }
 
+    /// A container on no network, as the engine is to have it.
+    pub(crate) fn spec(&self, name: &str) -> ContainerSpec {
+        let label = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        ContainerSpec {
+            name: format!("{}-{name}", self.tag),
+            image: vec![self.images[0].id.clone()],
+            labels: BTreeMap::from([
+                label(labels::HOST, &self.host.to_string()),
+                label(labels::STACK, &self.tag),
+                label(labels::SERVICE, name),
+                label(labels::HASH, name),
+            ]),
+            ..ContainerSpec::default()
+        }
+    }
+
+    pub(crate) async fn apply(&self, step: &Step) -> Result<(), EngineError> {
+        self.engine.apply(step, self).await
+    }
+
+    pub(crate) async fn load(&self) {
+        for image in &self.images {
+            let BlobKind::ImageArchive { reference, image_ids } = &image.blob.kind;
+            let step = Step::LoadImage {
+                blob: image.blob.digest.clone(),
+                size: image.blob.size,
+                reference: reference.clone(),
+                image_ids: image_ids.clone(),
+            };
+            self.apply(&step).await.unwrap();
+        }
+    }
+
+    /// Creates a container and gives what the engine says of it.
+    pub(crate) async fn create(&self, spec: &ContainerSpec) -> ContainerInspectResponse {
+        self.apply(&create(spec))
+            .await
+            .unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
+        self.inspect(&spec.name).await
+    }
+
+    pub(crate) async fn inspect(&self, name: &str) -> ContainerInspectResponse {
+        self.docker.inspect_container(name, None).await.unwrap()
+    }
+
     pub(crate) fn name(&self, stack: &str, service: &str) -> String {
         format!("{}-{stack}-{service}-1", self.tag)
     }
@@ -227,12 +279,30 @@ impl Lab {
     }
 }
 
+pub(crate) fn create(spec: &ContainerSpec) -> Step {
+    Step::CreateContainer {
+        container: Box::new(spec.clone()),
+        staged: None,
+        inherit: None,
+    }
+}
+
+pub(crate) fn start(name: &str, settle_ms: u64) -> Step {
+    Step::StartContainer {
+        name: name.to_owned(),
+        settle_ms,
+        fallback: Vec::new(),
+    }
+}
+
 impl BlobSource for Lab {
     async fn open(&self, digest: &Digest) -> io::Result<tokio::fs::File> {
         let image = self.images.iter().find(|image| image.blob.digest == *digest);
-        let image = image.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such blob"))?;
+        let other = || self.blobs.iter().find(|bytes| sha256(bytes) == *digest);
+        let bytes = image.map(|image| &image.bytes).or_else(other);
+        let bytes = bytes.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such blob"))?;
         let mut file = tempfile::tempfile()?;
-        io::Write::write_all(&mut file, &image.bytes)?;
+        io::Write::write_all(&mut file, bytes)?;
         io::Seek::rewind(&mut file)?;
         Ok(tokio::fs::File::from_std(file))
     }
@@ -242,7 +312,8 @@ impl Drop for Lab {
     /// Runs after a failure as well. A runtime cannot be entered from within another, hence the thread.
     fn drop(&mut self) {
         let (docker, host) = (self.docker.clone(), self.host);
-        let images: Vec<_> = self.images.iter().map(|image| image.id.clone()).collect();
+        let mut images: Vec<_> = self.images.iter().map(|image| image.id.clone()).collect();
+        images.push(self.tag.clone());
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -262,6 +333,7 @@ impl Drop for Lab {
 
 async fn clean_up(docker: &Docker, host: HostId, images: &[String]) {
     let filters = HashMap::from([("label".to_owned(), vec![format!("{}={host}", labels::HOST)])]);
+    let (tag, images) = images.split_last().unwrap();
     let options = ListContainersOptions {
         all: true,
         filters: Some(filters.clone()),
@@ -279,14 +351,26 @@ async fn clean_up(docker: &Docker, host: HostId, images: &[String]) {
     }
     for network in docker
         .list_networks(Some(ListNetworksOptions {
-            filters: Some(filters),
+            filters: Some(filters.clone()),
         }))
         .await
         .unwrap()
     {
         let _ = docker.remove_network(&network.id.unwrap()).await;
     }
-    for image in images {
+    let volumes = docker.list_volumes(None::<ListVolumesOptions>).await.unwrap();
+    let volumes = volumes.volumes.unwrap_or_default().into_iter();
+    for volume in volumes.filter(|volume| volume.name.starts_with(tag.as_str())) {
+        let _ = docker
+            .remove_volume(&volume.name, None::<RemoveVolumeOptions>)
+            .await;
+    }
+    let named = docker.list_images(None::<ListImagesOptions>).await.unwrap();
+    let named = named
+        .into_iter()
+        .flat_map(|image| [image.repo_tags, image.repo_digests].concat());
+    let named: Vec<String> = named.filter(|name| name.contains(&format!("/{tag}"))).collect();
+    for image in named.iter().chain(images) {
         let options = RemoveImageOptions {
             force: true,
             ..Default::default()
@@ -295,7 +379,7 @@ async fn clean_up(docker: &Docker, host: HostId, images: &[String]) {
     }
 }
 
-fn ip(arguments: &[&str]) {
+pub(crate) fn ip(arguments: &[&str]) {
     let status = Command::new("ip").args(arguments).status();
     assert!(
         status.as_ref().is_ok_and(std::process::ExitStatus::success),

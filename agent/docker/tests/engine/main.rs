@@ -5,7 +5,13 @@
 // A test may panic; only its `#[test]` functions are known to be tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod attributes;
+mod build;
+mod egress;
 mod failures;
 mod image;
 mod lab;
 mod lifecycle;
+mod observer;
+mod pull;
+mod steps;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::str::FromStr;
 
 use serde_json::{Map, Value};
 
@@ -14,21 +15,49 @@ pub struct Problem {
     pub problem: String,
 }
 
+/// Whether the loader has been over a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// As somebody wrote it: `$$` is a dollar sign, and what the loader resolves is not resolved.
+    Written,
+    /// As the loader made it: texts mean what they say.
+    Loaded,
+}
+
 /// Collects problems while a document is read to its end.
-#[derive(Debug, Default)]
-pub(crate) struct Problems(Vec<Problem>);
+#[derive(Debug)]
+pub(crate) struct Problems {
+    found: Vec<Problem>,
+    pub(crate) origin: Origin,
+}
 
 impl Problems {
+    pub(crate) fn new(origin: Origin) -> Self {
+        Self {
+            found: Vec::new(),
+            origin,
+        }
+    }
+
     pub(crate) fn add(&mut self, path: &str, problem: impl Display) {
         let path = if path.is_empty() { "document" } else { path }.to_owned();
-        self.0.push(Problem {
+        self.found.push(Problem {
             path,
             problem: problem.to_string(),
         });
     }
 
-    pub(crate) fn into_result<T>(self, value: T) -> Result<T, Vec<Problem>> {
-        if self.0.is_empty() { Ok(value) } else { Err(self.0) }
+    fn knows(&self, path: &str) -> bool {
+        self.found.iter().any(|problem| problem.path == path)
+    }
+
+    pub(crate) fn into_result<T>(mut self, value: T) -> Result<T, Vec<Problem>> {
+        self.found.sort_by(|a, b| a.path.cmp(&b.path));
+        if self.found.is_empty() {
+            Ok(value)
+        } else {
+            Err(self.found)
+        }
     }
 }
 
@@ -86,6 +115,7 @@ impl<'a> Node<'a> {
     /// A text, with Compose's interpolation: `$$` is one dollar sign, and there are no variables to refer to.
     pub(crate) fn text(self, problems: &mut Problems) -> Option<String> {
         match self.value {
+            Value::String(text) if problems.origin == Origin::Loaded => Some(text.clone()),
             Value::String(text) => match interpolate(text) {
                 Some(text) => Some(text),
                 None => fail(problems, &self.path, VARIABLES),
@@ -103,9 +133,12 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// True or false, also as a text, as variables give it.
     pub(crate) fn boolean(self, problems: &mut Problems) -> Option<bool> {
         match self.value {
             Value::Bool(value) => Some(*value),
+            Value::String(text) if text == "true" => Some(true),
+            Value::String(text) if text == "false" => Some(false),
             _ => fail(problems, &self.path, "must be true or false"),
         }
     }
@@ -196,11 +229,87 @@ impl<'a> Mapping<'a> {
         &self.node.path
     }
 
+    pub(crate) fn text(&mut self, key: &str, problems: &mut Problems) -> Option<String> {
+        self.take(key)?.text(problems)
+    }
+
+    /// A text or a number, written as text.
+    pub(crate) fn scalar(&mut self, key: &str, problems: &mut Problems) -> Option<String> {
+        self.take(key)?.scalar(problems)
+    }
+
+    pub(crate) fn flag(&mut self, key: &str, problems: &mut Problems) -> Option<bool> {
+        self.take(key)?.boolean(problems)
+    }
+
+    pub(crate) fn parsed<T, E: Display>(
+        &mut self,
+        key: &str,
+        problems: &mut Problems,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        self.take(key)?.parsed(problems, parse)
+    }
+
+    /// A whole number, also as a text.
+    pub(crate) fn number<T: FromStr>(&mut self, key: &str, problems: &mut Problems) -> Option<T> {
+        self.parsed(key, problems, |text| {
+            text.trim()
+                .parse::<T>()
+                .map_err(|_| "must be a whole number in range")
+        })
+    }
+
+    pub(crate) fn texts(&mut self, key: &str, problems: &mut Problems) -> Vec<String> {
+        self.take(key)
+            .and_then(|node| node.texts(problems))
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn text_or_texts(&mut self, key: &str, problems: &mut Problems) -> Vec<String> {
+        self.take(key)
+            .and_then(|node| node.text_or_texts(problems))
+            .unwrap_or_default()
+    }
+
+    /// Pairs; a key without a value has an empty one.
+    pub(crate) fn filled(&mut self, key: &str, problems: &mut Problems) -> BTreeMap<String, String> {
+        let pairs = self.take(key).and_then(|node| node.pairs(problems));
+        let filled = |(key, value): (String, Option<String>)| (key, value.unwrap_or_default());
+        pairs.unwrap_or_default().into_iter().map(filled).collect()
+    }
+
+    /// Pairs of which each must have a value.
+    pub(crate) fn required(&mut self, key: &str, problems: &mut Problems) -> BTreeMap<String, String> {
+        let mut all = BTreeMap::new();
+        let Some(node) = self.take(key) else { return all };
+        let path = node.path.clone();
+        for (key, value) in node.pairs(problems).unwrap_or_default() {
+            match value {
+                Some(value) => {
+                    all.insert(key, value);
+                }
+                None => problems.add(&path, format_args!("{key} needs a value")),
+            }
+        }
+        all
+    }
+
+    /// What only the loader resolves; in its own documents it is done with, and left over for people to see.
+    pub(crate) fn resolved_by_loader(&mut self, key: &str, problems: &mut Problems) {
+        if let Some(node) = self.take(key)
+            && problems.origin == Origin::Written
+        {
+            problems.add(&node.path, "not supported here: only Compose files have it");
+        }
+    }
+
     /// Every key that nobody took is an error, except `x-*`.
     pub(crate) fn finish(self, problems: &mut Problems) {
         for (key, value) in self.rest {
-            if !key.starts_with("x-") {
-                problems.add(&self.node.child(key, value).path, "not supported");
+            let path = self.node.child(key, value).path;
+            if !key.starts_with("x-") && !problems.knows(&path) {
+                problems.add(&path, "not supported");
             }
         }
     }

@@ -2,57 +2,154 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use decnet_wire::ids::MacAddress;
+
+use super::build::Build;
+use super::deploy::{self, Deploy};
+use super::egress::{self, Egress};
+use super::mounts::{self, FileReference, ServiceMount, SharedVolumes};
 use super::network::{NetworkMode, parse_attachment};
-use super::read::{Node, Problems};
-use super::{units, words};
-use crate::step::RestartPolicy;
+use super::read::{Mapping, Node, Problems};
+use super::{resources, units};
+use crate::step::{Device, DeviceRequest, Healthcheck, Limits, Port, RestartPolicy};
+
+mod lists;
+pub(super) use lists::extra_hosts;
+mod ports;
+mod process;
 
 /// A service as its document has it; absent attributes are None or empty.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Service {
     pub image: Option<String>,
+    pub build: Option<Build>,
+    pub platform: Option<String>,
+    pub pull_policy: PullPolicy,
+    pub container_name: Option<String>,
+    pub scale: Option<u32>,
+    pub deploy: Deploy,
+
     pub command: Option<Vec<String>>,
     pub entrypoint: Option<Vec<String>>,
     pub environment: BTreeMap<String, Option<String>>,
     pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
     pub hostname: Option<String>,
+    pub domainname: Option<String>,
     pub user: Option<String>,
+    pub group_add: Vec<String>,
     pub working_dir: Option<String>,
-    /// None only in a document that has problems.
-    pub network: Option<NetworkMode>,
-    pub depends_on: BTreeMap<String, Condition>,
+    pub tty: bool,
+    pub stdin_open: bool,
+    pub stop_signal: Option<String>,
+    /// Milliseconds.
+    pub stop_grace_period: Option<u64>,
+    pub healthcheck: Option<Healthcheck>,
     pub restart: RestartPolicy,
+    pub init: Option<bool>,
+    pub runtime: Option<String>,
+    pub depends_on: BTreeMap<String, Dependency>,
+
+    /// None means the project's default network.
+    pub network: Option<NetworkMode>,
+    pub mac: Option<MacAddress>,
+    /// As `25/tcp`.
+    pub expose: BTreeSet<String>,
+    pub ports: Vec<Port>,
+    /// Service and alias.
+    pub links: Vec<(String, String)>,
+    /// Container and alias.
+    pub external_links: Vec<(String, String)>,
+    pub dns: Vec<String>,
+    pub dns_search: Vec<String>,
+    pub dns_opt: Vec<String>,
+    /// As `name:address`, sorted.
+    pub extra_hosts: Vec<String>,
+
+    pub privileged: bool,
     /// Without the `CAP_` prefix, in upper case.
     pub cap_add: BTreeSet<String>,
     /// Without the `CAP_` prefix, in upper case.
     pub cap_drop: BTreeSet<String>,
     pub security_opt: BTreeSet<String>,
+    pub pid: Share,
+    pub ipc: Share,
+    pub uts: Option<String>,
+    pub userns_mode: Option<String>,
+    pub cgroup: Option<String>,
     pub sysctls: BTreeMap<String, String>,
+    pub devices: Vec<Device>,
+    pub device_cgroup_rules: Vec<String>,
+    pub device_requests: Vec<DeviceRequest>,
+
     pub read_only: bool,
-    pub init: Option<bool>,
+    pub mounts: Vec<ServiceMount>,
+    pub volumes_from: Vec<SharedVolumes>,
+    pub configs: Vec<FileReference>,
+    pub secrets: Vec<FileReference>,
     /// Mount point to mount options.
     pub tmpfs: BTreeMap<String, String>,
+    /// Bytes.
+    pub shm_size: Option<u64>,
+    pub storage_opt: BTreeMap<String, String>,
+
     /// Bytes.
     pub mem_limit: Option<u64>,
     pub pids_limit: Option<i64>,
     /// Billionths of a core.
     pub nano_cpus: Option<i64>,
-    /// As `25/tcp`.
-    pub expose: BTreeSet<String>,
+    pub limits: Limits,
+
     pub log_driver: Option<String>,
     pub log_options: BTreeMap<String, String>,
-    pub stop_signal: Option<String>,
-    /// Milliseconds.
-    pub stop_grace_period: Option<u64>,
+    /// What it may call; none without an `x-decnet` extension.
+    pub egress: Option<Egress>,
+}
+
+/// What a service waits for before it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dependency {
+    pub condition: Condition,
+    /// It is restarted when the other is made anew.
+    pub restart: bool,
+    /// Without it, the other may be missing or fail.
+    pub required: bool,
 }
 
 /// What a dependency must have reached first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Condition {
     Started,
-    /// Its health check says healthy. Every start waits for that where there is a health check, so both
-    /// conditions order starts in the same way.
+    /// Its health check says healthy.
     Healthy,
+    /// It has ended with exit code 0.
+    Completed,
+}
+
+/// When an image is asked of its registry, or built (Compose Specification, "pull_policy").
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// When the engine has none of that name.
+    #[default]
+    Missing,
+    Always,
+    Never,
+    /// Build it, even when the engine has one of that name.
+    Build,
+}
+
+/// Whose namespace a service is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Share {
+    #[default]
+    Default,
+    Private,
+    Shareable,
+    None,
+    Host,
+    Service(String),
+    /// Of a container that is not of the project.
+    Container(String),
 }
 
 impl Service {
@@ -62,256 +159,219 @@ impl Service {
             return service;
         };
         let p = problems;
-
-        service.image = map.take("image").and_then(|node| node.text(p));
-        if service.image.as_deref().is_none_or(str::is_empty) {
-            p.add(map.path(), "needs an image");
+        for key in ["extends", "env_file", "label_file"] {
+            map.resolved_by_loader(key, p);
         }
-        service.command = map.take("command").and_then(|node| command_line(node, p));
-        service.entrypoint = map.take("entrypoint").and_then(|node| command_line(node, p));
-        service.environment = map
-            .take("environment")
-            .and_then(|node| node.pairs(p))
-            .unwrap_or_default();
-        service.labels = map
-            .take("labels")
-            .and_then(|node| node.pairs(p))
-            .map(filled)
-            .unwrap_or_default();
-        service.hostname = map.take("hostname").and_then(|node| node.parsed(p, hostname));
-        service.user = map.take("user").and_then(|node| node.scalar(p));
-        service.working_dir = map.take("working_dir").and_then(|node| node.parsed(p, absolute));
-
-        let (mode, networks) = (map.take("network_mode"), map.take("networks"));
-        service.network = parse_attachment(map.path(), mode, networks, p);
-        service.depends_on = map
-            .take("depends_on")
-            .and_then(|node| depends_on(node, p))
-            .unwrap_or_default();
-        service.restart = map
-            .take("restart")
-            .and_then(|node| node.parsed(p, restart))
-            .unwrap_or_default();
-
-        service.cap_add = map
-            .take("cap_add")
-            .and_then(|node| capabilities(node, p))
-            .unwrap_or_default();
-        service.cap_drop = map
-            .take("cap_drop")
-            .and_then(|node| capabilities(node, p))
-            .unwrap_or_default();
-        service.security_opt = map
-            .take("security_opt")
-            .and_then(|node| node.texts(p))
-            .map(|list| list.into_iter().map(security_option).collect())
-            .unwrap_or_default();
-        service.sysctls = map
-            .take("sysctls")
-            .and_then(|node| required_pairs(node, p))
-            .unwrap_or_default();
-        service.read_only = map
-            .take("read_only")
-            .and_then(|node| node.boolean(p))
-            .unwrap_or_default();
-        service.init = map.take("init").and_then(|node| node.boolean(p));
-        service.tmpfs = map
-            .take("tmpfs")
-            .and_then(|node| tmpfs(node, p))
-            .unwrap_or_default();
-        service.mem_limit = map
-            .take("mem_limit")
-            .and_then(|node| node.parsed(p, units::bytes));
-        service.pids_limit = map.take("pids_limit").and_then(|node| node.parsed(p, pids));
-        service.nano_cpus = map.take("cpus").and_then(|node| node.parsed(p, units::nano_cpus));
-        service.expose = map
-            .take("expose")
-            .and_then(|node| expose(node, p))
-            .unwrap_or_default();
-        if let Some(node) = map.take("logging") {
-            service.parse_logging(node, p);
-        }
-        service.stop_signal = map
-            .take("stop_signal")
-            .and_then(|node| node.parsed(p, stop_signal));
-        service.stop_grace_period = map
-            .take("stop_grace_period")
-            .and_then(|node| node.parsed(p, units::duration_ms));
+        service.egress = map.take("x-decnet").and_then(|node| egress::parse(node, p));
+        // Whoever resolves profiles leaves out the services that are not wanted.
+        map.take("profiles");
+        service.parse_image(&mut map, p);
+        service.parse_process(&mut map, p);
+        service.parse_network(&mut map, p);
+        service.parse_isolation(&mut map, p);
+        service.parse_files(&mut map, p);
+        service.parse_resources(&mut map, p);
         map.finish(p);
         service
     }
 
-    fn parse_logging(&mut self, node: Node<'_>, problems: &mut Problems) {
-        let Some(mut map) = node.mapping(problems) else {
-            return;
-        };
-        self.log_driver = map.take("driver").and_then(|node| node.text(problems));
-        self.log_options = map
-            .take("options")
-            .and_then(|node| required_pairs(node, problems))
+    fn parse_image(&mut self, map: &mut Mapping<'_>, p: &mut Problems) {
+        self.image = map.text("image", p);
+        self.build = map.take("build").and_then(|node| Build::parse(node, p));
+        if self.image.as_deref().unwrap_or_default().is_empty() && self.build.is_none() {
+            p.add(map.path(), "needs an image");
+        }
+        self.platform = map.text("platform", p);
+        self.pull_policy = map.parsed("pull_policy", p, pull_policy).unwrap_or_default();
+        self.container_name = map.parsed("container_name", p, container_name);
+        self.scale = map.number("scale", p);
+        if let Some(node) = map.take("deploy") {
+            self.deploy = Deploy::parse(node, p);
+        }
+    }
+
+    fn parse_process(&mut self, map: &mut Mapping<'_>, p: &mut Problems) {
+        self.command = map
+            .take("command")
+            .and_then(|node| process::command_line(node, p));
+        self.entrypoint = map
+            .take("entrypoint")
+            .and_then(|node| process::command_line(node, p));
+        self.environment = map
+            .take("environment")
+            .and_then(|node| node.pairs(p))
             .unwrap_or_default();
-        map.finish(problems);
-    }
-}
-
-fn command_line(node: Node<'_>, problems: &mut Problems) -> Option<Vec<String>> {
-    if node.value.is_array() {
-        node.texts(problems)
-    } else {
-        node.parsed(problems, words::split)
-    }
-}
-
-fn depends_on(node: Node<'_>, problems: &mut Problems) -> Option<BTreeMap<String, Condition>> {
-    if node.value.is_array() {
-        return Some(
-            node.texts(problems)?
-                .into_iter()
-                .map(|name| (name, Condition::Started))
-                .collect(),
-        );
-    }
-    let mut all = BTreeMap::new();
-    for (name, node) in node.entries(problems)? {
-        let Some(mut map) = node.mapping(problems) else {
-            continue;
-        };
-        let condition = map.take("condition").and_then(|node| {
-            node.parsed(problems, |text| match text {
-                "service_started" => Ok(Condition::Started),
-                "service_healthy" => Ok(Condition::Healthy),
-                _ => Err("must be service_started or service_healthy"),
-            })
-        });
-        map.finish(problems);
-        all.insert(name, condition.unwrap_or(Condition::Started));
-    }
-    Some(all)
-}
-
-/// Compose Specification, "restart".
-fn restart(text: &str) -> Result<RestartPolicy, &'static str> {
-    const RULE: &str = "must be no, always, unless-stopped, on-failure or on-failure:N";
-    match text.split_once(':') {
-        None => match text {
-            "no" => Ok(RestartPolicy::No),
-            "always" => Ok(RestartPolicy::Always),
-            "unless-stopped" => Ok(RestartPolicy::UnlessStopped),
-            "on-failure" => Ok(RestartPolicy::OnFailure { retries: 0 }),
-            _ => Err(RULE),
-        },
-        Some(("on-failure", retries)) => retries
-            .parse()
-            .map(|retries| RestartPolicy::OnFailure { retries })
-            .map_err(|_| RULE),
-        Some(_) => Err(RULE),
-    }
-}
-
-fn capabilities(node: Node<'_>, problems: &mut Problems) -> Option<BTreeSet<String>> {
-    let list = node.texts(problems)?;
-    let plain = |name: String| {
-        let name = name.to_ascii_uppercase();
-        name.strip_prefix("CAP_").map(str::to_owned).unwrap_or(name)
-    };
-    Some(list.into_iter().map(plain).collect())
-}
-
-/// The engine takes three spellings of the one option that decoys use; they become one.
-fn security_option(text: String) -> String {
-    match text.as_str() {
-        "no-new-privileges" | "no-new-privileges=true" => "no-new-privileges:true".to_owned(),
-        _ => text,
-    }
-}
-
-/// `/run` or `/run:mode=755,size=1m`.
-fn tmpfs(node: Node<'_>, problems: &mut Problems) -> Option<BTreeMap<String, String>> {
-    let path = node.path.clone();
-    let mut mounts = BTreeMap::new();
-    for text in node.text_or_texts(problems)? {
-        let (point, options) = text.split_once(':').unwrap_or((&text, ""));
-        if !point.starts_with('/') {
-            problems.add(&path, format_args!("{point:?} must be an absolute path"));
-        } else if mounts.insert(point.to_owned(), options.to_owned()).is_some() {
-            problems.add(&path, format_args!("{point} is mounted twice"));
+        self.labels = map.filled("labels", p);
+        self.annotations = map.filled("annotations", p);
+        self.hostname = map.parsed("hostname", p, process::hostname);
+        self.domainname = map.text("domainname", p);
+        self.user = map.scalar("user", p);
+        self.group_add = map.texts("group_add", p);
+        self.working_dir = map.parsed("working_dir", p, process::absolute);
+        self.tty = map.flag("tty", p).unwrap_or_default();
+        self.stdin_open = map.flag("stdin_open", p).unwrap_or_default();
+        self.stop_signal = map.parsed("stop_signal", p, process::stop_signal);
+        self.stop_grace_period = map.parsed("stop_grace_period", p, units::duration_ms);
+        self.healthcheck = map
+            .take("healthcheck")
+            .and_then(|node| process::healthcheck(node, p));
+        self.restart = map.parsed("restart", p, process::restart).unwrap_or_default();
+        self.init = map.flag("init", p);
+        self.runtime = map.text("runtime", p);
+        self.depends_on = map
+            .take("depends_on")
+            .and_then(|node| process::depends_on(node, p))
+            .unwrap_or_default();
+        if let Some(node) = map.take("logging")
+            && let Some(mut logging) = node.mapping(p)
+        {
+            self.log_driver = logging.text("driver", p);
+            self.log_options = logging.required("options", p);
+            logging.finish(p);
         }
     }
-    Some(mounts)
-}
 
-fn expose(node: Node<'_>, problems: &mut Problems) -> Option<BTreeSet<String>> {
-    let items = node.items(problems)?;
-    Some(
-        items
+    fn parse_network(&mut self, map: &mut Mapping<'_>, p: &mut Problems) {
+        let (mode, networks) = (map.take("network_mode"), map.take("networks"));
+        self.network = parse_attachment(mode, networks, p);
+        self.mac = map.parsed("mac_address", p, super::network::mac);
+        self.expose = map
+            .take("expose")
+            .and_then(|node| ports::expose(node, p))
+            .unwrap_or_default();
+        self.ports = map
+            .take("ports")
+            .and_then(|node| ports::ports(node, p))
+            .unwrap_or_default();
+        self.links = lists::links(map.texts("links", p));
+        self.external_links = lists::links(map.texts("external_links", p));
+        self.dns = map.text_or_texts("dns", p);
+        self.dns_search = map.text_or_texts("dns_search", p);
+        self.dns_opt = map.texts("dns_opt", p);
+        self.extra_hosts = map
+            .take("extra_hosts")
+            .and_then(|node| extra_hosts(node, p))
+            .unwrap_or_default();
+    }
+
+    fn parse_isolation(&mut self, map: &mut Mapping<'_>, p: &mut Problems) {
+        self.privileged = map.flag("privileged", p).unwrap_or_default();
+        self.cap_add = lists::capabilities(map.texts("cap_add", p));
+        self.cap_drop = lists::capabilities(map.texts("cap_drop", p));
+        self.security_opt = map
+            .texts("security_opt", p)
             .into_iter()
-            .filter_map(|node| node.parsed(problems, units::ports))
-            .flatten()
-            .collect(),
-    )
-}
-
-/// Pairs of which each must have a value.
-fn required_pairs(node: Node<'_>, problems: &mut Problems) -> Option<BTreeMap<String, String>> {
-    let path = node.path.clone();
-    let mut all = BTreeMap::new();
-    for (key, value) in node.pairs(problems)? {
-        match value {
-            Some(value) => {
-                all.insert(key, value);
-            }
-            None => problems.add(&path, format_args!("{key} needs a value")),
+            .map(lists::security_option)
+            .collect();
+        self.pid = map.parsed("pid", p, pid).unwrap_or_default();
+        self.ipc = map.parsed("ipc", p, ipc).unwrap_or_default();
+        self.uts = map.parsed("uts", p, |text| one_of(text, &["host"]));
+        self.userns_mode = map.text("userns_mode", p);
+        self.cgroup = map.parsed("cgroup", p, |text| one_of(text, &["host", "private"]));
+        self.sysctls = map.required("sysctls", p);
+        if let Some(node) = map.take("devices") {
+            resources::devices(node, &mut self.devices, &mut self.device_requests, p);
+        }
+        self.device_cgroup_rules = map.texts("device_cgroup_rules", p);
+        if let Some(node) = map.take("gpus") {
+            self.device_requests.extend(deploy::gpus(node, p));
         }
     }
-    Some(all)
+
+    fn parse_files(&mut self, map: &mut Mapping<'_>, p: &mut Problems) {
+        self.read_only = map.flag("read_only", p).unwrap_or_default();
+        self.mounts = map
+            .take("volumes")
+            .and_then(|node| mounts::service_mounts(node, p))
+            .unwrap_or_default();
+        self.volumes_from = map
+            .take("volumes_from")
+            .and_then(|node| mounts::volumes_from(node, p))
+            .unwrap_or_default();
+        self.configs = map
+            .take("configs")
+            .and_then(|node| mounts::file_references(node, p))
+            .unwrap_or_default();
+        self.secrets = map
+            .take("secrets")
+            .and_then(|node| mounts::file_references(node, p))
+            .unwrap_or_default();
+        self.tmpfs = map
+            .take("tmpfs")
+            .and_then(|node| mounts::tmpfs(node, p))
+            .unwrap_or_default();
+        self.shm_size = map.parsed("shm_size", p, units::bytes);
+        self.storage_opt = map.required("storage_opt", p);
+    }
+
+    fn parse_resources(&mut self, map: &mut Mapping<'_>, p: &mut Problems) {
+        self.mem_limit = map.parsed("mem_limit", p, units::bytes);
+        self.pids_limit = map.parsed("pids_limit", p, pids);
+        self.nano_cpus = map.parsed("cpus", p, units::nano_cpus);
+        self.limits = resources::limits(map, p);
+    }
 }
 
-fn filled(pairs: BTreeMap<String, Option<String>>) -> BTreeMap<String, String> {
-    pairs
-        .into_iter()
-        .map(|(key, value)| (key, value.unwrap_or_default()))
-        .collect()
+fn one_of(text: &str, words: &[&str]) -> Result<String, String> {
+    if words.contains(&text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("must be {}", words.join(" or ")))
+    }
 }
 
+fn pull_policy(text: &str) -> Result<PullPolicy, &'static str> {
+    match text {
+        "missing" | "if_not_present" => Ok(PullPolicy::Missing),
+        "always" => Ok(PullPolicy::Always),
+        "never" => Ok(PullPolicy::Never),
+        "build" => Ok(PullPolicy::Build),
+        _ => Err("must be always, never, missing, if_not_present or build"),
+    }
+}
+
+/// The pattern of the schema's `container_name`, as the engine has it.
+fn container_name(text: &str) -> Result<String, &'static str> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    let starts = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    if text.len() >= 2 && starts && text.bytes().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be two or more of a-z, A-Z, 0-9, '_', '.' and '-', starting with a letter or a digit")
+    }
+}
+
+/// -1 and 0 both mean that there is no limit.
 fn pids(text: &str) -> Result<i64, &'static str> {
     text.parse::<i64>()
         .ok()
-        .filter(|n| *n == -1 || *n > 0)
-        .ok_or("must be a number above 0, or -1 for no limit")
+        .filter(|n| *n >= -1)
+        .ok_or("must be a number, or -1 for no limit")
 }
 
-fn absolute(text: &str) -> Result<String, &'static str> {
-    if text.starts_with('/') {
-        Ok(text.to_owned())
-    } else {
-        Err("must be an absolute path")
+fn pid(text: &str) -> Result<Share, &'static str> {
+    match share(text) {
+        Some(share) => Ok(share),
+        None if text == "host" => Ok(Share::Host),
+        None => Err("must be host, service:NAME or container:NAME"),
     }
 }
 
-/// RFC 1123 §2.1, and 63 bytes at most, as Linux has it (`HOST_NAME_MAX` is 64 with its NUL).
-fn hostname(text: &str) -> Result<String, &'static str> {
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    if text.len() <= 63 && text.split('.').all(label) {
-        Ok(text.to_owned())
-    } else {
-        Err("must be a host name of at most 63 letters, digits, '-' and '.'")
+fn ipc(text: &str) -> Result<Share, &'static str> {
+    match (share(text), text) {
+        (Some(share), _) => Ok(share),
+        (None, "host") => Ok(Share::Host),
+        (None, "private") => Ok(Share::Private),
+        (None, "shareable") => Ok(Share::Shareable),
+        (None, "none") => Ok(Share::None),
+        _ => Err("must be private, shareable, none, host, service:NAME or container:NAME"),
     }
 }
 
-fn stop_signal(text: &str) -> Result<String, &'static str> {
-    let known = text.len() <= 16 && !text.is_empty();
-    if known
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-'))
-    {
-        Ok(text.to_owned())
-    } else {
-        Err("must be a signal such as SIGTERM")
+fn share(text: &str) -> Option<Share> {
+    match text.split_once(':') {
+        Some(("service", name)) if !name.is_empty() => Some(Share::Service(name.to_owned())),
+        Some(("container", name)) if !name.is_empty() => Some(Share::Container(name.to_owned())),
+        _ => None,
     }
 }

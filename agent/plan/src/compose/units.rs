@@ -1,7 +1,5 @@
 //! Byte sizes, durations, CPU shares and ports in Compose's forms.
 
-use std::num::ParseIntError;
-
 /// Most ports that one service may expose, ranges counted out.
 const MAX_PORTS: usize = 1024;
 
@@ -32,33 +30,49 @@ pub(crate) fn bytes(text: &str) -> Result<u64, &'static str> {
     u64::try_from((value << shift) / SCALE).map_err(|_| RULE)
 }
 
-/// A duration in milliseconds: `90s`, `1m30s`, `2.5s`, `500ms`, `1h`.
+/// A duration in milliseconds, rounded up: `90s`, `1m30s`, `2.5s`, `500ms`, `1h`.
 pub(crate) fn duration_ms(text: &str) -> Result<u64, &'static str> {
-    const RULE: &str = "must be a duration such as 10s, 1m30s or 500ms";
+    u64::try_from(nanoseconds(text)?.div_ceil(1_000_000)).map_err(|_| DURATION)
+}
+
+/// The same in microseconds.
+pub(crate) fn duration_us(text: &str) -> Result<i64, &'static str> {
+    i64::try_from(nanoseconds(text)?.div_ceil(1_000)).map_err(|_| DURATION)
+}
+
+const DURATION: &str = "must be a duration such as 10s, 1m30s or 500ms";
+
+fn nanoseconds(text: &str) -> Result<u128, &'static str> {
     let mut rest = text;
     let mut nanos: u128 = 0;
     if rest.is_empty() {
-        return Err(RULE);
+        return Err(DURATION);
+    }
+    if rest == "0" {
+        return Ok(0);
     }
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or(RULE)?;
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or(DURATION)?;
         let (number, tail) = rest.split_at(digits);
         let unit = tail
             .find(|c: char| c.is_ascii_digit() || c == '.')
             .unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit);
         let one: u128 = match unit {
-            "us" => 1_000,
+            "ns" => 1,
+            "us" | "µs" => 1_000,
             "ms" => 1_000_000,
             "s" => 1_000_000_000,
             "m" => 60_000_000_000,
             "h" => 3_600_000_000_000,
-            _ => return Err(RULE),
+            _ => return Err(DURATION),
         };
-        nanos += decimal(number).ok_or(RULE)? * one / SCALE;
+        nanos += decimal(number).ok_or(DURATION)? * one / SCALE;
         rest = tail;
     }
-    u64::try_from(nanos.div_ceil(1_000_000)).map_err(|_| RULE)
+    Ok(nanos)
 }
 
 /// A share of cores in billionths: `0.5`, `2`.
@@ -75,13 +89,15 @@ pub(crate) fn ports(text: &str) -> Result<Vec<String>, &'static str> {
     if !matches!(protocol, "tcp" | "udp" | "sctp") {
         return Err(RULE);
     }
-    let (first, last) = range.split_once('-').unwrap_or((range, range));
-    let port = |text: &str| -> Result<u16, ParseIntError> { text.parse() };
-    let (first, last) = (port(first).map_err(|_| RULE)?, port(last).map_err(|_| RULE)?);
-    if first == 0 || first > last || usize::from(last - first) >= MAX_PORTS {
-        return Err(RULE);
-    }
+    let (first, last) = port_range(range).ok_or(RULE)?;
     Ok((first..=last).map(|port| format!("{port}/{protocol}")).collect())
+}
+
+/// `3000` or `8000-8005`: the first and the last port, of at most [`MAX_PORTS`].
+pub(crate) fn port_range(text: &str) -> Option<(u16, u16)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
+    (first > 0 && first <= last && usize::from(last - first) < MAX_PORTS).then_some((first, last))
 }
 
 const SCALE: u128 = 1_000_000_000;

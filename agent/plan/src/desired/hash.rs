@@ -4,22 +4,18 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-/// SHA-256 (hex) over the specification's canonical JSON: keys sorted, no blanks, and without the top-level fields
-/// that are what `default` has. So a field that a later version adds changes no hash where it is not used, and no
-/// container is recreated because the agent was updated.
-pub(super) fn of<T: Serialize>(spec: &T, default: Option<&T>) -> String {
-    let mut value = to_value(spec);
-    if let (Value::Object(fields), Some(Value::Object(defaults))) = (&mut value, default.map(to_value)) {
-        fields.retain(|key, value| defaults.get(key) != Some(value));
-    }
-    let mut text = String::new();
-    write(&value, &mut text);
-    hex::encode(Sha256::digest(text))
+/// SHA-256 (hex) over the specification's canonical JSON: keys sorted, no blanks. Specifications leave fields at
+/// their default out, so a field that a later version adds changes no hash where it is not used, and no container is
+/// recreated because the agent was updated.
+pub(super) fn of<T: Serialize>(spec: &T) -> String {
+    hex::encode(Sha256::digest(canonical(spec)))
 }
 
 /// Specifications hold texts, numbers, and maps with text keys: all of that has a JSON form.
-fn to_value<T: Serialize>(spec: &T) -> Value {
-    serde_json::to_value(spec).unwrap_or_default()
+pub(crate) fn canonical<T: Serialize>(spec: &T) -> String {
+    let mut text = String::new();
+    write(&serde_json::to_value(spec).unwrap_or_default(), &mut text);
+    text
 }
 
 fn write(value: &Value, out: &mut String) {
@@ -66,9 +62,6 @@ mod tests {
             ..ContainerSpec::default()
         };
         let canonical = r#"{"name":"web-ssh-1","pids":64}"#;
-        assert_eq!(
-            of(&spec, Some(&ContainerSpec::default())),
-            hex::encode(Sha256::digest(canonical))
-        );
+        assert_eq!(of(&spec), hex::encode(Sha256::digest(canonical)));
     }
 }

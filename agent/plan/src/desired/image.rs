@@ -1,12 +1,15 @@
 //! What an image reference of a document stands for.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use decnet_wire::bundle::{Blob, BlobKind};
-use decnet_wire::ids::Digest;
+use decnet_wire::ids::{Digest, StackName};
 use decnet_wire::observed::ObservedImage;
 
 use super::DocumentError;
+use crate::compose::{Build, PullPolicy, Service, is_remote};
+use crate::step::{BuildContext, BuildSpec};
 
 /// Where an image comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +18,17 @@ pub(crate) enum Image {
     Archive(Archive),
     /// `repository@sha256:…`, pulled by the engine.
     Pinned(String),
+    /// By a tag, which may mean another image tomorrow. Of projects alone.
+    Named(Box<Named>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Named {
+    /// As the document says it.
+    pub(crate) reference: String,
+    pub(crate) platform: Option<String>,
+    pub(crate) policy: PullPolicy,
+    pub(crate) build: Option<BuildSpec>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +92,56 @@ pub(super) fn resolve(reference: &str, archives: &BTreeMap<String, Archive>) -> 
     plain.then(|| Image::Pinned(format!("{}@{digest}", without_tag(repository))))
 }
 
+/// The image of a project's service. One that is only built is named after the service, as Compose does it.
+pub(super) fn named(stack: &StackName, name: &str, service: &Service) -> Image {
+    let reference = match service.image.as_deref() {
+        Some(image) if !image.is_empty() => image.to_owned(),
+        _ => format!("{stack}-{name}"),
+    };
+    let build = service
+        .build
+        .as_ref()
+        .map(|build| to_build(&reference, build, service.platform.as_ref()));
+    Image::Named(Box::new(Named {
+        reference,
+        platform: service.platform.clone(),
+        policy: service.pull_policy,
+        build,
+    }))
+}
+
+fn to_build(reference: &str, build: &Build, platform: Option<&String>) -> BuildSpec {
+    let mut tags = vec![reference.to_owned()];
+    tags.extend(build.tags.iter().filter(|tag| *tag != reference).cloned());
+    let context = if is_remote(&build.context) {
+        BuildContext::Remote {
+            url: build.context.clone(),
+        }
+    } else {
+        BuildContext::Folder {
+            path: build.context.clone(),
+        }
+    };
+    BuildSpec {
+        tags,
+        context,
+        dockerfile: build.dockerfile.clone(),
+        args: build.args.clone(),
+        target: build.target.clone(),
+        labels: build.labels.clone(),
+        cache_from: build.cache_from.clone(),
+        cache_to: build.cache_to.clone(),
+        platform: platform.cloned(),
+        network: build.network.clone(),
+        extra_hosts: build.extra_hosts.clone(),
+        shm_size: build.shm_size,
+        ulimits: build.ulimits.clone(),
+        no_cache: build.no_cache,
+        pull: build.pull,
+        additional_contexts: build.additional_contexts.clone(),
+    }
+}
+
 impl Image {
     /// What [`crate::step::ContainerSpec::image`] holds.
     pub(crate) fn names(&self) -> Vec<String> {
@@ -88,25 +152,41 @@ impl Image {
                 .map(|id| id.as_str().to_owned())
                 .collect(),
             Self::Pinned(reference) => vec![reference.clone()],
+            Self::Named(named) => vec![named.reference.clone()],
         }
+    }
+
+    /// What the engine has under its name.
+    pub(crate) fn find<'a>(&self, images: &'a [ObservedImage]) -> Option<&'a ObservedImage> {
+        let names = self.names();
+        images
+            .iter()
+            .find(|image| names.iter().any(|name| names_image(name, image)))
     }
 
     /// Whether the engine has it.
     pub(crate) fn is_among(&self, images: &[ObservedImage]) -> bool {
-        let names = self.names();
-        images
-            .iter()
-            .any(|image| names.iter().any(|name| names_image(name, image)))
+        self.find(images).is_some()
     }
 }
 
 /// Whether a name of [`crate::step::ContainerSpec::image`] means this image.
 fn names_image(name: &str, image: &ObservedImage) -> bool {
+    let wanted = tagged(familiar(name));
     image.id == name
         || image
             .references
             .iter()
-            .any(|reference| familiar(reference) == familiar(name))
+            .any(|reference| familiar(reference) == wanted)
+}
+
+/// A name without tag and digest means the tag `latest`.
+fn tagged(reference: &str) -> Cow<'_, str> {
+    if reference.contains('@') || without_tag(reference) != reference {
+        Cow::Borrowed(reference)
+    } else {
+        Cow::Owned(format!("{reference}:latest"))
+    }
 }
 
 /// The engine leaves the default registry and its default folder out of the references that it lists.
@@ -148,6 +228,23 @@ mod tests {
         }
         let pinned = resolve(&format!("r.example:5000/a/b:1@{digest}"), &none).unwrap();
         assert_eq!(pinned, Image::Pinned(format!("r.example:5000/a/b@{digest}")));
+    }
+
+    #[test]
+    fn a_name_without_a_tag_means_the_latest() {
+        let image = |reference: &str| ObservedImage {
+            id: "sha256:1".to_owned(),
+            references: vec![reference.to_owned()],
+        };
+        for (name, reference, same) in [
+            ("nginx", "nginx:latest", true),
+            ("docker.io/library/nginx", "nginx:latest", true),
+            ("nginx", "nginx:1", false),
+            ("r.example:5000/a", "r.example:5000/a:latest", true),
+            ("sha256:1", "nginx:1", true),
+        ] {
+            assert_eq!(names_image(name, &image(reference)), same, "{name} {reference}");
+        }
     }
 
     #[test]

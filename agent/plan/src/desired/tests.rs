@@ -15,6 +15,7 @@ fn networks() -> Vec<Network> {
         parent: Some("eth0".parse().unwrap()),
         subnet: subnet.parse().unwrap(),
         gateway: None,
+        host_address: None,
         mode: None,
     };
     vec![
@@ -227,23 +228,158 @@ fn the_built_in_policy_forbids_what_would_leave_the_container() {
     assert_eq!(found.len(), 3, "{found:?}");
 }
 
+/// The built-in policy's promise, attribute by attribute (`docs/security.md`): nothing of the host is reached.
 #[test]
-fn what_leaves_the_container_cannot_even_be_written() {
-    for (key, value) in [
-        ("privileged", json!(true)),
-        ("volumes", json!(["/var/run/docker.sock:/s"])),
-        ("devices", json!(["/dev/mem"])),
-        ("pid", json!("host")),
-        ("ipc", json!("host")),
-        ("userns_mode", json!("host")),
-        ("network_mode", json!("host")),
-        ("cgroup_parent", json!("/")),
-        ("ports", json!(["22:22"])),
+fn what_leaves_the_container_is_forbidden_by_its_path() {
+    for (key, value, expected) in [
+        (
+            "privileged",
+            json!(true),
+            "privileged: the policy does not allow it",
+        ),
+        (
+            "volumes",
+            json!(["/var/run/docker.sock:/s"]),
+            "volumes: the policy does not allow bind_mounts",
+        ),
+        (
+            "volumes",
+            json!(["/srv:/s:ro"]),
+            "volumes: the policy does not allow bind_mounts",
+        ),
+        ("volumes", json!(["/s"]), "volumes: the policy does not allow it"),
+        (
+            "devices",
+            json!(["/dev/mem"]),
+            "devices: the policy does not allow it",
+        ),
+        (
+            "device_cgroup_rules",
+            json!(["a *:* rwm"]),
+            "device_cgroup_rules: the policy does not allow it",
+        ),
+        ("pid", json!("host"), "pid: the policy does not allow pid: host"),
+        (
+            "pid",
+            json!("container:x"),
+            "pid: the policy does not allow pid: container",
+        ),
+        ("ipc", json!("host"), "ipc: the policy does not allow ipc: host"),
+        ("uts", json!("host"), "uts: the policy does not allow it"),
+        (
+            "userns_mode",
+            json!("host"),
+            "userns_mode: the policy does not allow it",
+        ),
+        ("cgroup", json!("host"), "cgroup: the policy does not allow it"),
+        (
+            "cgroup_parent",
+            json!("/"),
+            "cgroup_parent: the policy does not allow it",
+        ),
+        (
+            "network_mode",
+            json!("host"),
+            "network_mode: the policy does not allow network_mode: host",
+        ),
+        (
+            "network_mode",
+            json!("bridge"),
+            "network_mode: the policy does not allow network_mode: bridge",
+        ),
+        (
+            "network_mode",
+            json!("container:x"),
+            "network_mode: the policy does not allow network_mode: container",
+        ),
+        ("ports", json!(["22:22"]), "ports: the policy does not allow it"),
+        ("runtime", json!("other"), "runtime: the policy does not allow it"),
+        (
+            "security_opt",
+            json!(["no-new-privileges", "systempaths=unconfined"]),
+            "security_opt: the policy does not allow systempaths=unconfined",
+        ),
+        (
+            "security_opt",
+            json!(["no-new-privileges", "apparmor=unconfined"]),
+            "security_opt: the policy does not allow apparmor=unconfined",
+        ),
+        (
+            "external_links",
+            json!(["x"]),
+            "external_links: the policy does not allow it",
+        ),
+        (
+            "oom_score_adj",
+            json!(-1000),
+            "oom_score_adj: the policy does not allow it",
+        ),
+        (
+            "ulimits",
+            json!({"memlock": -1}),
+            "ulimits: the policy does not allow it",
+        ),
+        (
+            "volumes_from",
+            json!(["container:x"]),
+            "volumes_from: the policy does not allow it",
+        ),
+        (
+            "storage_opt",
+            json!({"size": "1G"}),
+            "storage_opt: the policy does not allow it",
+        ),
     ] {
-        let found = errors(&json!({"base": {key: value}}));
-        assert!(
-            found[0].starts_with(&format!("stack web: services.base.{key}: ")),
-            "{found:?}"
-        );
+        let mut base = json!({"cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]});
+        base[key] = value.clone();
+        let mut document = document(&json!({ "base": base }));
+        if key == "network_mode" {
+            document["services"]["base"]["networks"].take();
+        }
+        let desired = desire(&[("web", document)]).unwrap();
+        let found: Vec<_> = check(&desired, &Policy::built_in())
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let expected = format!("stack web: services.base.{expected}");
+        assert!(found.contains(&expected), "{key}: {value}: {found:?}");
     }
+}
+
+#[test]
+fn no_policy_at_all_hands_out_the_engine() {
+    let mut policy = Policy::built_in();
+    policy.attributes.insert("bind_mounts".to_owned());
+    for (source, allowed) in [
+        ("/srv/data", true),
+        ("/var/run/docker.sock", false),
+        ("/run", false),
+        ("/", false),
+        ("/var/lib/docker/volumes/x", false),
+        ("/srv/../run/docker.sock", false),
+    ] {
+        let base = json!({
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges"],
+            "volumes": [format!("{source}:/s")],
+        });
+        let desired = desire(&[("web", document(&json!({ "base": base })))]).unwrap();
+        assert_eq!(check(&desired, &policy).is_empty(), allowed, "{source}");
+    }
+}
+
+#[test]
+fn a_bundle_neither_builds_nor_makes_networks() {
+    let mut own = document(&json!({}));
+    own["networks"]["lan"] = json!({"driver": "bridge"});
+    let found = desire(&[("web", own)]).unwrap_err();
+    assert!(
+        found[0].contains("networks.lan: only external networks are supported"),
+        "{found:?}"
+    );
+    let found = errors(&json!({"base": {"build": "/srv"}}));
+    assert!(
+        found[0].contains("services.base.build: a bundle carries images"),
+        "{found:?}"
+    );
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use decnet_wire::ids::StackName;
 
 use super::describe;
-use crate::step::{PlannedStep, Step};
+use crate::step::{PlannedStep, Step, Why};
 
 /// A step's index while the graph grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +21,7 @@ struct Draft {
     step: Step,
     stack: Option<StackName>,
     after: BTreeSet<usize>,
+    why: Option<Why>,
 }
 
 impl Graph {
@@ -29,8 +30,18 @@ impl Graph {
             step,
             stack: stack.cloned(),
             after: BTreeSet::new(),
+            why: None,
         });
         Node(self.drafts.len() - 1)
+    }
+
+    pub(super) fn step_mut(&mut self, node: Node) -> &mut Step {
+        &mut self.drafts[node.0].step
+    }
+
+    /// Tells why a step is there.
+    pub(super) fn explain(&mut self, node: Node, why: Why) {
+        self.drafts[node.0].why = Some(why);
     }
 
     /// `node` waits for each of `others`.
@@ -95,6 +106,7 @@ impl Graph {
                 step: draft.step,
                 stack: draft.stack,
                 after,
+                why: draft.why,
             };
             steps.push((place.get(&old).copied().unwrap_or(old), step));
         }
@@ -108,14 +120,29 @@ type Key<'a> = (u8, Option<&'a StackName>, u8, &'a str, &'a str);
 fn key(draft: &Draft) -> Key<'_> {
     let (rank, name, id) = match &draft.step {
         Step::LoadImage { reference, blob, .. } => (0, reference.as_str(), blob.as_str()),
-        Step::PullImage { reference } => (1, reference.as_str(), ""),
-        Step::RemoveNetwork { name, id } => (2, name.as_str(), id.as_str()),
-        Step::CreateNetwork { network } => (3, network.name.as_str(), ""),
-        Step::StopContainer { name, id, .. } => (4, name.as_str(), id.as_str()),
-        Step::RemoveContainer { name, id } => (5, name.as_str(), id.as_str()),
-        Step::CreateContainer { container } => (6, container.name.as_str(), ""),
-        Step::UnpauseContainer { name, id } => (7, name.as_str(), id.as_str()),
-        Step::StartContainer { name, .. } => (8, name.as_str(), ""),
+        Step::PullImage { reference, .. } => (1, reference.as_str(), ""),
+        Step::BuildImage { build } => (2, build.tags.first().map_or("", String::as_str), ""),
+        Step::RemoveNetwork { name, id } => (3, name.as_str(), id.as_str()),
+        Step::CreateNetwork { network } => (4, network.name.as_str(), ""),
+        Step::CreateVolume { volume } => (5, volume.name.as_str(), ""),
+        Step::StopContainer { name, id, .. } => (6, name.as_str(), id.as_str()),
+        Step::RemoveContainer { name, id } => (7, name.as_str(), id.as_str()),
+        Step::RenameContainer { from, to, .. } => (8, from.as_str(), to.as_str()),
+        Step::CreateContainer { container, .. } => (9, container.name.as_str(), ""),
+        Step::UnpauseContainer { name, id } => (10, name.as_str(), id.as_str()),
+        Step::StartContainer { name, .. } => (11, name.as_str(), ""),
+        Step::WaitHealthy { name, optional, .. } => (13, name.as_str(), maybe(*optional)),
+        Step::WaitCompleted { name, optional, .. } => (14, name.as_str(), maybe(*optional)),
+        Step::RemoveVolume { name } => (15, name.as_str(), ""),
+        Step::RemoveImage { id, .. } => (16, id.as_str(), ""),
+        Step::ProbeAddress { name, network, .. } => (6, name.as_str(), network.as_str()),
+        Step::LockNamespace { name, .. } => (12, name.as_str(), ""),
+        Step::RemoveHostLink { name, .. } => (3, name.as_str(), ""),
+        Step::CreateHostLink { link } => (6, link.name.as_str(), ""),
     };
-    (u8::from(rank > 1), draft.stack.as_ref(), rank, name, id)
+    (u8::from(rank > 2), draft.stack.as_ref(), rank, name, id)
+}
+
+fn maybe(optional: bool) -> &'static str {
+    if optional { "optional" } else { "" }
 }

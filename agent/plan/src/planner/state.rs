@@ -7,7 +7,7 @@ use decnet_wire::ids::StackName;
 use decnet_wire::observed::{ContainerState, Observed, ObservedContainer};
 
 use super::survey::{Cause, Fate, Survey};
-use crate::desired::{Desired, DesiredStack};
+use crate::desired::Desired;
 
 /// How far a stack is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,14 +47,18 @@ fn state(survey: &Survey<'_>, stack: &StackName) -> StackState {
         };
     }
     let mut reasons = Vec::new();
-    for (service, spec) in survey
-        .desired
-        .stack(stack)
-        .into_iter()
-        .flat_map(DesiredStack::containers)
-    {
-        if let Some(fate) = survey.fates.get(&(stack, service)) {
-            reasons.extend(reason(&spec.name, *fate));
+    let services = survey.desired.stack(stack).map(|stack| &stack.services);
+    for (key, service) in services.into_iter().flatten() {
+        let name = &service.spec.name;
+        if let Some(fate) = survey.fates.get(&(stack, key.as_str())) {
+            reasons.extend(reason(name, *fate));
+            reasons.extend(survey.staged(name, *fate).and_then(failing));
+            if let Fate::Keep(_) = fate
+                && survey.to_close(service, *fate).is_some()
+            {
+                let line = format!("the network namespace of container {name} is open");
+                reasons.push((Weight::Missing, line));
+            }
         }
     }
     for orphan in survey.orphans.get(stack).into_iter().flatten() {
@@ -87,13 +91,22 @@ enum Weight {
 
 fn reason(name: &str, fate: Fate<'_>) -> Option<(Weight, String)> {
     let found = match fate {
-        Fate::Keep(_) => return None,
+        // What it follows tells the reason.
+        Fate::Keep(_) | Fate::Restart(_) => return None,
+        Fate::Rename(container) => (
+            Weight::Outdated,
+            format!("container {name} is called {}", container.name),
+        ),
         Fate::Create => (Weight::Missing, format!("container {name} does not exist")),
         Fate::Unpause(_) => (Weight::Missing, format!("container {name} is paused")),
         Fate::Start(container) => not_running(container),
         Fate::Replace(_, Cause::Outdated) => (
             Weight::Outdated,
             format!("container {name} is of an earlier version"),
+        ),
+        Fate::Replace(_, Cause::Image) => (
+            Weight::Outdated,
+            format!("container {name} runs an earlier image"),
         ),
         Fate::Replace(_, Cause::Broken) => (Weight::Outdated, format!("container {name} is half removed")),
         Fate::Replace(_, Cause::Network) => (
@@ -106,6 +119,11 @@ fn reason(name: &str, fate: Fate<'_>) -> Option<(Weight, String)> {
         ),
     };
     Some(found)
+}
+
+/// A replacement that has been tried and did not stay up.
+fn failing(staged: &ObservedContainer) -> Option<(Weight, String)> {
+    Some(not_running(staged)).filter(|(weight, _)| *weight == Weight::Failing)
 }
 
 fn not_running(container: &ObservedContainer) -> (Weight, String) {

@@ -26,12 +26,9 @@ pub(crate) fn stack(name: &str) -> StackName {
 }
 
 pub(crate) fn engine() -> Engine {
-    let interface = |name: &str| Interface {
-        name: name.parse().unwrap(),
-        up: true,
-        addresses: Vec::new(),
-    };
+    let interface = |name: &str| Interface::new(name.parse().unwrap());
     let mut engine = Engine::default();
+    engine.strict_about_egress = true;
     engine.interfaces = vec![interface("eth0"), interface("eth1")];
     engine
 }
@@ -43,6 +40,7 @@ pub(crate) fn network(name: &str, parent: &str, subnet: &str) -> Network {
         parent: Some(parent.parse().unwrap()),
         subnet: subnet.parse().unwrap(),
         gateway: None,
+        host_address: None,
         mode: None,
     }
 }

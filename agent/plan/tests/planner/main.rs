@@ -3,6 +3,12 @@
 // A test may panic; only its `#[test]` functions are known to be tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod egress;
 mod fleet;
+mod host_links;
+mod leases;
+mod preflight;
+mod project;
+mod project_properties;
 mod properties;
 mod rules;

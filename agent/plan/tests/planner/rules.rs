@@ -215,17 +215,17 @@ fn services_are_recreated_with_their_base() {
     let next = desire(&[lan()], &[("web", decky_with_base("decnet-lan", 5, 2, &WEB))]);
     let plan = converge_at_once(&mut engine, &next);
     for service in ["ssh", "http"] {
-        let create = format!("create container web-{service}-1");
-        assert!(
-            waits(&plan, &create, "create container web-base-1"),
-            "{}",
-            lines(&plan)
+        let (old, new) = (format!("web-{service}-1"), format!("web-{service}-1.next"));
+        let create = format!("create container {old} as {new}");
+        let (start, remove) = (
+            format!("start container {new}"),
+            format!("remove container {old}"),
         );
-        assert!(
-            waits(&plan, &create, &format!("remove container web-{service}-1")),
-            "{}",
-            lines(&plan)
-        );
+        let base = "create container web-base-1 as web-base-1.next".to_owned();
+        let rename = format!("rename container {new} to {old}");
+        for (step, other) in [(&create, &base), (&remove, &start), (&rename, &remove)] {
+            assert!(waits(&plan, step, other), "{step}\n{}", lines(&plan));
+        }
     }
 }
 
@@ -239,7 +239,11 @@ fn services_left_in_the_namespace_of_an_earlier_run_are_recreated() {
     engine.containers.get_mut("web-base-1").unwrap().state = ContainerState::Exited { code: 137 };
     let plan = converge_at_once(&mut engine.clone(), &desired);
     assert!(
-        waits(&plan, "start container web-ssh-1", "start container web-base-1"),
+        waits(
+            &plan,
+            "start container web-ssh-1.next",
+            "start container web-base-1"
+        ),
         "{}",
         lines(&plan)
     );
@@ -248,8 +252,15 @@ fn services_left_in_the_namespace_of_an_earlier_run_are_recreated() {
     let base = engine.containers.get_mut("web-base-1").unwrap();
     (base.state, base.run) = (ContainerState::Running, base.run + 1);
     let plan = converge_at_once(&mut engine, &desired);
-    assert!(has(&plan, "create container web-ssh-1"), "{}", lines(&plan));
-    assert!(!lines(&plan).contains("web-base-1"), "{}", lines(&plan));
+    assert!(
+        has(&plan, "create container web-ssh-1 as web-ssh-1.next"),
+        "{}",
+        lines(&plan)
+    );
+    // The new namespace of the base is open; the base itself stays.
+    assert!(has(&plan, "close the network namespace of container web-base-1"));
+    assert!(!has(&plan, "start container web-base-1"), "{}", lines(&plan));
+    assert!(!has(&plan, "create container web-base-1"), "{}", lines(&plan));
 }
 
 #[test]
@@ -282,7 +293,7 @@ fn a_network_of_another_hash_is_made_anew_with_everything_on_it() {
     let remove = "remove network decnet-lan";
     for name in ["web-base-1", "db-base-1"] {
         assert!(
-            waits(&plan, remove, &format!("remove container {name}")),
+            waits(&plan, remove, &format!("stop container {name}")),
             "{}",
             lines(&plan)
         );
@@ -290,7 +301,7 @@ fn a_network_of_another_hash_is_made_anew_with_everything_on_it() {
     assert!(
         waits(
             &plan,
-            "create container web-base-1",
+            "create container web-base-1 as web-base-1.next",
             "create macvlan network decnet-lan (10.9.0.0/24 on eth1)"
         ),
         "{}",

@@ -436,6 +436,17 @@ fn services_that_listen_on_one_port_cannot_share_a_decky() {
         error.message.contains("`http` and `web` both listen on 80/tcp"),
         "{error}"
     );
+    let error = fault("[a]\nservices=smtp,smtp_relay\n[b]\nservices=smtp\n[c]\nservices=smtp_relay");
+    assert_eq!(
+        (error.class, error.section.as_deref(), error.key.as_deref()),
+        (IniClass::Service, Some("a"), Some("services"))
+    );
+    assert!(
+        error
+            .message
+            .contains("`smtp` and `smtp_relay` both listen on 25/tcp; put them on two deckies"),
+        "{error}"
+    );
 }
 
 #[test]

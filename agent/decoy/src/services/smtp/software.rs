@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use serde::Deserialize;
+use time::OffsetDateTime;
 
 use crate::host::{Distro, Host, OsFamily};
 use crate::identity::Identity;
@@ -30,15 +31,15 @@ impl Software {
         let name = host.hostname.to_lowercase();
         let windows = host.family.is_windows();
         let own = match (mta, windows) {
-            (_, true) => format!("{name} Microsoft ESMTP MAIL Service ready"),
+            (_, true) => format!("{name} Microsoft ESMTP MAIL Service ready at {{date}}"),
             (Mta::Postfix, _) => format!("{name} ESMTP Postfix{}", postfix_suffix(host)),
             (Mta::Exim, _) => format!(
-                "{name} ESMTP Exim {}",
+                "{name} ESMTP Exim {} {{date}}",
                 identity.choose("smtp.exim", &["4.94.2", "4.96", "4.97.1"])
             ),
             (Mta::Sendmail, _) => {
                 format!(
-                    "{name} ESMTP Sendmail {}",
+                    "{name} ESMTP Sendmail {}; {{date}}",
                     identity.choose("smtp.sendmail", &["8.15.2/8.15.2", "8.17.1/8.17.1"])
                 )
             }
@@ -60,11 +61,66 @@ impl Software {
         &self.name
     }
 
-    pub(super) fn banner(&self) -> &str {
-        &self.banner
+    /// The greeting without its code. `{date}` in it is now, as RFC 5322 §3.3 writes it.
+    pub(super) fn banner(&self) -> String {
+        self.banner.replace("{date}", &date())
     }
 
-    pub(super) fn ehlo(&self, peer: IpAddr, size: usize) -> String {
+    /// Whether it is Postfix, whose other words are the ones used where no more is known.
+    pub(super) fn is_postfix(&self) -> bool {
+        self.mta == Mta::Postfix && !self.windows
+    }
+
+    /// The largest message the packaged configuration takes, in bytes (RFC 1870).
+    fn size(&self) -> Option<u32> {
+        match (self.mta, self.windows) {
+            (_, true) => Some(37_748_736),
+            (Mta::Postfix, _) => Some(10_240_000),
+            (Mta::Exim, _) => Some(52_428_800),
+            (Mta::Sendmail, _) => None,
+        }
+    }
+
+    /// What an unknown command is told.
+    pub(super) fn unknown(&self) -> &'static str {
+        match (self.mta, self.windows) {
+            (_, true) => "500 5.3.3 Unrecognized command\r\n",
+            (Mta::Postfix, _) => "502 5.5.2 Error: command not recognized\r\n",
+            (Mta::Exim, _) => "500 unrecognized command\r\n",
+            (Mta::Sendmail, _) => "500 5.5.1 Command unrecognized\r\n",
+        }
+    }
+
+    /// What STARTTLS is told, which nobody here offers.
+    pub(super) fn no_tls(&self) -> &'static str {
+        match (self.mta, self.windows) {
+            (Mta::Postfix, false) => "502 5.5.1 Error: command not implemented\r\n",
+            (Mta::Exim, false) => "503 STARTTLS command used when not advertised\r\n",
+            _ => self.unknown(),
+        }
+    }
+
+    /// What a recipient is told whose mail is not taken here.
+    pub(super) fn no_relay(&self, address: &str) -> String {
+        match (self.mta, self.windows) {
+            (_, true) => "550 5.7.54 SMTP; Unable to relay recipient in non-accepted domain\r\n".to_owned(),
+            (Mta::Postfix, _) => format!("554 5.7.1 <{address}>: Relay access denied\r\n"),
+            (Mta::Exim, _) => "550 relay not permitted\r\n".to_owned(),
+            (Mta::Sendmail, _) => format!("550 5.7.1 <{address}>... Relaying denied\r\n"),
+        }
+    }
+
+    /// What wrong credentials are told.
+    pub(super) fn denied(&self) -> &'static str {
+        match (self.mta, self.windows) {
+            (_, true) => "535 5.7.3 Authentication unsuccessful\r\n",
+            (Mta::Postfix, _) => "535 5.7.8 Error: authentication failed: authentication failure\r\n",
+            (Mta::Exim, _) => "535 Incorrect authentication data\r\n",
+            (Mta::Sendmail, _) => "535 5.7.0 authentication failed\r\n",
+        }
+    }
+
+    pub(super) fn ehlo(&self, peer: IpAddr) -> String {
         let (first, extensions) = match (self.mta, self.windows) {
             (_, true) => (
                 format!("{} Hello [{peer}]", self.name),
@@ -112,10 +168,9 @@ impl Software {
         let mut reply = format!("250-{first}\r\n");
         for (left, extension) in (0..extensions.len()).rev().zip(extensions) {
             let dash = if left == 0 { ' ' } else { '-' };
-            let size = if extension == "SIZE" {
-                format!(" {size}")
-            } else {
-                String::new()
+            let size = match self.size().filter(|_| extension == "SIZE") {
+                Some(size) => format!(" {size}"),
+                None => String::new(),
             };
             reply.push_str(&format!("250{dash}{extension}{size}\r\n"));
         }
@@ -141,6 +196,21 @@ impl Software {
             (Mta::Exim | Mta::Sendmail, _) => format!("221 2.0.0 {} closing connection\r\n", self.name),
         }
     }
+}
+
+fn date() -> String {
+    let now = OffsetDateTime::now_utc();
+    let (day, month) = (now.weekday().to_string(), now.month().to_string());
+    format!(
+        "{}, {} {} {} {:02}:{:02}:{:02} +0000",
+        &day[..3],
+        now.day(),
+        &month[..3],
+        now.year(),
+        now.hour(),
+        now.minute(),
+        now.second()
+    )
 }
 
 /// Debian's and Ubuntu's `smtpd_banner` name the distribution.

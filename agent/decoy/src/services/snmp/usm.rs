@@ -28,6 +28,8 @@ pub(super) struct Engine {
     ran_before: u64,
     unknown_users: u32,
     unknown_engines: u32,
+    /// Windows' own agent speaks no version 3, and drops it.
+    silent: bool,
 }
 
 impl Engine {
@@ -37,6 +39,7 @@ impl Engine {
             boots: identity.number("snmp.boots", 2..=60),
             started: Instant::now(),
             ran_before: super::machine::ran_before(identity).as_secs(),
+            silent: host.family.is_windows(),
             unknown_users: 0,
             unknown_engines: 0,
         }
@@ -73,7 +76,7 @@ impl Engine {
             )
             .emit();
         let reportable = flags & REPORTABLE != 0;
-        if !reportable || message.global_data.security_model != Integer::from(USER_BASED) {
+        if self.silent || !reportable || message.global_data.security_model != Integer::from(USER_BASED) {
             return None;
         }
         let (counter, count) = if discovery {

@@ -66,7 +66,15 @@ impl Visitor {
             user.clone_into(&mut self.user);
             Auth::Accept
         } else {
-            refused()
+            self.refused()
+        }
+    }
+
+    /// A refusal as sshd gives it: every method may be tried again. russh by itself drops the one that failed.
+    fn refused(&self) -> Auth {
+        Auth::Reject {
+            proceed_with_methods: Some(self.ssh.program.methods()),
+            partial_success: false,
         }
     }
 
@@ -133,7 +141,7 @@ impl Handler for Visitor {
 
     async fn auth_none(&mut self, user: &str) -> Result<Auth, Self::Error> {
         self.attempt("none", user, false).emit();
-        Ok(refused())
+        Ok(self.refused())
     }
 
     async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, Self::Error> {
@@ -153,7 +161,7 @@ impl Handler for Visitor {
                 offer.public_key.fingerprint(HashAlg::Sha256).to_string(),
             )
             .emit();
-        Ok(refused())
+        Ok(self.refused())
     }
 
     async fn auth_keyboard_interactive<'a>(
@@ -376,13 +384,5 @@ impl Handler for Visitor {
             return Ok(());
         }
         self.finish(channel, 0, session)
-    }
-}
-
-/// A refusal as sshd gives it: every method may be tried again. russh by itself drops the one that failed.
-fn refused() -> Auth {
-    Auth::Reject {
-        proceed_with_methods: Some(super::software::methods()),
-        partial_success: false,
     }
 }

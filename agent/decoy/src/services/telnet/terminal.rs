@@ -2,9 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
+use crate::host::OsFamily;
 use crate::serve::Connection;
 use crate::shell::{Editor, Entered};
 
@@ -17,12 +20,117 @@ const WILL: u8 = 251;
 const SB: u8 = 250;
 const SE: u8 = 240;
 
-/// RFC 857.
+// Options, by the number IANA's "Telnet Options" gives them.
+const BINARY: u8 = 0;
 const ECHO: u8 = 1;
-/// RFC 858.
 const SUPPRESS_GO_AHEAD: u8 = 3;
-/// RFC 1073.
+const STATUS: u8 = 5;
+const TERMINAL_TYPE: u8 = 24;
 const WINDOW_SIZE: u8 = 31;
+const TERMINAL_SPEED: u8 = 32;
+const FLOW_CONTROL: u8 = 33;
+const X_DISPLAY: u8 = 35;
+const AUTHENTICATION: u8 = 37;
+const NEW_ENVIRONMENT: u8 = 39;
+
+/// How long servers that ask first wait for an answer here. Real ones wait for ever, and a visitor without telnet's
+/// options would never see a prompt.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// What a server says of its options before its banner: the first bytes a scanner knows it by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Opening {
+    /// Verb and option, sent at once.
+    first: &'static [(u8, u8)],
+    /// Sent once the visitor has answered; none: the banner follows at once.
+    then: &'static [(u8, u8)],
+}
+
+impl Opening {
+    pub(super) fn of(family: OsFamily) -> Self {
+        match family {
+            // telnetd of Linux NetKit and inetutils.
+            OsFamily::Linux => Self {
+                first: &[
+                    (DO, TERMINAL_TYPE),
+                    (DO, TERMINAL_SPEED),
+                    (DO, X_DISPLAY),
+                    (DO, NEW_ENVIRONMENT),
+                ],
+                then: &[
+                    (WILL, SUPPRESS_GO_AHEAD),
+                    (DO, WINDOW_SIZE),
+                    (WILL, STATUS),
+                    (DO, FLOW_CONTROL),
+                    (WILL, ECHO),
+                ],
+            },
+            OsFamily::Bsd => Self {
+                first: &[(DO, AUTHENTICATION)],
+                then: &[
+                    (WILL, SUPPRESS_GO_AHEAD),
+                    (DO, TERMINAL_TYPE),
+                    (DO, WINDOW_SIZE),
+                    (DO, TERMINAL_SPEED),
+                    (DO, FLOW_CONTROL),
+                    (DO, NEW_ENVIRONMENT),
+                    (WILL, STATUS),
+                    (WILL, ECHO),
+                ],
+            },
+            OsFamily::Windows | OsFamily::WindowsServer => Self {
+                first: &[
+                    (DO, AUTHENTICATION),
+                    (WILL, ECHO),
+                    (WILL, SUPPRESS_GO_AHEAD),
+                    (DO, NEW_ENVIRONMENT),
+                    (DO, WINDOW_SIZE),
+                    (DO, BINARY),
+                    (WILL, BINARY),
+                ],
+                then: &[],
+            },
+            // BusyBox.
+            OsFamily::Embedded => Self {
+                first: &[
+                    (DO, ECHO),
+                    (DO, WINDOW_SIZE),
+                    (WILL, ECHO),
+                    (WILL, SUPPRESS_GO_AHEAD),
+                ],
+                then: &[],
+            },
+            OsFamily::Cisco => Self {
+                first: &[
+                    (WILL, ECHO),
+                    (WILL, SUPPRESS_GO_AHEAD),
+                    (DO, TERMINAL_TYPE),
+                    (DO, WINDOW_SIZE),
+                ],
+                then: &[],
+            },
+        }
+    }
+
+    fn bytes(offers: &[(u8, u8)]) -> Vec<u8> {
+        offers
+            .iter()
+            .flat_map(|(verb, option)| [IAC, *verb, *option])
+            .collect()
+    }
+
+    /// Whether the visitor's `verb` about `option` is the answer to an offer, which needs none itself.
+    fn awaits(self, verb: u8, option: u8) -> bool {
+        let offer = match verb {
+            DO | DONT => WILL,
+            _ => DO,
+        };
+        self.first
+            .iter()
+            .chain(self.then)
+            .any(|known| *known == (offer, option))
+    }
+}
 
 /// Option replies to one connection. A peer that negotiates without end gets no more after that.
 const REPLY_CAP: u32 = 64;
@@ -37,26 +145,28 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// Opens with the offers that full-screen servers make: the server echoes, a character at a time.
-    pub(super) async fn open(mut connection: Connection) -> io::Result<Self> {
-        let offers = [
-            IAC,
-            DO,
-            WINDOW_SIZE,
-            IAC,
-            WILL,
-            ECHO,
-            IAC,
-            WILL,
-            SUPPRESS_GO_AHEAD,
-        ];
-        connection.write_all(&offers).await?;
-        Ok(Self {
+    /// Opens with the offers of the server pretended.
+    pub(super) async fn open(connection: Connection, opening: Opening) -> io::Result<Self> {
+        let mut terminal = Self {
             connection,
-            negotiation: Negotiation::default(),
+            negotiation: Negotiation::new(opening),
             typed: VecDeque::new(),
             editor: Editor::default(),
-        })
+        };
+        terminal
+            .connection
+            .write_all(&Opening::bytes(opening.first))
+            .await?;
+        if !opening.then.is_empty() {
+            if let Ok(filled) = timeout(ANSWER, terminal.fill()).await {
+                filled?;
+            }
+            terminal
+                .connection
+                .write_all(&Opening::bytes(opening.then))
+                .await?;
+        }
+        Ok(terminal)
     }
 
     /// Sends text, its line feeds as CR LF.
@@ -107,8 +217,9 @@ impl Terminal {
 }
 
 /// Takes telnet commands out of the byte stream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Negotiation {
+    opening: Opening,
     state: State,
     replies: u32,
 }
@@ -124,6 +235,14 @@ enum State {
 }
 
 impl Negotiation {
+    fn new(opening: Opening) -> Self {
+        Self {
+            opening,
+            state: State::default(),
+            replies: 0,
+        }
+    }
+
     /// The data byte that `byte` completes, if it does; option replies are added to `replies`.
     fn take(&mut self, byte: u8, replies: &mut Vec<u8>) -> Option<u8> {
         let (next, data) = match (self.state, byte) {
@@ -149,7 +268,8 @@ impl Negotiation {
     /// Refuses what was not offered; agreement to an offer needs no answer (RFC 854, loop rule).
     fn answer(&mut self, verb: u8, option: u8, replies: &mut Vec<u8>) {
         let refusal = match (verb, option) {
-            (DO, ECHO | SUPPRESS_GO_AHEAD) | (WILL, WINDOW_SIZE) | (WONT | DONT, _) => return,
+            (WONT | DONT, _) => return,
+            _ if self.opening.awaits(verb, option) => return,
             (DO, _) => WONT,
             _ => DONT,
         };
@@ -165,7 +285,8 @@ mod tests {
     use super::*;
 
     fn feed(bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
-        let (mut negotiation, mut replies) = (Negotiation::default(), Vec::new());
+        let mut negotiation = Negotiation::new(Opening::of(OsFamily::Cisco));
+        let mut replies = Vec::new();
         let data = bytes
             .iter()
             .filter_map(|byte| negotiation.take(*byte, &mut replies))
@@ -176,9 +297,10 @@ mod tests {
     #[test]
     fn commands_are_taken_out_and_unknown_options_refused() {
         let sent = [
-            b'a', IAC, DO, 24, IAC, WILL, 24, IAC, SB, 31, 0, 80, IAC, IAC, IAC, SE, b'b', IAC, IAC,
+            b'a', IAC, DO, ECHO, IAC, WILL, 24, IAC, DO, 32, IAC, WILL, 32, IAC, SB, 31, 0, 80, IAC, IAC,
+            IAC, SE, b'b', IAC, IAC,
         ];
-        let refusals = vec![IAC, WONT, 24, IAC, DONT, 24];
+        let refusals = vec![IAC, WONT, 32, IAC, DONT, 32];
         assert_eq!(feed(&sent), (vec![b'a', b'b', IAC], refusals));
     }
 

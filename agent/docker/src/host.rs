@@ -1,0 +1,22 @@
+//! The host's own network: links, addresses on the LAN, what the kernel can do. Everything that is not asked of the
+//! engine but of the kernel.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `netlink` | one exchange with the kernel |
+//! | `links` | the links of a namespace: list, make, remove |
+//! | `namespace` | threads that stand in another network namespace |
+//! | `kernel` | whether the kernel has what networks of deckies need, found out by trying |
+//! | `arp` | who on a LAN has an address |
+//! | `lock` | nftables rules inside a decky's namespace: it answers, it does not call |
+
+pub(crate) mod arp;
+pub(crate) mod kernel;
+pub(crate) mod links;
+pub(crate) mod lock;
+pub(crate) mod namespace;
+mod netlink;
+
+pub use crate::observe::interfaces;
+pub use kernel::lacks;
+pub use lock::EgressCounters;

@@ -1,0 +1,154 @@
+//! Images that are built here.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use decnet_docker::{EngineError, Progress};
+use decnet_plan::step::{BuildContext, BuildSpec, Dockerfile, Step, Ulimit};
+
+use crate::image::{binary, sha256, tar};
+use crate::lab::{Lab, start};
+
+fn spec(tag: String, context: BuildContext, dockerfile: Dockerfile) -> BuildSpec {
+    BuildSpec {
+        tags: vec![tag],
+        context,
+        dockerfile,
+        args: BTreeMap::new(),
+        target: None,
+        labels: BTreeMap::new(),
+        cache_from: Vec::new(),
+        cache_to: Vec::new(),
+        platform: None,
+        network: None,
+        extra_hosts: Vec::new(),
+        shm_size: None,
+        ulimits: BTreeMap::new(),
+        no_cache: false,
+        pull: false,
+        additional_contexts: BTreeMap::new(),
+    }
+}
+
+fn build(spec: &BuildSpec) -> Step {
+    Step::BuildImage {
+        build: Box::new(spec.clone()),
+    }
+}
+
+#[tokio::test]
+async fn a_folder_becomes_an_image_that_runs_with_every_option() {
+    let lab = Lab::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    file("decoy", binary());
+    file("secret", b"s");
+    file(".dockerignore", b"*\n!decoy\n");
+    let text = "FROM scratch AS one\nARG WHO\nLABEL who=$WHO\nCOPY . /\nRUN [\"/decoy\", \"true\"]\n\
+                ENTRYPOINT [\"/decoy\"]\nFROM one AS two\nLABEL two=yes\n";
+    file("Dockerfile", text.as_bytes());
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path().join("decoy"), permissions).unwrap();
+    let context = BuildContext::Folder {
+        path: folder.path().display().to_string(),
+    };
+    let path = Dockerfile::Path {
+        path: "Dockerfile".to_owned(),
+    };
+    let tag = |n: u8| format!("decnet-test/{}-built:{n}", lab.tag);
+    let mut spec = spec(tag(1), context, path);
+    spec.tags.push(tag(2));
+    spec.args = BTreeMap::from([
+        ("WHO".to_owned(), Some("me".to_owned())),
+        ("NONE".to_owned(), None),
+    ]);
+    spec.labels = BTreeMap::from([("more".to_owned(), "x".to_owned())]);
+    spec.target = Some("one".to_owned());
+    spec.network = Some("none".to_owned());
+    spec.extra_hosts = vec!["h:192.0.2.1".to_owned(), "i:192.0.2.2".to_owned()];
+    spec.shm_size = Some(1 << 20);
+    spec.ulimits = BTreeMap::from([("nofile".to_owned(), Ulimit { soft: 100, hard: 200 })]);
+
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&told);
+    let engine = lab
+        .engine
+        .clone()
+        .with_progress(Arc::new(move |progress: Progress| {
+            sink.lock().unwrap().push(progress);
+        }));
+    engine.apply(&build(&spec), &lab).await.unwrap();
+    let told = told.lock().unwrap().clone();
+    let said = |words: &str| {
+        told.iter()
+            .any(|progress| matches!(progress, Progress::Build { line, .. } if line.contains(words)))
+    };
+    assert!(said("COPY . /"), "{told:?}");
+
+    let image = lab.docker.inspect_image(&tag(2)).await.unwrap();
+    let config = image.config.unwrap();
+    let labels = config.labels.unwrap();
+    assert_eq!((labels["who"].as_str(), labels["more"].as_str()), ("me", "x"));
+    assert!(!labels.contains_key("two"), "only the target is built");
+    let mut container = lab.spec("a");
+    container.image = vec![tag(1)];
+    lab.create(&container).await;
+    lab.apply(&start(&container.name, 300)).await.unwrap();
+    let exported = lab.docker.export_container(&container.name);
+    let exported: Vec<_> = futures_util::TryStreamExt::try_collect(exported).await.unwrap();
+    let exported = exported.concat();
+    let mut archive = tar::Archive::new(exported.as_slice());
+    let names: Vec<_> = archive
+        .entries()
+        .unwrap()
+        .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+        .collect();
+    assert!(names.iter().any(|name| name == "decoy"), "{names:?}");
+    assert!(!names.iter().any(|name| name == "secret"), "{names:?}");
+}
+
+#[tokio::test]
+async fn an_archive_is_built_with_its_own_dockerfile_or_one_from_the_document() {
+    let mut lab = Lab::new().await;
+    let own = b"FROM scratch\nCOPY a /a\nLABEL from=archive\n";
+    lab.blobs = vec![tar(&[("a", b"a", 0o644), ("sub/Dockerfile", own, 0o644)])];
+    let context = BuildContext::Blob {
+        digest: sha256(&lab.blobs[0]),
+        size: lab.blobs[0].len() as u64,
+    };
+    let own = Dockerfile::Path {
+        path: "sub/Dockerfile".to_owned(),
+    };
+    let inline = Dockerfile::Inline {
+        text: "FROM scratch\nCOPY a /a\nLABEL from=document\n".to_owned(),
+    };
+    for (n, dockerfile, from) in [(1, own, "archive"), (2, inline, "document")] {
+        let tag = format!("decnet-test/{}-blob:{n}", lab.tag);
+        lab.apply(&build(&spec(tag.clone(), context.clone(), dockerfile)))
+            .await
+            .unwrap();
+        let image = lab.docker.inspect_image(&tag).await.unwrap();
+        assert_eq!(image.config.unwrap().labels.unwrap()["from"], from);
+    }
+}
+
+#[tokio::test]
+async fn a_build_that_fails_says_what_the_builder_said() {
+    let lab = Lab::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let context = BuildContext::Folder {
+        path: folder.path().display().to_string(),
+    };
+    let inline = |text: &str| Dockerfile::Inline {
+        text: text.to_owned(),
+    };
+    let tag = format!("decnet-test/{}-bad:1", lab.tag);
+    let mut bad = spec(tag, context, inline("FROM scratch\nCOPY missing /\n"));
+    let error = lab.apply(&build(&bad)).await.unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("missing"), "{source}");
+    assert!(!error.retryable());
+    bad.additional_contexts = BTreeMap::from([("x".to_owned(), "/".to_owned())]);
+    let error = lab.apply(&build(&bad)).await.unwrap_err();
+    assert!(matches!(error, EngineError::Unsupported { .. }), "{error:?}");
+}

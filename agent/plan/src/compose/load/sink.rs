@@ -1,0 +1,108 @@
+//! What is found out while a project is loaded, and how much it may become.
+
+use std::sync::Arc;
+
+use super::tree::{At, Trail};
+use super::{LoadError, Position};
+
+pub(super) const TOO_LARGE: &str = "becomes too large: fewer or smaller aliases, variables or files";
+
+/// No more than this many errors are of use to anyone.
+const MAX_ERRORS: usize = 100;
+
+/// How much a project may become, whatever it is written with: files, aliases, variables, inheritance.
+#[derive(Debug)]
+pub(super) struct Budget {
+    nodes: usize,
+    bytes: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            nodes: 500_000,
+            bytes: 32 << 20,
+        }
+    }
+}
+
+impl Budget {
+    /// Whether that much was left.
+    pub(super) fn take(&mut self, nodes: usize, bytes: usize) -> bool {
+        match (self.nodes.checked_sub(nodes), self.bytes.checked_sub(bytes)) {
+            (Some(nodes), Some(bytes)) => {
+                *self = Self { nodes, bytes };
+                true
+            }
+            _ => {
+                *self = Self { nodes: 0, bytes: 0 };
+                false
+            }
+        }
+    }
+}
+
+/// What was found out on the way: errors, warnings, and the names of the files that places refer to.
+#[derive(Debug, Default)]
+pub(super) struct Sink {
+    pub(super) files: Vec<Arc<str>>,
+    errors: Vec<LoadError>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Sink {
+    pub(super) fn position(&self, at: At) -> Option<Position> {
+        let file = self.files.get(usize::try_from(at.file).ok()?)?;
+        Some(Position {
+            file: Arc::clone(file),
+            line: usize::try_from(at.line).ok().filter(|line| *line > 0)?,
+            column: usize::try_from(at.column).ok()?,
+        })
+    }
+
+    pub(super) fn fail(&mut self, at: At, trail: &Trail<'_>, problem: impl Into<String>) {
+        // What is wrong inside an attribute that is refused anyway is of no interest.
+        if !trail.is_refused() {
+            self.fail_at(self.position(at), trail.to_string(), problem.into());
+        }
+    }
+
+    /// An attribute that is refused.
+    pub(super) fn refuse(&mut self, at: At, trail: &Trail<'_>, reason: &str) {
+        let problem = format!("not supported: {reason}");
+        self.fail_at(self.position(at), trail.to_string(), problem);
+    }
+
+    /// One line, and one error for one place and path: the first is the cause.
+    pub(super) fn fail_at(&mut self, position: Option<Position>, path: String, problem: String) {
+        let known = |error: &LoadError| error.position == position && error.path == path && !path.is_empty();
+        if self.errors.len() >= MAX_ERRORS || self.errors.iter().any(known) {
+            return;
+        }
+        let one_line = |text: String| match text.contains(char::is_control) {
+            true => text.replace(char::is_control, " "),
+            false => text,
+        };
+        self.errors.push(LoadError {
+            position,
+            path: one_line(path),
+            problem: one_line(problem),
+        });
+    }
+
+    pub(super) fn warn(&mut self, warning: String) {
+        if self.warnings.len() < MAX_ERRORS && !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+
+    pub(super) fn has_errors(&self) -> bool {
+        !self.errors.is_empty()
+    }
+
+    pub(super) fn into_errors(mut self, last: Option<LoadError>) -> Vec<LoadError> {
+        self.errors.extend(last);
+        self.errors.sort_by(|a, b| a.position.cmp(&b.position));
+        self.errors
+    }
+}
