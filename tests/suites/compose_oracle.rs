@@ -66,10 +66,7 @@ fn the_same_file_means_the_same_under_docker_compose() -> Result<()> {
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
-                loop {
-                    let Some(fixture) = queue.lock().ok().and_then(|mut queue| queue.next()) else {
-                        break;
-                    };
+                while let Some(fixture) = queue.lock().ok().and_then(|mut queue| queue.next()) {
                     let mut outcome = examine(fixture, &environment);
                     if let Err(error) = &outcome
                         && is_stuck(error)
