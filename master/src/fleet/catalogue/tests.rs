@@ -39,8 +39,21 @@ fn the_built_in_catalogue_is_whole() {
     assert_eq!(
         decoys,
         [
-            "ftp", "http", "https", "imap", "mqtt", "mysql", "pop3", "postgres", "redis", "smtp",
-            "smtp_relay", "snmp", "ssh", "telnet", "vnc"
+            "ftp",
+            "http",
+            "https",
+            "imap",
+            "mqtt",
+            "mysql",
+            "pop3",
+            "postgres",
+            "redis",
+            "smtp",
+            "smtp_relay",
+            "snmp",
+            "ssh",
+            "telnet",
+            "vnc"
         ]
     );
 }
