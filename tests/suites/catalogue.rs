@@ -1,6 +1,8 @@
 //! The master's catalogue and the decoy program describe the same services. Neither depends on the other, so only a
 //! third party can hold them to it.
 
+#![allow(clippy::expect_used, reason = "a failed expectation is a failed test")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
