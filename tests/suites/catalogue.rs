@@ -12,8 +12,6 @@ use decnet_decoy::services::TABLE;
 /// Ports and persona keys of each service.
 type Services = BTreeMap<String, (Vec<String>, BTreeSet<String>)>;
 
-// A catalogue that does not load fails every test here, as it should.
-#[allow(clippy::expect_used)]
 static CATALOGUE: LazyLock<Services> = LazyLock::new(|| {
     let catalogue = Catalogue::load(&[]).expect("the built-in catalogue is sound");
     let decoys = catalogue.services().filter(|service| service.runs == Runs::Decoy);
