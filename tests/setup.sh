@@ -26,6 +26,7 @@ readonly needed=(
     'dockerd:docker.io'
     'iptables:iptables'
     'ip:iproute2'
+    'nft:nftables'
     'ps:procps'
     'sysctl:procps'
     'nsenter:util-linux'
