@@ -7,7 +7,7 @@
 #   tests/lab/image.sh --path    print its path; fails when it has to be made first
 #
 # DECNET_LAB_DIR      where it lies (default: target/lab)
-# DECNET_LAB_MIRROR   where packages come from (default: http://deb.debian.org/debian)
+# DECNET_LAB_MIRROR   where packages come from (default: where apt gets Debian from)
 # DECNET_LAB_RELEASE  which Debian (default: this machine's, so that programs built here run there)
 set -euo pipefail
 
@@ -19,7 +19,11 @@ fail() {
 here=$(cd "$(dirname "$0")" && pwd)
 readonly here
 readonly lab_dir=${DECNET_LAB_DIR:-${CARGO_TARGET_DIR:-$here/../../target}/lab}
-readonly mirror=${DECNET_LAB_MIRROR:-http://deb.debian.org/debian}
+# shellcheck disable=SC2016 # apt replaces it
+read -r apt_mirror < <(apt-get indextargets --format '$(REPO_URI)' \
+    'Created-By: Packages' 'Origin: Debian' 'Label: Debian') || true
+readonly mirror=${DECNET_LAB_MIRROR:-${apt_mirror:-}}
+[ -n "$mirror" ] || fail 'apt knows no Debian mirror: name one in DECNET_LAB_MIRROR'
 readonly modules=/usr/lib/uml/modules
 # Sparse: this is what a host may fill, not what it takes.
 readonly size=6G
