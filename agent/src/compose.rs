@@ -328,14 +328,7 @@ fn images(project: &Project, which: RemoveImages, observed: &Observed) -> Result
         })
     });
     Ok(Plan {
-        steps: found
-            .map(|step| PlannedStep {
-                step,
-                stack: None,
-                after: Vec::new(),
-                why: None,
-            })
-            .collect(),
+        steps: found.map(PlannedStep::alone).collect(),
         ..Plan::default()
     })
 }

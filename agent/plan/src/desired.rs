@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::compose::{Dependency, Egress, Problem, Project};
 use crate::labels;
 use crate::planner::STAGED;
-use crate::step::{ContainerSpec, MountKind, NetworkMode, NetworkSpec, VolumeSpec};
+use crate::step::{ContainerSpec, MountKind, NetworkSpec, VolumeSpec};
 
 mod addresses;
 mod hash;
@@ -393,20 +393,10 @@ impl DesiredService {
 
     /// The networks that the container is attached to by itself, by their name on the engine.
     pub(crate) fn networks(&self) -> impl Iterator<Item = &str> {
-        endpoints(&self.spec)
+        self.spec
+            .endpoints()
             .iter()
             .map(|endpoint| endpoint.network.as_str())
-    }
-}
-
-pub(crate) fn endpoints(spec: &ContainerSpec) -> &[crate::step::Endpoint] {
-    match &spec.network {
-        NetworkMode::Networks { endpoints } => endpoints,
-        NetworkMode::None
-        | NetworkMode::Host
-        | NetworkMode::Bridge
-        | NetworkMode::Container { .. }
-        | NetworkMode::Foreign { .. } => &[],
     }
 }
 

@@ -102,12 +102,7 @@ pub fn refresh(desired: &Desired, options: Refresh) -> Plan {
 #[must_use]
 pub fn remove_volumes(observed: &Observed) -> Plan {
     let ours = observed.volumes.iter().filter(|volume| volume.hash.is_some());
-    let step = |name: &String| PlannedStep {
-        step: Step::RemoveVolume { name: name.clone() },
-        stack: None,
-        after: Vec::new(),
-        why: None,
-    };
+    let step = |name: &String| PlannedStep::alone(Step::RemoveVolume { name: name.clone() });
     Plan {
         steps: ours.map(|volume| step(&volume.name)).collect(),
         ..Plan::default()

@@ -120,37 +120,24 @@ impl fmt::Display for Violation {
 /// Everything that the policy forbids: networks first, then volumes, then in order of stacks and services.
 #[must_use]
 pub fn check(desired: &Desired, policy: &Policy) -> Vec<Violation> {
-    let violation =
-        |kind, stack: Option<&StackName>, service: &str, (attribute, rule): (String, String)| Violation {
+    let mut all = Vec::new();
+    let mut add = |kind, stack: Option<&StackName>, service: &str, check: Check<'_>| {
+        all.extend(check.found.into_iter().map(|(attribute, rule)| Violation {
             stack: stack.cloned(),
             service: service.to_owned(),
             attribute,
             rule,
             kind,
-        };
-    let mut all = Vec::new();
+        }));
+    };
     for (name, network) in desired.networks() {
-        let found = policy.network(network).found;
-        all.extend(
-            found
-                .into_iter()
-                .map(|one| violation(Kind::Network, None, name, one)),
-        );
+        add(Kind::Network, None, name, policy.network(network));
     }
     for (name, volume) in desired.volumes() {
-        let found = policy.volume(volume).found;
-        all.extend(
-            found
-                .into_iter()
-                .map(|one| violation(Kind::Volume, None, name, one)),
-        );
+        add(Kind::Volume, None, name, policy.volume(volume));
     }
     for (stack, service, spec) in desired.containers() {
-        let found = policy.container(spec).found;
-        let found = found
-            .into_iter()
-            .map(|one| violation(Kind::Service, Some(stack), service, one));
-        all.extend(found);
+        add(Kind::Service, Some(stack), service, policy.container(spec));
     }
     all
 }

@@ -178,15 +178,12 @@ impl Runner {
             let test = spec.healthcheck.as_ref().and_then(|check| check.test.as_ref());
             test.is_some_and(|test| test.first().is_some_and(|word| word != "NONE"))
         });
-        let steps = checked.map(|(_, _, spec)| PlannedStep {
-            step: Step::WaitHealthy {
+        let steps = checked.map(|(_, _, spec)| {
+            PlannedStep::alone(Step::WaitHealthy {
                 name: spec.name.clone(),
                 timeout_s,
                 optional: false,
-            },
-            stack: None,
-            after: Vec::new(),
-            why: None,
+            })
         });
         let plan = Plan {
             steps: steps.collect(),

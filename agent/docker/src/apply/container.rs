@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use bollard::models::{ContainerInspectResponse, NetworkConnectRequest};
 use bollard::query_parameters::CreateContainerOptions;
 use decnet_plan::labels;
-use decnet_plan::step::{ContainerSpec, Endpoint, MountKind, Namespace, NetworkMode};
+use decnet_plan::step::{ContainerSpec, MountKind, Namespace, NetworkMode};
 use serde_json::{Value, json};
 
 use super::why_container_not_ours;
@@ -113,11 +113,12 @@ impl Engine {
         let body = body::to_body(spec, resolved);
         // Fields that bollard's types, made for newer engines, do not have any more.
         let mut fields: Vec<(&'static str, Value)> = Vec::new();
-        let mac = endpoints(spec)
+        let mac = spec
+            .endpoints()
             .first()
             .map_or(spec.mac, |first| first.mac.or(spec.mac));
         if let Some(mac) = mac
-            && (!resolved.endpoint_macs || endpoints(spec).is_empty())
+            && (!resolved.endpoint_macs || spec.endpoints().is_empty())
         {
             fields.push(("MacAddress", json!(mac.to_string())));
         }
@@ -148,7 +149,7 @@ impl Engine {
         resolved: &Resolved,
         connected: &HashMap<String, bollard::models::EndpointSettings>,
     ) -> Result<(), EngineError> {
-        for endpoint in endpoints(spec).iter().skip(1) {
+        for endpoint in spec.endpoints().iter().skip(1) {
             if connected.contains_key(&endpoint.network) {
                 continue;
             }
@@ -270,7 +271,7 @@ impl Engine {
     /// What this engine is too old for. It would leave most of that out without a word.
     fn check_supported(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
         let what = || format!("create container {}", spec.name);
-        let endpoints = endpoints(spec);
+        let endpoints = spec.endpoints();
         let check = spec.healthcheck.as_ref();
         let needs: [((usize, usize), bool, &'static str); 5] = [
             (
@@ -329,17 +330,6 @@ fn names_the_absent(error: &EngineError) -> bool {
             ..
         } => message.contains("No such container"),
         other => is_absent(other),
-    }
-}
-
-fn endpoints(spec: &ContainerSpec) -> &[Endpoint] {
-    match &spec.network {
-        NetworkMode::Networks { endpoints } => endpoints,
-        NetworkMode::None
-        | NetworkMode::Host
-        | NetworkMode::Bridge
-        | NetworkMode::Container { .. }
-        | NetworkMode::Foreign { .. } => &[],
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{Desired, DocumentError, endpoints};
+use super::{Desired, DocumentError};
 use crate::step::NetworkSpec;
 
 /// Why a network cannot have an address.
@@ -40,7 +40,7 @@ pub(super) fn check(desired: &Desired, errors: &mut Vec<DocumentError>) {
     let mut addresses = BTreeMap::new();
     let mut macs = BTreeMap::new();
     for (stack, service, spec) in desired.containers() {
-        for endpoint in endpoints(spec) {
+        for endpoint in spec.endpoints() {
             let path = format!("services.{service}.networks");
             let mut fail = |problem: String| errors.push(DocumentError::new(Some(stack), &*path, problem));
             let network = &endpoint.network;

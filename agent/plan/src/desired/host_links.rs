@@ -7,7 +7,7 @@ use decnet_wire::bundle::{Network, NetworkDriver, NetworkMode};
 use decnet_wire::ids::{HostId, InterfaceName, MacAddress};
 use sha2::{Digest as _, Sha256};
 
-use super::{Desired, DocumentError, endpoints, hash};
+use super::{Desired, DocumentError, hash};
 use crate::step::HostLink;
 
 /// What their names start with.
@@ -68,7 +68,7 @@ impl Desired {
             let driver = spec.known_driver()?;
             let routes: BTreeSet<Ipv4Addr> = self
                 .containers()
-                .flat_map(|(_, _, container)| endpoints(container))
+                .flat_map(|(_, _, container)| container.endpoints())
                 .filter(|endpoint| endpoint.network == *network)
                 .filter_map(|endpoint| endpoint.address)
                 .collect();

@@ -12,7 +12,7 @@ use decnet_wire::ids::MacAddress;
 use decnet_wire::observed::Observed;
 use serde::{Deserialize, Serialize};
 
-use super::{Desired, endpoints};
+use super::Desired;
 use crate::labels;
 use crate::step::NetworkMode;
 
@@ -46,7 +46,7 @@ impl Desired {
     pub fn with_leases(mut self, leases: &Leases) -> Self {
         let (mut addresses, mut macs) = (BTreeSet::new(), BTreeSet::new());
         for (_, _, spec) in self.containers() {
-            for endpoint in endpoints(spec) {
+            for endpoint in spec.endpoints() {
                 addresses.extend(
                     endpoint
                         .address
@@ -107,7 +107,7 @@ impl Desired {
             .collect();
         let mut leases = BTreeMap::new();
         for (stack, service, spec) in self.containers() {
-            for endpoint in endpoints(spec) {
+            for endpoint in spec.endpoints() {
                 let on_lan = self
                     .networks
                     .get(&endpoint.network)

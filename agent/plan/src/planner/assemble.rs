@@ -16,7 +16,7 @@ use super::STOP_TIMEOUT_S;
 use super::graph::{Graph, Node};
 use super::survey::{Cause, Fate, Survey, is_active, is_attached, staged_name};
 use crate::changes::changes;
-use crate::desired::{DesiredService, endpoints};
+use crate::desired::DesiredService;
 use crate::step::{ContainerSpec, Namespace, NetworkMode, Step, Why};
 
 mod clash;
@@ -124,7 +124,7 @@ impl<'s, 'a> Assembly<'s, 'a> {
             if !unproven {
                 continue;
             }
-            for endpoint in endpoints(&service.spec) {
+            for endpoint in service.spec.endpoints() {
                 let network = self.survey.desired.networks().get_key_value(&endpoint.network);
                 let Some((name, network)) = network else { continue };
                 let parent: Option<InterfaceName> = network.parent().and_then(|parent| parent.parse().ok());

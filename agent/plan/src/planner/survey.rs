@@ -10,7 +10,7 @@ use decnet_wire::observed::{
 
 use super::preflight;
 use crate::compose::{Condition, Egress, PullPolicy};
-use crate::desired::{Desired, DesiredService, DesiredStack, HOST_LINK, Image, endpoints, is_ours};
+use crate::desired::{Desired, DesiredService, DesiredStack, HOST_LINK, Image, is_ours};
 use crate::labels;
 use crate::policy::{self, Policy};
 use crate::step::{HostLink, NetworkSpec, RestartPolicy};
@@ -174,7 +174,7 @@ impl<'a> Survey<'a> {
             let mut endpoints = desired
                 .services
                 .values()
-                .flat_map(|service| endpoints(&service.spec));
+                .flat_map(|service| service.spec.endpoints());
             let reason = endpoints.find_map(|endpoint| {
                 let network = self.desired.networks().get(&endpoint.network)?;
                 preflight::address_obstacle(endpoint.address?, network, self.observed)
@@ -556,7 +556,7 @@ impl<'a> Survey<'a> {
         fn fits<T: PartialEq + Copy>(wanted: Option<T>, seen: Option<T>) -> bool {
             wanted.is_none() || seen.is_none() || wanted == seen
         }
-        endpoints(&service.spec).iter().all(|endpoint| {
+        service.spec.endpoints().iter().all(|endpoint| {
             let mut networks = self.observed.networks.iter();
             let network = networks.find(|network| network.name == endpoint.network);
             container.attachments.iter().any(|attachment| {

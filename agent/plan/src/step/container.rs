@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use decnet_wire::ids::MacAddress;
 use serde::{Deserialize, Serialize};
 
-use super::{Device, DeviceRequest, FileSpec, Limits, Mount, NetworkMode, is_default};
+use super::{Device, DeviceRequest, Endpoint, FileSpec, Limits, Mount, NetworkMode, is_default};
 
 /// Compose's words, resolved to one meaning each.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -144,6 +144,21 @@ pub struct ContainerSpec {
     pub log_driver: Option<String>,
     #[serde(skip_serializing_if = "is_default")]
     pub log_options: BTreeMap<String, String>,
+}
+
+impl ContainerSpec {
+    /// How it is attached to networks of its own; nothing where it joins another's, the host's or none.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Endpoint] {
+        match &self.network {
+            NetworkMode::Networks { endpoints } => endpoints,
+            NetworkMode::None
+            | NetworkMode::Host
+            | NetworkMode::Bridge
+            | NetworkMode::Container { .. }
+            | NetworkMode::Foreign { .. } => &[],
+        }
+    }
 }
 
 /// None of a field leaves it to the image, then to the engine.

@@ -7,13 +7,13 @@ use bollard::models::{
 };
 use decnet_plan::step::{ContainerSpec, Endpoint, Healthcheck, Link, NetworkMode};
 
-use super::{Resolved, endpoints, host};
+use super::{Resolved, host};
 
 /// An engine's option that Compose's `interface_name` stands for.
 const INTERFACE_NAME: &str = "com.docker.network.endpoint.ifname";
 
 pub(super) fn to_body(spec: &ContainerSpec, resolved: &Resolved) -> ContainerCreateBody {
-    let networking = endpoints(spec).first().map(|endpoint| {
+    let networking = spec.endpoints().first().map(|endpoint| {
         let settings = to_endpoint(spec, endpoint, resolved);
         NetworkingConfig {
             endpoints_config: Some(HashMap::from([(endpoint.network.clone(), settings)])),

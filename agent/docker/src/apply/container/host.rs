@@ -12,7 +12,7 @@ use decnet_plan::step::{
 };
 
 use super::body::links;
-use super::{Resolved, endpoints, mounts};
+use super::{Resolved, mounts};
 
 pub(super) fn to_host_config(spec: &ContainerSpec, resolved: &Resolved) -> HostConfig {
     let has_log = spec.log_driver.is_some() || !spec.log_options.is_empty();
@@ -126,7 +126,7 @@ fn network_mode(spec: &ContainerSpec, resolved: &Resolved) -> String {
         NetworkMode::Container { name } => format!("container:{}", resolved.id(name)),
         NetworkMode::Foreign { name } => format!("container:{name}"),
         NetworkMode::Networks { .. } => {
-            let first = endpoints(spec).first();
+            let first = spec.endpoints().first();
             first.map_or_else(|| "none".to_owned(), |endpoint| endpoint.network.clone())
         }
     }

@@ -419,6 +419,23 @@ fn ports(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
     *list = ports;
 }
 
+/// Puts the long form of a text in its place, or reports why there is none and takes it out of the way.
+fn written_out(
+    item: &mut Tree,
+    trail: &Trail<'_>,
+    sink: &mut Sink,
+    long: fn(&str, At) -> Result<Tree, &'static str>,
+) {
+    let Kind::Text(text) = &item.kind else { return };
+    match long(text, item.at) {
+        Ok(tree) => *item = tree,
+        Err(problem) => {
+            sink.fail(item.at, trail, format!("{text:?} {problem}"));
+            item.kind = Kind::Null;
+        }
+    }
+}
+
 fn volumes(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
     items(tree, trail, sink, |item, trail, sink| match &item.kind {
         Kind::Map(map) => {
@@ -427,13 +444,7 @@ fn volumes(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
                 sink.fail(item.at, trail, "needs a target: the path inside the container");
             }
         }
-        Kind::Text(text) => match short::mount(text, item.at) {
-            Ok(mount) => *item = mount,
-            Err(problem) => {
-                sink.fail(item.at, trail, format!("{text:?} {problem}"));
-                item.kind = Kind::Null;
-            }
-        },
+        Kind::Text(_) => written_out(item, trail, sink, short::mount),
         _ => wrong(
             item,
             trail,
@@ -450,13 +461,7 @@ fn devices(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
                 sink.fail(item.at, trail, "needs a source: the device on the host");
             }
         }
-        Kind::Text(text) => match short::device(text, item.at) {
-            Ok(device) => *item = device,
-            Err(problem) => {
-                sink.fail(item.at, trail, format!("{text:?} {problem}"));
-                item.kind = Kind::Null;
-            }
-        },
+        Kind::Text(_) => written_out(item, trail, sink, short::device),
         _ => wrong(
             item,
             trail,

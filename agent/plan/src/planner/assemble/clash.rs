@@ -3,7 +3,7 @@
 use decnet_wire::ids::StackName;
 use decnet_wire::observed::ObservedContainer;
 
-use crate::desired::{DesiredService, endpoints};
+use crate::desired::DesiredService;
 use crate::step::{ContainerSpec, Port};
 
 /// Whether two ports of the host cannot both be had.
@@ -45,7 +45,7 @@ pub(super) fn clashes(stack: &StackName, service: &DesiredService, container: &O
             .any(|held| service.spec.ports.iter().any(|port| same_port(held, port)));
     ports
         || on_the_host
-        || endpoints(&service.spec).iter().any(|endpoint| {
+        || service.spec.endpoints().iter().any(|endpoint| {
             container.attachments.iter().any(|attachment| {
                 attachment.network == endpoint.network
                     && (same(attachment.address, endpoint.address) || same(attachment.mac, endpoint.mac))
