@@ -30,7 +30,10 @@ mod short;
 mod sink;
 mod tree;
 mod values;
+mod written;
 mod yaml;
+
+pub use written::to_yaml;
 
 use loader::Loader;
 use tree::Tree;
@@ -216,16 +219,30 @@ pub fn load(inputs: &Inputs, files: &dyn Files) -> Result<Loaded, Vec<LoadError>
     })
 }
 
-/// The document as it may be shown: without the contents of secrets that came from variables.
+/// The document as it may be shown and loaded again: without the contents of secrets that came from variables, and
+/// with a second `$` behind each in a text.
 #[must_use]
-pub fn without_secrets(document: &Value) -> Value {
+pub fn printable(document: &Value) -> Value {
     let mut document = document.clone();
-    if let Some(Value::Object(secrets)) = document.get_mut("secrets") {
-        for (_, secret) in secrets.iter_mut() {
-            if let Value::Object(secret) = secret {
-                secret.remove("content");
+    for section in ["configs", "secrets"] {
+        let Some(Value::Object(objects)) = document.get_mut(section) else {
+            continue;
+        };
+        for object in objects.values_mut().filter_map(Value::as_object_mut) {
+            if object.contains_key("environment") {
+                object.remove("content");
             }
         }
     }
+    double_dollars(&mut document);
     document
+}
+
+fn double_dollars(value: &mut Value) {
+    match value {
+        Value::String(text) if text.contains('$') => *text = text.replace('$', "$$"),
+        Value::Array(list) => list.iter_mut().for_each(double_dollars),
+        Value::Object(map) => map.values_mut().for_each(double_dollars),
+        _ => {}
+    }
 }
