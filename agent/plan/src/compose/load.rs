@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -188,7 +189,8 @@ pub fn load(inputs: &Inputs, files: &dyn Files) -> Result<Loaded, Vec<LoadError>
     };
     let mut environment = settings.environment;
     environment.insert("COMPOSE_PROJECT_NAME".to_owned(), project_name.clone());
-    let context = loader.context(settings.directory.clone(), environment.clone(), Vec::new());
+    let environment = Rc::new(environment);
+    let context = loader.context(settings.directory.clone(), Rc::clone(&environment), Vec::new());
     let mut document = loader.model(sources, &context);
     if document.as_map().is_none_or(BTreeMap::is_empty) && !loader.sink.has_errors() {
         let problem = format!("{}: says nothing: a project needs services", shown.join(", "));

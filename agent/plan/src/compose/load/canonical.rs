@@ -4,7 +4,7 @@
 //! `published`. Defaults are not filled in here: an entry of a later file may leave an attribute to an earlier one.
 
 use super::short;
-use super::sink::Sink;
+use super::sink::{Sink, TOO_LARGE};
 use super::tree::{At, Kind, Map, Trail, Tree};
 
 /// Rewrites a value in place; what does not fit is reported and becomes null.
@@ -330,11 +330,12 @@ fn extra_hosts(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
             .strip_prefix('[')
             .and_then(|a| a.strip_suffix(']'))
             .unwrap_or(address);
-        if host.is_empty() || host.contains([':', '=']) || address.is_empty() {
+        let is_address = address == "host-gateway" || address.parse::<std::net::IpAddr>().is_ok();
+        if host.is_empty() || host.contains([':', '=']) || !is_address {
             sink.fail(
                 at,
                 trail,
-                "must be a host name and an address, such as db=10.0.0.7",
+                "must be a host name and an IP address or host-gateway, such as db=10.0.0.7",
             );
             return;
         }
@@ -379,6 +380,9 @@ fn extra_hosts(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
     tree.kind = Kind::List(hosts);
 }
 
+/// What one port of a range becomes: a mapping with up to five entries.
+const PORT_NODES: usize = 6;
+
 fn ports(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
     let Some(list) = tree.as_list_mut() else {
         return wrong(tree, trail, sink, "a list");
@@ -412,7 +416,10 @@ fn ports(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
             }
         };
         match short::ports(&text) {
-            Ok(parsed) => ports.extend(parsed.into_iter().map(|port| port.tree(item.at))),
+            Ok(parsed) if sink.budget.take(parsed.len().saturating_mul(PORT_NODES), 0) => {
+                ports.extend(parsed.into_iter().map(|port| port.tree(item.at)));
+            }
+            Ok(_) => sink.fail(item.at, &trail, TOO_LARGE),
             Err(problem) => sink.fail(item.at, &trail, format!("{text:?} {problem}")),
         }
     }

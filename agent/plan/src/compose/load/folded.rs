@@ -95,8 +95,8 @@ impl Loader<'_> {
             return;
         };
         let result = match file.get_text("format") {
-            None => dotenv::read(&text, values, lookup),
-            Some("raw") => dotenv::read_raw(&text, values, lookup),
+            None => dotenv::read(&text, values, lookup, &mut self.sink.budget),
+            Some("raw") => dotenv::read_raw(&text, values, lookup, &mut self.sink.budget),
             Some(other) => {
                 let problem = format!("the format {other:?} is not known: use raw, or leave it out");
                 return self.sink.fail(file.at, trail, problem);
@@ -104,9 +104,6 @@ impl Loader<'_> {
         };
         if let Err(bad) = result {
             self.bad_env(path, &bad);
-        }
-        if !self.budget.take(values.len(), 0) {
-            self.sink.fail(file.at, trail, super::sink::TOO_LARGE);
         }
     }
 }

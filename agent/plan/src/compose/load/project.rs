@@ -160,7 +160,7 @@ impl Loader<'_> {
                 Err(error) => return Err(failure(format!("{shown}: cannot be read: {error}"))),
             };
             let lookup = |name: &str| environment.get(name).cloned();
-            if let Err(bad) = dotenv::read(&text, &mut values, &lookup) {
+            if let Err(bad) = dotenv::read(&text, &mut values, &lookup, &mut self.sink.budget) {
                 self.bad_env(&path, &bad);
             }
         }
