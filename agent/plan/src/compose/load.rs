@@ -226,14 +226,9 @@ pub fn load(inputs: &Inputs, files: &dyn Files) -> Result<Loaded, Vec<LoadError>
 #[must_use]
 pub fn printable(document: &Value) -> Value {
     let mut document = document.clone();
-    for section in ["configs", "secrets"] {
-        let Some(Value::Object(objects)) = document.get_mut(section) else {
-            continue;
-        };
-        for object in objects.values_mut().filter_map(Value::as_object_mut) {
-            if object.contains_key("environment") {
-                object.remove("content");
-            }
+    if let Some(Value::Object(secrets)) = document.get_mut("secrets") {
+        for secret in secrets.values_mut().filter_map(Value::as_object_mut) {
+            secret.remove("content");
         }
     }
     double_dollars(&mut document);

@@ -131,6 +131,15 @@ fn plans_and_comes_back(loaded: &Loaded, inputs: &Inputs) {
             }
         }
     }
+    // What an included file's own variables say of a secret is not printed, and lost.
+    let secrets = loaded.document["secrets"].as_object().into_iter().flatten();
+    let lost = |secret: &serde_json::Value| {
+        let outside = secret["environment"].as_str().map(|name| inputs.environment.get(name).map(String::as_str));
+        outside.is_some_and(|outside| outside != secret["content"].as_str())
+    };
+    if secrets.map(|(_, secret)| secret).any(lost) {
+        return;
+    }
     let shown = load::printable(&loaded.document);
     for text in [load::to_yaml(&shown), shown.to_string()] {
         let again = Inputs {
