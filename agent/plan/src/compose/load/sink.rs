@@ -117,8 +117,9 @@ impl Sink {
 /// What may be shown of a text from a file or of a file's name.
 pub(super) fn one_line(mut text: String) -> String {
     if text.len() > MAX_TEXT {
-        text.truncate(text.floor_char_boundary(MAX_TEXT));
-        text.push('…');
+        // What is wrong stands behind what it is about.
+        let (head, tail) = (text.floor_char_boundary(MAX_TEXT / 2), text.ceil_char_boundary(text.len() - MAX_TEXT / 2));
+        text.replace_range(head..tail, "…");
     }
     match text.contains(char::is_control) {
         true => text.replace(char::is_control, " "),
