@@ -69,12 +69,15 @@ impl Loader<'_> {
             let Some(text) = self.text_of(&path, true, Some((option.at, &trail))) else {
                 continue;
             };
-            match serde_json::from_str::<serde_json::Value>(&text) {
-                Ok(profile) => option.kind = Kind::Text(format!("seccomp={profile}")),
+            match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text) {
+                Ok(profile) => {
+                    let profile = serde_json::Value::Object(profile);
+                    option.kind = Kind::Text(format!("seccomp={profile}"));
+                }
                 Err(error) => self.sink.fail(
                     option.at,
                     &trail,
-                    format!("{path}: is no seccomp profile, which is JSON: {error}"),
+                    format!("{path}: is no seccomp profile, which is a JSON object: {error}"),
                 ),
             }
         }
