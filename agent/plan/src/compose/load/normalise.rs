@@ -196,12 +196,13 @@ fn dependencies(service: &mut Tree) {
     };
     for (name, at, restart) in implied {
         depends_on.entry(name).or_insert_with(|| {
+            let restart = restart.then(|| ("restart", yes(at)));
             let entries = [
                 ("condition", Tree::text(at, "service_started")),
                 ("required", yes(at)),
-                ("restart", Tree::new(at, Kind::Bool(restart))),
             ];
-            let map: Map = entries.map(|(key, value)| (key.to_owned(), value)).into();
+            let entries = entries.into_iter().chain(restart);
+            let map: Map = entries.map(|(key, value)| (key.to_owned(), value)).collect();
             Tree::new(at, Kind::Map(map))
         });
     }
