@@ -8,6 +8,11 @@ use super::tree::{At, Kind, Map, Tree};
 pub(super) fn defaults(document: &mut Tree) {
     for (_, service) in document.entries_mut("services") {
         if let Some(build) = service.get_mut("build") {
+            if build.get_text("context") == Some("")
+                && let Some(map) = build.as_map_mut()
+            {
+                map.remove("context");
+            }
             fill(build, "context", |at| Tree::text(at, "."));
         }
         for (_, dependency) in service.entries_mut("depends_on") {
