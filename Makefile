@@ -62,6 +62,10 @@ lint: fmt-check ## format and lints; warnings are errors
 test: fmt-check set-up build image lab-image lint ## everything: set-up, lints, every test, on real engines (root)
 	$(CARGO) test --workspace --locked --no-fail-fast
 
+.PHONY: fuzz
+fuzz: toolchain ## the loader of Compose files under libFuzzer (MINUTES=60; needs a C++ compiler)
+	CARGO='$(CARGO)' agent/plan/fuzz/run.sh $(or $(MINUTES),60)
+
 .PHONY: deny
 deny: ## licences, advisories and sources of dependencies
 	@$(CARGO) deny --version >/dev/null 2>&1 || \

@@ -118,6 +118,8 @@ pub(crate) async fn run(options: Options, socket: &Path) -> Result<Ended, Compos
             follow,
             tail,
             no_log_prefix,
+            since,
+            timestamps,
             services,
         } => {
             let (runner, name) = look(project, &services, socket).await?;
@@ -126,6 +128,8 @@ pub(crate) async fn run(options: Options, socket: &Path) -> Result<Ended, Compos
                 follow,
                 tail,
                 prefix: !no_log_prefix,
+                since,
+                timestamps,
             };
             logs::show(runner.engine(), project::host(&name), &wanted).await
         }
@@ -169,7 +173,13 @@ struct Aim {
 }
 
 async fn aim(options: &ProjectOptions, up: &UpOptions, socket: &Path) -> Result<Aim, ComposeError> {
-    let mut project = Project::load(options)?;
+    let mut project = match up.services.is_empty() && up.scale.is_empty() {
+        true => Project::load(options)?,
+        false => Project::load_with(
+            options,
+            up.services.iter().chain(up.scale.iter().map(|(name, _)| name)),
+        )?,
+    };
     let own = project.services();
     project.adjust(up)?;
     let desired = project.desired()?;
@@ -348,7 +358,7 @@ async fn look(
     let name = match project::name_only(options)? {
         Some(name) => name,
         None => {
-            let project = Project::load(options)?;
+            let project = Project::load_with(options, services.iter())?;
             for service in services {
                 project.know(service)?;
             }

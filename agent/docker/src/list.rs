@@ -86,12 +86,16 @@ impl Engine {
         container: &str,
         follow: bool,
         tail: Option<u32>,
+        since: Option<u32>,
+        timestamps: bool,
     ) -> impl Stream<Item = Result<LogLine, EngineError>> + Send + 'static {
         let options = LogsOptions {
             follow,
             stdout: true,
             stderr: true,
             tail: tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string()),
+            since: since.map_or(0, |time| i32::try_from(time).unwrap_or(i32::MAX)),
+            timestamps,
             ..LogsOptions::default()
         };
         let what = format!("read the logs of container {container}");

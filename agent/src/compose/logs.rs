@@ -8,6 +8,7 @@ use decnet_wire::ids::HostId;
 use futures_util::StreamExt as _;
 use futures_util::stream::select_all;
 
+use super::options::Since;
 use super::{ComposeError, Ended, show};
 
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) struct Wanted<'a> {
     pub(super) tail: Option<u32>,
     /// Names of containers before the lines.
     pub(super) prefix: bool,
+    pub(super) since: Option<Since>,
+    pub(super) timestamps: bool,
 }
 
 pub(super) async fn show(engine: &Engine, host: HostId, wanted: &Wanted<'_>) -> Result<Ended, ComposeError> {
@@ -32,9 +35,19 @@ pub(super) async fn show(engine: &Engine, host: HostId, wanted: &Wanted<'_>) -> 
         .map(|container| container.name.len())
         .max()
         .unwrap_or(0);
+    let since = wanted.since.map(|since| match since {
+        Since::At(time) => time,
+        Since::Ago(seconds) => now().saturating_sub(seconds),
+    });
     let streams = chosen.iter().map(|container| {
         let name = container.name.clone();
-        let lines = engine.logs(&container.id, wanted.follow, wanted.tail);
+        let lines = engine.logs(
+            &container.id,
+            wanted.follow,
+            wanted.tail,
+            since,
+            wanted.timestamps,
+        );
         lines.map(move |line| (name.clone(), line)).boxed()
     });
     if !wanted.follow {
@@ -58,6 +71,12 @@ pub(super) async fn show(engine: &Engine, host: HostId, wanted: &Wanted<'_>) -> 
         }
     }
     Ok(Ended::Done)
+}
+
+/// Seconds since 1970.
+fn now() -> u32 {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }
 
 fn write(name: &str, line: &LogLine, width: usize, prefix: bool) -> Result<(), ComposeError> {

@@ -64,11 +64,17 @@ pub(super) enum Command {
     /// Show what the containers have written.
     Logs {
         /// Go on until interrupted.
-        #[arg(long)]
+        #[arg(short, long)]
         follow: bool,
         /// The newest lines of each container only.
         #[arg(short = 'n', long, value_name = "LINES")]
         tail: Option<u32>,
+        /// Nothing older: a time ago such as 10m or 1h30m, or seconds since 1970.
+        #[arg(long, value_name = "TIME", value_parser = since)]
+        since: Option<Since>,
+        /// With the time of each line.
+        #[arg(short, long)]
+        timestamps: bool,
         /// Without the containers' names.
         #[arg(long)]
         no_log_prefix: bool,
@@ -159,8 +165,59 @@ pub(super) enum RemoveImages {
     All,
 }
 
+/// The oldest line that is of interest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Since {
+    /// Seconds before now.
+    Ago(u32),
+    /// Seconds since 1970.
+    At(u32),
+}
+
+fn since(text: &str) -> Result<Since, String> {
+    let bad = || format!("{text:?} is neither a time such as 10m or 1h30m nor a number of seconds");
+    if let Ok(seconds) = text.parse() {
+        return Ok(Since::At(seconds));
+    }
+    let (mut rest, mut total) = (text, 0_u32);
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
+        let (number, behind) = rest.split_at(end);
+        let unit = match behind.chars().next() {
+            Some('s') => 1,
+            Some('m') => 60,
+            Some('h') => 3_600,
+            Some('d') => 86_400,
+            _ => return Err(bad()),
+        };
+        let number: u32 = number.parse().map_err(|_| bad())?;
+        let seconds = number.checked_mul(unit).ok_or_else(bad)?;
+        total = total.checked_add(seconds).ok_or_else(bad)?;
+        rest = behind.get(1..).unwrap_or_default();
+    }
+    match text.is_empty() {
+        true => Err(bad()),
+        false => Ok(Since::Ago(total)),
+    }
+}
+
 fn scale(text: &str) -> Result<(String, u32), String> {
     let bad = || format!("{text:?} is no SERVICE=NUMBER");
     let (service, number) = text.split_once('=').ok_or_else(bad)?;
     Ok((service.to_owned(), number.parse().map_err(|_| bad())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_ago_or_a_time_is_read() {
+        assert_eq!(since("1h30m"), Ok(Since::Ago(5_400)));
+        assert_eq!(since("45s"), Ok(Since::Ago(45)));
+        assert_eq!(since("1700000000"), Ok(Since::At(1_700_000_000)));
+        for bad in ["", "m", "10", "10x", "1h3", "99999999999d", "-1s", "é"] {
+            assert!(since(bad).is_err() || bad == "10", "{bad}");
+        }
+    }
 }

@@ -23,7 +23,30 @@ pub(super) struct Project {
 impl Project {
     /// Reads the files.
     pub(super) fn load(options: &ProjectOptions) -> Result<Self, ComposeError> {
-        let loaded = load::load(&inputs(options)?, &Disk).map_err(|errors| {
+        Self::read(&inputs(options)?)
+    }
+
+    /// Reads the files, and enables the profiles of services that somebody names, as Compose does (Compose
+    /// Specification, "Profiles": a service that is named is enabled, and others of its profiles with it).
+    pub(super) fn load_with<'a>(
+        options: &ProjectOptions,
+        services: impl Iterator<Item = &'a String>,
+    ) -> Result<Self, ComposeError> {
+        let mut inputs = inputs(options)?;
+        let mut all = inputs.clone();
+        all.more_profiles.push("*".to_owned());
+        // Whether what is not enabled is good is of no interest.
+        if let Ok(all) = load::load(&all, &Disk) {
+            let known = entries(&all.document, "services");
+            let named = services.filter_map(|name| known.get(name)?["profiles"].as_array());
+            let profiles = named.flatten().filter_map(Value::as_str);
+            inputs.more_profiles.extend(profiles.map(str::to_owned));
+        }
+        Self::read(&inputs)
+    }
+
+    fn read(inputs: &Inputs) -> Result<Self, ComposeError> {
+        let loaded = load::load(inputs, &Disk).map_err(|errors| {
             let lines = errors.iter().map(ToString::to_string);
             ComposeError::Files(Problems(lines.collect()))
         })?;
@@ -188,6 +211,7 @@ fn inputs(options: &ProjectOptions) -> Result<Inputs, ComposeError> {
         env_files: options.env_files.iter().map(PathBuf::from).collect(),
         project_name: options.project_name.clone(),
         profiles: options.profiles.clone(),
+        more_profiles: Vec::new(),
     })
 }
 
@@ -221,6 +245,24 @@ mod tests {
         };
         let project = Project::load(&options).unwrap();
         (folder, project)
+    }
+
+    #[test]
+    fn a_service_that_is_named_is_enabled_with_its_profiles() {
+        let (folder, project) = project(
+            "services: {a: {image: i}, b: {image: i, profiles: [p]}, c: {image: i, profiles: [p]}, d: {image: i, profiles: [q]}}",
+        );
+        assert_eq!(project.services(), ["a"].map(str::to_owned).into());
+        let options = ProjectOptions {
+            project_name: None,
+            files: vec![folder.path().join("compose.yaml")],
+            profiles: Vec::new(),
+            env_files: Vec::new(),
+            project_directory: None,
+        };
+        let named = ["b".to_owned()];
+        let project = Project::load_with(&options, named.iter()).unwrap();
+        assert_eq!(project.services(), ["a", "b", "c"].map(str::to_owned).into());
     }
 
     #[test]

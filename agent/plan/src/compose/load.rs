@@ -84,6 +84,8 @@ pub struct Inputs {
     pub project_name: Option<String>,
     /// `--profile`, each. Empty: `COMPOSE_PROFILES`.
     pub profiles: Vec<String>,
+    /// Enabled besides, whichever of the two it is.
+    pub more_profiles: Vec<String>,
 }
 
 /// A loaded project.

@@ -123,6 +123,7 @@ impl Loader<'_> {
         {
             profiles = list.split(',').map(|profile| profile.trim().to_owned()).collect();
         }
+        profiles.extend(inputs.more_profiles.iter().cloned());
         Ok(Settings {
             files,
             directory,
