@@ -322,10 +322,11 @@ fn images(project: &Project, which: RemoveImages, observed: &Observed) -> Result
         let service = &project.loaded.document["services"][service];
         service.get("image").is_none()
     };
-    let names: BTreeSet<&String> = desired
+    let names: BTreeSet<String> = desired
         .containers()
         .filter(|(_, service, _)| which == RemoveImages::All || local(service))
         .flat_map(|(_, _, spec)| &spec.image)
+        .map(|name| tagged(name))
         .collect();
     let found = observed.images.iter().filter_map(|image| {
         let references = image.references.iter();
@@ -339,6 +340,15 @@ fn images(project: &Project, which: RemoveImages, observed: &Observed) -> Result
         steps: found.map(PlannedStep::alone).collect(),
         ..Plan::default()
     })
+}
+
+/// The reference that the engine lists an image by.
+fn tagged(name: &str) -> String {
+    let last = name.rsplit('/').next().unwrap_or_default();
+    match last.contains([':', '@']) {
+        true => name.to_owned(),
+        false => format!("{name}:latest"),
+    }
 }
 
 /// Services of containers that are not among these.
@@ -367,4 +377,22 @@ async fn look(
     };
     let runner = Runner::connect(socket, project::host(&name)).await?;
     Ok((runner, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `down --rmi local` left the images that it had built: they have no tag in the file and one on the engine.
+    #[test]
+    fn an_image_without_a_tag_is_found_by_the_one_that_the_engine_gives_it() {
+        for (name, reference) in [
+            ("p-a", "p-a:latest"),
+            ("host:5000/a", "host:5000/a:latest"),
+            ("a:1", "a:1"),
+            ("a@sha256:0", "a@sha256:0"),
+        ] {
+            assert_eq!(tagged(name), reference);
+        }
+    }
 }
