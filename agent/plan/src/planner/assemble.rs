@@ -131,7 +131,7 @@ impl<'s, 'a> Assembly<'s, 'a> {
                 let (Some(parent), Some(address)) = (parent, endpoint.address) else {
                     continue;
                 };
-                if self.survey.desired.is_routed(name) || self.survey.holds(name, address) {
+                if network.is_routed() || self.survey.holds(name, address) {
                     continue;
                 }
                 let step = Step::ProbeAddress {

@@ -46,7 +46,7 @@ pub(super) fn obstacle(
     };
     let before_it_is_made = || {
         let shared = lan.shared(name, desired, observed);
-        let subnet = || (!desired.is_routed(name)).then(|| lan.subnet(observed)).flatten();
+        let subnet = || (!network.is_routed()).then(|| lan.subnet(observed)).flatten();
         shared.or_else(subnet)
     };
     let problem = always().or_else(|| if is_there { None } else { before_it_is_made() })?;

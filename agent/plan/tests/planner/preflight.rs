@@ -7,7 +7,7 @@ use decnet_wire::bundle::{Network, NetworkDriver, NetworkMode};
 use decnet_wire::observed::{ForeignNetwork, Interface, KernelFeature};
 
 use crate::fleet::{converge_at_once, decky, desire, engine, lan, lines, plan_now, stack};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const WEB: [(&str, u16, u8); 1] = [("ssh", 22, 1)];
 
@@ -130,6 +130,42 @@ fn a_subnet_that_is_not_the_parents_is_refused_with_both() {
         "{}",
         lines(&plan)
     );
+}
+
+/// The mode used to be known for bundles only, so that a project's routed network was held against its parent's subnet.
+#[test]
+fn a_routed_network_of_a_project_needs_not_be_its_parents_subnet() {
+    let mut engine = engine();
+    eth0(&mut engine).addresses = vec!["192.0.2.7/24".parse().unwrap()];
+    let reasons = |options: Value| {
+        let document = json!({
+            "services": {"a": {
+                "image": "decoy:1",
+                "cap_drop": ["ALL"],
+                "security_opt": ["no-new-privileges:true"],
+                "networks": {"lan": {"ipv4_address": "10.9.0.5"}},
+            }},
+            "networks": {"lan": {
+                "driver": "ipvlan",
+                "driver_opts": options,
+                "ipam": {"config": [{"subnet": "10.9.0.0/24"}]},
+            }},
+        });
+        let desired = Desired::project(crate::fleet::host(), &stack("web"), &document).unwrap();
+        let plan = plan_now(&desired, &engine);
+        (plan.blocked.len(), lines(&plan))
+    };
+    for mode in ["l3", "l3s"] {
+        let (blocked, lines) = reasons(json!({"parent": "eth0", "ipvlan_mode": mode}));
+        assert!(blocked == 0 && !lines.contains("ask on"), "{mode}: {lines}");
+    }
+    for options in [
+        json!({"parent": "eth0", "ipvlan_mode": "l2"}),
+        json!({"parent": "eth0"}),
+    ] {
+        let (blocked, lines) = reasons(options);
+        assert!(blocked == 1 && lines.contains("192.0.2.7/24"), "{lines}");
+    }
 }
 
 #[test]
