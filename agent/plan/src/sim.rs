@@ -4,7 +4,7 @@
 //! For tests only.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use decnet_wire::ids::{Digest, HostId, MacAddress, StackName};
 use decnet_wire::observed::{
@@ -29,7 +29,7 @@ pub struct Engine {
     pub foreign_networks: Vec<ForeignNetwork>,
     pub lacks: Vec<KernelFeature>,
     /// Machines on the LAN that are not ours.
-    pub strangers: BTreeMap<Ipv4Addr, MacAddress>,
+    pub strangers: BTreeMap<IpAddr, MacAddress>,
     /// Whether a container that joins a namespace which is open is refused.
     pub strict_about_egress: bool,
     /// Containers whose process ends at once, with this exit code; by the name that they are to have.
@@ -138,6 +138,7 @@ impl Engine {
                     network: endpoint.network.clone(),
                     network_id: container.networks.get(&endpoint.network).cloned(),
                     address: endpoint.address,
+                    address6: endpoint.address6,
                     mac: endpoint.mac,
                 })
                 .collect(),

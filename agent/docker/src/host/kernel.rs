@@ -85,8 +85,12 @@ fn try_all() -> BTreeSet<KernelFeature> {
     for (feature, kind) in [
         (KernelFeature::Macvlan, InfoKind::MacVlan),
         (KernelFeature::Ipvlan, InfoKind::IpVlan),
+        (KernelFeature::Vlan, InfoKind::Vlan),
     ] {
-        let made = links::create_on("try", kind, ground);
+        let made = match kind {
+            InfoKind::Vlan => links::create_vlan("try", 1, ground),
+            kind => links::create_on("try", kind, ground),
+        };
         if made == Err(Errno::EOPNOTSUPP) {
             lacks.insert(feature);
         }
@@ -122,6 +126,11 @@ mod tests {
         assert_eq!(
             lacks.contains(&KernelFeature::Ipvlan),
             !can("ipvlan"),
+            "{lacks:?}"
+        );
+        assert_eq!(
+            lacks.contains(&KernelFeature::Vlan),
+            !can("vlan id 1"),
             "{lacks:?}"
         );
     }

@@ -1,7 +1,7 @@
 //! One container, made of what the engine says of it.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use bollard::models::{
     ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum,
@@ -290,20 +290,24 @@ pub(crate) fn to_state(container: &ContainerInspectResponse) -> ContainerState {
 
 /// The engine tells the address in use while the container runs, and the one asked for always.
 fn to_attachment(network: &str, endpoint: &EndpointSettings) -> Attachment {
-    let asked = endpoint
-        .ipam_config
-        .as_ref()
-        .and_then(|config| config.ipv4_address.as_ref());
-    let address = [endpoint.ip_address.as_ref(), asked]
+    let asked = endpoint.ipam_config.as_ref();
+    let asked4 = asked.and_then(|config| config.ipv4_address.as_ref());
+    let asked6 = asked.and_then(|config| config.ipv6_address.as_ref());
+    let address = [endpoint.ip_address.as_ref(), asked4]
         .into_iter()
         .flatten()
         .find_map(|address| address.parse::<Ipv4Addr>().ok());
+    let address6 = [endpoint.global_ipv6_address.as_ref(), asked6]
+        .into_iter()
+        .flatten()
+        .find_map(|address| address.parse::<Ipv6Addr>().ok());
     let network_id = endpoint.network_id.clone().filter(|id| !id.is_empty());
     let mac = endpoint.mac_address.as_deref().and_then(|mac| mac.parse().ok());
     Attachment {
         network: network.to_owned(),
         network_id,
         address,
+        address6,
         mac,
     }
 }

@@ -94,6 +94,8 @@ impl Lab {
             parent: None,
             subnet,
             gateway: None,
+            subnet6: None,
+            gateway6: None,
             host_address: None,
             mode: None,
         }
@@ -113,6 +115,8 @@ impl Lab {
             parent: Some(link.parse().unwrap()),
             subnet: subnet(),
             gateway: None,
+            subnet6: None,
+            gateway6: None,
             host_address: None,
             mode: None,
         }

@@ -1,7 +1,7 @@
 //! Compares what is desired with what is observed, object by object. No order yet.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use decnet_wire::ids::StackName;
 use decnet_wire::observed::{
@@ -177,7 +177,8 @@ impl<'a> Survey<'a> {
                 .flat_map(|service| service.spec.endpoints());
             let reason = endpoints.find_map(|endpoint| {
                 let network = self.desired.networks().get(&endpoint.network)?;
-                preflight::address_obstacle(endpoint.address?, network, self.observed)
+                let mut addresses = endpoint.addresses();
+                addresses.find_map(|address| preflight::address_obstacle(address, network, self.observed))
             });
             let closed = desired.services.values().any(|service| service.egress.is_some());
             let unclosable = closed && self.observed.lacks.contains(&KernelFeature::Nftables);
@@ -541,13 +542,13 @@ impl<'a> Survey<'a> {
 
     /// Whether a container of ours has had this address since it was first started, so that nobody else can have it
     /// without our knowing.
-    pub(super) fn holds(&self, network: &str, address: Ipv4Addr) -> bool {
+    pub(super) fn holds(&self, network: &str, address: IpAddr) -> bool {
         self.observed.containers.iter().any(|container| {
             container.state != ContainerState::Created
                 && container
                     .attachments
                     .iter()
-                    .any(|attachment| attachment.network == network && attachment.address == Some(address))
+                    .any(|attachment| attachment.network == network && attachment.has(address))
         })
     }
 
@@ -563,6 +564,7 @@ impl<'a> Survey<'a> {
                 attachment.network == endpoint.network
                     && fits(network.map(|network| &network.id), attachment.network_id.as_ref())
                     && fits(endpoint.address, attachment.address)
+                    && fits(endpoint.address6, attachment.address6)
                     && fits(endpoint.mac, attachment.mac)
             })
         })

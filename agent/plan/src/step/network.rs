@@ -170,3 +170,11 @@ pub struct Endpoint {
     #[serde(skip_serializing_if = "is_default")]
     pub interface_name: Option<String>,
 }
+
+impl Endpoint {
+    /// The addresses that it is to have on the LAN.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let four = self.address.map(IpAddr::V4);
+        four.into_iter().chain(self.address6.map(IpAddr::V6))
+    }
+}

@@ -207,7 +207,7 @@ fn a_decky_that_is_to_move_to_an_address_that_somebody_has_is_not_stopped() {
     let address = Ipv4Addr::new(10, 9, 0, 5);
     engine
         .strangers
-        .insert(address, "02:00:00:00:00:99".parse().unwrap());
+        .insert(address.into(), "02:00:00:00:00:99".parse().unwrap());
     let desired = desire(&[lan()], &[("web", web())]);
     let failures = round(&mut engine, &desired);
     assert_eq!(failures, ["10.9.0.5 is in use by 02:00:00:00:00:99"]);
@@ -223,7 +223,7 @@ fn a_decky_whose_address_somebody_has_is_not_started() {
     let address = Ipv4Addr::new(10, 9, 0, 5);
     engine
         .strangers
-        .insert(address, "02:00:00:00:00:99".parse().unwrap());
+        .insert(address.into(), "02:00:00:00:00:99".parse().unwrap());
     let desired = desire(&[lan()], &[("web", web())]);
     assert_eq!(round(&mut engine, &desired).len(), 1);
     assert_eq!(round(&mut engine, &desired).len(), 1);

@@ -228,3 +228,40 @@ fn a_vlan_that_the_engine_is_to_make_needs_its_trunk() {
     eth0(&mut up).addresses = vec!["192.0.2.7/24".parse().unwrap()];
     converge_at_once(&mut up, &desire(&[vlan("eth0.30")], &[("web", plain())]));
 }
+
+#[test]
+fn a_vlan_is_refused_on_a_kernel_that_makes_none_unless_somebody_else_has_made_it() {
+    let parent = Network {
+        parent: Some("eth0.30".parse().unwrap()),
+        ..lan()
+    };
+    let desired = desire(&[parent], &[("web", plain())]);
+    let mut engine = engine();
+    engine.lacks = vec![KernelFeature::Vlan];
+    refused(&desired, &engine, &["VLAN 30 of eth0", "8021q"]);
+    engine.interfaces.push(Interface::new("eth0.30".parse().unwrap()));
+    converge_at_once(&mut engine, &desired);
+}
+
+/// The kernel lets one container have the interface, and tells the next one EINVAL.
+#[test]
+fn passthru_is_refused_for_more_than_one_container() {
+    let passthru = || Network {
+        mode: Some(NetworkMode::Passthru),
+        ..lan()
+    };
+    let other = decky("decnet-lan", 6, &WEB);
+    let plan = plan_now(
+        &desire(&[passthru()], &[("web", plain()), ("db", other)]),
+        &engine(),
+    );
+    assert!(plan.steps.is_empty(), "{}", lines(&plan));
+    let reason = &plan.blocked[0].reason;
+    assert!(
+        ["passthru", "web-base-1", "db-base-1"]
+            .iter()
+            .all(|text| reason.contains(text)),
+        "{reason}"
+    );
+    converge_at_once(&mut engine(), &desire(&[passthru()], &[("web", plain())]));
+}
