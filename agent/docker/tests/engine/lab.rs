@@ -122,6 +122,13 @@ impl Lab {
         }
     }
 
+    /// A link that a test gives another name.
+    pub(crate) fn renamed(&mut self, from: &str, to: &str) {
+        for link in self.links.iter_mut().filter(|link| *link == from) {
+            to.clone_into(link);
+        }
+    }
+
     /// A service as every decky has it.
     pub(crate) fn service(&self, more: &Value) -> Value {
         let mut service = json!({
