@@ -15,6 +15,7 @@ use decnet_wire::observed::{
 use ipnet::Ipv4Net;
 
 use crate::labels;
+use crate::planner::tuning;
 use crate::step::{ContainerSpec, MountKind, Namespace, NetworkMode, NetworkSpec, Step, VolumeSpec};
 
 /// The engine. Its objects are open to tests, which disturb them as they like.
@@ -168,6 +169,7 @@ impl Engine {
                 .map(|(_, rules)| rules.clone()),
             expose: container.spec.expose.clone(),
             attachments,
+            tuning: Some(tuning::of_spec(&container.spec)),
         })
     }
 

@@ -133,6 +133,46 @@ pub struct ObservedContainer {
     pub expose: Vec<String>,
     /// Its networks, by name on the engine.
     pub attachments: Vec<Attachment>,
+    /// None where the engine was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuning: Option<Tuning>,
+}
+
+/// What people may change of a container that is there (`docker update`). Units are the Engine API's; 0, or an empty
+/// text, is what is not set, or what the engine has left out because its kernel cannot do it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tuning {
+    #[serde(skip_serializing_if = "is_default")]
+    pub memory: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub memory_reservation: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub memory_swap: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub nano_cpus: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub cpu_shares: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub cpu_period: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub cpu_quota: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub cpuset: String,
+    #[serde(skip_serializing_if = "is_default")]
+    pub pids: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub blkio_weight: i64,
+    /// The restart policy's name; empty for `no`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub restart: String,
+    /// Of the restart policy `on-failure`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub retries: i64,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The engine's container states.

@@ -522,6 +522,7 @@ fn why(service: &DesiredService, container: &ObservedContainer, cause: Cause) ->
     let reason = match cause {
         Cause::Outdated => "it is to be another one",
         Cause::Image => "its image's name means another image now",
+        Cause::Updated => "somebody has changed its limits or its restart policy",
         Cause::Broken => "the engine has half removed it",
         Cause::Network => "it is not on its network as it should be",
         Cause::Namespace => "what it shares with another container is made anew",

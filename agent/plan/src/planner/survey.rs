@@ -8,7 +8,7 @@ use decnet_wire::observed::{
     ContainerState, Interface, KernelFeature, Observed, ObservedContainer, ObservedNetwork,
 };
 
-use super::preflight;
+use super::{preflight, tuning};
 use crate::compose::{Condition, Egress, PullPolicy};
 use crate::desired::{Desired, DesiredService, DesiredStack, HOST_LINK, Image, is_ours};
 use crate::labels;
@@ -68,6 +68,8 @@ pub(super) enum Cause {
     Outdated,
     /// Its image's name means another image by now.
     Image,
+    /// Somebody has changed its limits or its restart policy.
+    Updated,
     /// The engine has half removed it.
     Broken,
     /// Its network is made anew, or it has lost its attachment, address or MAC.
@@ -471,6 +473,10 @@ impl<'a> Survey<'a> {
             && image.id != container.image
         {
             return Some(Cause::Image);
+        }
+        let updated = |seen| tuning::differs(&service.spec, seen);
+        if container.tuning.as_ref().is_some_and(updated) {
+            return Some(Cause::Updated);
         }
         let leaving = |name: &str| self.leaving.iter().any(|network| network.name == name);
         let coming = |name: &str| self.coming.iter().any(|network| network.name.as_str() == name);
