@@ -13,8 +13,8 @@ use crate::observe::{restarts, to_state};
 use crate::{Engine, EngineError};
 
 /// How often a container is looked at while it settles. An end is seen at the next look in any case, so a longer
-/// interval costs no failure, only the time until it is told.
-const POLL: Duration = Duration::from_millis(500);
+/// interval costs no failure, only the time until it is told. A look costs a busy engine what it needs for starts.
+const POLL: Duration = Duration::from_secs(1);
 /// Log lines and characters that an error carries.
 const LOG_LINES: usize = 5;
 const LOG_CHARACTERS: usize = 800;
