@@ -11,7 +11,6 @@
 //! | `show` | plans and containers as text and JSON |
 //! | `logs` | what containers have written |
 //! | `terminal` | what is told while it happens |
-//! | `yaml` | a document as YAML |
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -31,7 +30,6 @@ mod project;
 mod runner;
 mod show;
 mod terminal;
-mod yaml;
 
 pub(crate) use options::Options;
 
@@ -149,9 +147,9 @@ pub(crate) async fn run(options: Options, socket: &Path) -> Result<Ended, Compos
                     .map(|name| format!("{name}\n"))
                     .collect()
             } else {
-                let document = load::without_secrets(&project.loaded.document);
+                let document = load::printable(&project.loaded.document);
                 match format {
-                    Format::Yaml => yaml::write(&document),
+                    Format::Yaml => load::to_yaml(&document),
                     Format::Json => format!("{document:#}\n"),
                 }
             };
