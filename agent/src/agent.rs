@@ -173,7 +173,9 @@ impl Agent {
         let host = self.identity.host;
 
         let blobs = Arc::new(Blobs::new(self.config.blobs_dir(), link()?));
-        let machine = Arc::new(DockerMachine::new(self.config.docker_socket.clone(), host, blobs));
+        let relist = self.config.relist;
+        let socket = self.config.docker_socket.clone();
+        let machine = Arc::new(DockerMachine::new(socket, host, blobs, relist));
         let listener = control::listen(&self.config.socket_path()).map_err(RunError::Control)?;
         let control = Control {
             identity: Arc::clone(&self.identity),
@@ -204,6 +206,7 @@ impl Agent {
             condition,
             engine_backoff: Backoff::for_the_engine(seeded_by_the_system()),
             idle_round: Arc::clone(&idle_round),
+            relist,
         };
         let audience = Audience {
             fleet: self.identity.fleet,

@@ -153,6 +153,8 @@ pub(crate) fn network() -> Network {
         parent: Some("eth0".parse().unwrap()),
         subnet: "10.9.0.0/24".parse().unwrap(),
         gateway: None,
+        subnet6: None,
+        gateway6: None,
         host_address: None,
         mode: None,
     }

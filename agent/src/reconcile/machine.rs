@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use decnet_docker::{Engine, EngineError, Observer};
 use decnet_plan::step::Step;
@@ -14,12 +15,11 @@ use decnet_wire::observed::Observed;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 
-use super::TIMER;
 use crate::backoff::Backoff;
 use crate::blobs::SharedBlobs;
 
 /// A stream of events that lasted so long was no failure.
-const STEADY: std::time::Duration = std::time::Duration::from_secs(10);
+const STEADY: Duration = Duration::from_secs(10);
 
 /// What the loop asks of an engine.
 pub(crate) trait Machine: Send + Sync + 'static {
@@ -39,6 +39,8 @@ pub(crate) struct DockerMachine {
     socket: PathBuf,
     host: HostId,
     blobs: SharedBlobs,
+    /// The longest time that a lost event goes unnoticed.
+    relist: Duration,
     observer: Mutex<Option<(Arc<Observer>, String)>>,
     /// The observer was given up.
     given_up: Notify,
@@ -50,11 +52,12 @@ pub(crate) struct DockerMachine {
 type Reach = std::sync::Mutex<BTreeMap<String, Option<Vec<String>>>>;
 
 impl DockerMachine {
-    pub(crate) fn new(socket: PathBuf, host: HostId, blobs: SharedBlobs) -> Self {
+    pub(crate) fn new(socket: PathBuf, host: HostId, blobs: SharedBlobs, relist: Duration) -> Self {
         Self {
             socket,
             host,
             blobs,
+            relist,
             observer: Mutex::new(None),
             given_up: Notify::new(),
             reach: Arc::default(),
@@ -69,7 +72,7 @@ impl DockerMachine {
         let engine = Engine::connect(&self.socket).await?;
         let version = engine.version().await?;
         tracing::info!(version, socket = %self.socket.display(), "connected to the Docker Engine");
-        let observer = Arc::new(Observer::new(engine, self.host, TIMER));
+        let observer = Arc::new(Observer::new(engine, self.host, self.relist));
         Ok(known.insert((observer, version)).clone())
     }
 

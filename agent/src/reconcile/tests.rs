@@ -63,6 +63,7 @@ impl Lab {
             condition,
             engine_backoff: Backoff::for_the_engine(SmallRng::seed_from_u64(1)),
             idle_round: Arc::default(),
+            relist: TIMER,
         };
         let task = tokio::spawn(reconciler.run());
         Loop {

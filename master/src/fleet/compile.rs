@@ -141,6 +141,8 @@ fn network(fleet: &Fleet, host: &HostSlot) -> Result<Network, CompileError> {
         })?),
         subnet: lan.subnet,
         gateway: lan.gateway,
+        subnet6: None,
+        gateway6: None,
         host_address: None,
         // The usual one is left out: agents that know no modes have it as well.
         mode: host

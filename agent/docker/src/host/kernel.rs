@@ -84,9 +84,15 @@ fn try_all() -> BTreeSet<KernelFeature> {
     let kinds = [
         (KernelFeature::Macvlan, InfoKind::MacVlan, "try-macvlan"),
         (KernelFeature::Ipvlan, InfoKind::IpVlan, "try-ipvlan"),
+        (KernelFeature::Vlan, InfoKind::Vlan, "try-vlan"),
     ];
-    for ((feature, kind, name), ground) in kinds.into_iter().zip(grounds) {
-        let made = links::index(ground).and_then(|ground| links::create_on(name, kind, ground));
+    for (feature, kind, name) in kinds {
+        // One ground carries macvlan or ipvlan; a VLAN goes beside either.
+        let ground = grounds[usize::from(feature == KernelFeature::Ipvlan)];
+        let made = links::index(ground).and_then(|ground| match kind {
+            InfoKind::Vlan => links::create_vlan(name, 1, ground),
+            kind => links::create_on(name, kind, ground),
+        });
         if made == Err(Errno::EOPNOTSUPP) {
             lacks.insert(feature);
         }
@@ -116,6 +122,11 @@ mod tests {
         assert_eq!(
             lacks.contains(&KernelFeature::Ipvlan),
             !can("ipvlan"),
+            "{lacks:?}"
+        );
+        assert_eq!(
+            lacks.contains(&KernelFeature::Vlan),
+            !can("vlan id 1"),
             "{lacks:?}"
         );
     }

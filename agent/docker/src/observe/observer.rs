@@ -5,7 +5,8 @@
 //!
 //! Guarantees: events are a hint. The lists are read again after every reconnect and whenever the last time is longer
 //! ago than the timer; what they, or the kernel, show to be different is inspected. So an event that was lost is made
-//! up for by then. While no events are heard, every look reads the lists.
+//! up for by then. Limits and restart policies are in no list: with each list of the timer, some containers are inspected
+//! in turn, those first that were longest ago. While no events are heard, every look reads the lists.
 
 use std::collections::{BTreeSet, HashMap};
 use std::pin::pin;
@@ -220,6 +221,9 @@ impl Observer {
             .filter(|id| memory.containers.contains_key(*id));
         suspects.extend(attached.cloned());
         let lists = !doubts.hears || !recent || doubts.all || doubts.lists || suspects.len() > FEW;
+        if memory.listed.is_some() && !recent {
+            suspects.extend(memory.oldest(FEW));
+        }
         let begun = Instant::now();
 
         let images = async {
@@ -311,6 +315,15 @@ impl Observer {
         all.extend(self.engine.inspect_all(ids).await?);
         read_locks(&mut all).await;
         Ok(all)
+    }
+}
+
+impl Memory {
+    /// The containers whose inspection is the longest ago.
+    fn oldest(&self, most: usize) -> impl Iterator<Item = String> {
+        let mut all: Vec<_> = self.containers.iter().map(|(id, seen)| (seen.at(), id)).collect();
+        all.sort_unstable();
+        all.into_iter().take(most).map(|(_, id)| id.clone())
     }
 }
 

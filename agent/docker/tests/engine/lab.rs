@@ -94,6 +94,8 @@ impl Lab {
             parent: None,
             subnet,
             gateway: None,
+            subnet6: None,
+            gateway6: None,
             host_address: None,
             mode: None,
         }
@@ -113,8 +115,17 @@ impl Lab {
             parent: Some(link.parse().unwrap()),
             subnet: subnet(),
             gateway: None,
+            subnet6: None,
+            gateway6: None,
             host_address: None,
             mode: None,
+        }
+    }
+
+    /// A link that a test gives another name.
+    pub(crate) fn renamed(&mut self, from: &str, to: &str) {
+        for link in self.links.iter_mut().filter(|link| *link == from) {
+            to.clone_into(link);
         }
     }
 
