@@ -8,7 +8,7 @@
 //! | `namespace` | threads that stand in another network namespace |
 //! | `kernel` | whether the kernel has what networks of deckies need, found out by trying |
 //! | `arp` | who on a LAN has an address |
-//! | `lock` | nftables rules inside a decky's namespace: it answers, it does not call |
+//! | `lock` | filter rules inside a decky's namespace: it answers, it does not call |
 
 pub(crate) mod arp;
 pub(crate) mod kernel;
@@ -18,5 +18,5 @@ pub(crate) mod namespace;
 mod netlink;
 
 pub use crate::observe::interfaces;
-pub use kernel::lacks;
-pub use lock::EgressCounters;
+pub use kernel::{closes, lacks};
+pub use lock::{EgressCounters, Way};

@@ -50,7 +50,8 @@ pub enum KernelFeature {
     Macvlan,
     /// Links of kind ipvlan.
     Ipvlan,
-    /// nftables with connection tracking: what closes a namespace against calls outwards.
+    /// What closes a namespace against calls outwards: neither nftables with connection tracking nor, in its place,
+    /// x_tables.
     Nftables,
 }
 
