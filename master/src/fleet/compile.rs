@@ -199,6 +199,9 @@ fn base(decky: &Decky, network: &Network, catalogue: &Catalogue, image: &str) ->
         ("networks".to_owned(), json!({ LAN: attachment })),
         ("sysctls".to_owned(), Value::Object(sysctls)),
     ]);
+    if !decky.egress.is_empty() {
+        base.insert("x-decnet".to_owned(), json!({ "egress": decky.egress }));
+    }
     Ok(Value::Object(base))
 }
 

@@ -92,10 +92,11 @@ impl Engine {
             let why = "it shares the network of the host itself";
             return Err(failed(io::Error::other(why)));
         }
-        let (egress, rules) = (egress.clone(), rules.to_owned());
+        let (egress, rules, closing) = (egress.clone(), rules.to_owned(), self.closing);
         blocking(move || {
+            let way = closing.way();
             namespace
-                .run(|| lock::close(&egress, &rules))?
+                .run(|| lock::close(way, &egress, &rules))?
                 .map_err(io::Error::from)
         })
         .await

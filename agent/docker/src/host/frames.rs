@@ -27,7 +27,7 @@ const LONGEST: usize = 1_600;
 /// Asks on an interface of the namespace that the calling thread stands in. `request` makes the frame, and `answer`
 /// reads one of that protocol, each with the interface's own MAC address.
 ///
-/// Takes half a second when nobody answers.
+/// Takes a third of a second when nobody answers.
 pub(super) fn ask<T>(
     interface: &str,
     protocol: u16,
