@@ -187,12 +187,13 @@ impl<M: Machine> Reconciler<M> {
             self.say(|condition| condition.reason = Some("no bundle was accepted yet".to_owned()));
             return Ok(Next::After(TIMER));
         };
+        let seen = self.machine.observe().await;
         if let Some(rest) = memory.rest.take()
             && rest.bundle == *bundle.digest()
             && rest.commits == self.ledger.commits()
             && memory.tidy_at.is_some_and(|at| begun < at)
-            && let Ok((observed, _)) = self.machine.observe().await
-            && Arc::ptr_eq(&observed, &rest.observed)
+            && let Ok((observed, _)) = &seen
+            && Arc::ptr_eq(observed, &rest.observed)
         {
             memory.rest = Some(rest);
             self.note_idle(begun);
@@ -216,7 +217,7 @@ impl<M: Machine> Reconciler<M> {
             memory.expected = Some(bundle.digest().clone());
         }
 
-        let (observed, version) = match self.machine.observe().await {
+        let (observed, version) = match seen {
             Ok(seen) => seen,
             Err(error) => return self.cannot_observe(&bundle, &operations, &error).await,
         };
@@ -485,25 +486,13 @@ impl<M: Machine> Reconciler<M> {
         let mut meaning = BTreeMap::new();
         let (mut worked, mut engine_away, mut news) = (false, false, false);
         if chosen.contains(&true) {
-            memory.round += 1;
-            let bundles = self.bundles.clone();
-            let journal = Journal {
-                ledger: &self.ledger,
-                clock: &self.clock,
-                round: memory.round,
-            };
-            let execution = Execution {
-                machine: &*self.machine,
-                record: &journal,
-            };
-            let stop = || bundles.has_changed().unwrap_or(true);
-            let outcomes = execution.run(look.plan, &chosen, stop).await?;
+            let outcomes = self.execute(memory, look.plan, &chosen).await?;
             self.remember_fetched(look.plan, &outcomes).await?;
             worked = outcomes.contains(&Outcome::Done);
             engine_away = outcomes
                 .iter()
                 .any(|outcome| matches!(outcome, Outcome::Away { engine: true, .. }));
-            news = stop();
+            news = self.is_outdated();
             meaning = consequence::consequences(&served, &outcomes);
         }
         add_blocked(&mut meaning, look.plan, |part| memory.pace.may(part, begun));
@@ -521,6 +510,31 @@ impl<M: Machine> Reconciler<M> {
         let now = Instant::now();
         let next = memory.pace.next(now).map_or(TIMER, |at| at.duration_since(now));
         Ok(Next::After(next))
+    }
+
+    /// Runs the chosen steps, each in the ledger's journal, until there is a newer bundle.
+    async fn execute(
+        &self,
+        memory: &mut Memory,
+        plan: &Plan,
+        chosen: &[bool],
+    ) -> Result<Vec<Outcome>, LedgerError> {
+        memory.round += 1;
+        let journal = Journal {
+            ledger: &self.ledger,
+            clock: &self.clock,
+            round: memory.round,
+        };
+        let execution = Execution {
+            machine: &*self.machine,
+            record: &journal,
+        };
+        execution.run(plan, chosen, || self.is_outdated()).await
+    }
+
+    /// Whether the round is about a bundle that is not the newest any more, or the agent is shutting down.
+    fn is_outdated(&self) -> bool {
+        self.bundles.has_changed().unwrap_or(true)
     }
 
     /// Counts attempts, fails what has had its last one, and slows down what does not work.

@@ -9,7 +9,7 @@ use decnet_wire::bundle::BlobKind;
 use decnet_wire::observed::Observed;
 use tokio::time::Instant;
 
-use super::execute::{Execution, Journal, Outcome};
+use super::execute::Outcome;
 use super::{Effective, Machine, Memory, Reconciler};
 use crate::ledger::{LastGood, LedgerError};
 use decnet_wire::ids::StackName;
@@ -101,23 +101,9 @@ impl<M: Machine> Reconciler<M> {
             steps: planned.collect(),
             ..Plan::default()
         };
-        memory.round += 1;
-        let bundles = self.bundles.clone();
-        let journal = Journal {
-            ledger: &self.ledger,
-            clock: &self.clock,
-            round: memory.round,
-        };
-        let execution = Execution {
-            machine: &*self.machine,
-            record: &journal,
-        };
-        let stop = || bundles.has_changed().unwrap_or(true);
         // What fails is in the journal and the log, and is tried again in an hour.
-        execution
-            .run(&plan, &vec![true; plan.steps.len()], stop)
-            .await
-            .map(drop)
+        let all = vec![true; plan.steps.len()];
+        self.execute(memory, &plan, &all).await.map(drop)
     }
 }
 
