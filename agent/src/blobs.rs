@@ -132,18 +132,17 @@ impl Blobs {
 impl BlobSource for Blobs {
     async fn open(&self, digest: &Digest) -> io::Result<File> {
         self.have(digest).await.map_err(|error| {
-            // "Not found" is final for the engine's step; everything else is worth waiting for.
+            // What the kinds mean to whoever asked stands at `EngineError::ReadBlob`.
             let kind = match &error {
-                BlobError::Unknown(_) | BlobError::TooLong { .. } | BlobError::Content(_) => {
-                    io::ErrorKind::NotFound
-                }
+                BlobError::Unknown(_) => io::ErrorKind::NotFound,
+                BlobError::TooLong { .. } | BlobError::Content(_) => io::ErrorKind::InvalidData,
+                // A master that has lost it may find it again.
                 BlobError::Fetch {
                     source: LinkError::Status { status, .. },
                     ..
-                } if *status == StatusCode::NOT_FOUND => io::ErrorKind::NotFound,
-                // A full disk is said at once, in the row.
+                } if *status == StatusCode::NOT_FOUND => io::ErrorKind::InvalidData,
                 BlobError::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                    io::ErrorKind::NotFound
+                    io::ErrorKind::StorageFull
                 }
                 _ => io::ErrorKind::Other,
             };
