@@ -168,6 +168,11 @@ impl Lab {
         lines
     }
 
+    /// Removes a container behind the agent's back.
+    pub(crate) fn remove_container(&self, id: &str) {
+        docker(&["rm", "-f", id]);
+    }
+
     /// This host's containers, whatever their state.
     pub(crate) fn containers(&self) -> usize {
         let filter = format!("label={}={}", labels::HOST, self.host);

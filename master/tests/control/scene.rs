@@ -22,7 +22,7 @@ use decnet_wire::enrol::{EnrolRequest, Token};
 use decnet_wire::ids::{Digest, HostId, OperationId, Timestamp};
 use decnet_wire::limits;
 use decnet_wire::observed::{ContainerState, Interface, Observed, ObservedContainer};
-use decnet_wire::report::{Accepted, Event, EventBody, Heartbeat, Outcome, Report};
+use decnet_wire::report::{Accepted, Event, EventBody, Heartbeat, Outcome, PendingStack, Report};
 use time::macros::datetime;
 
 pub(crate) const TWO: &str =
@@ -121,6 +121,9 @@ impl Master {
 pub(crate) struct Host {
     pub(crate) id: HostId,
     pub(crate) seq: u64,
+    pub(crate) converged: bool,
+    /// What its heartbeats say is not as asked.
+    pub(crate) pending: Vec<PendingStack>,
 }
 
 impl Host {
@@ -162,6 +165,8 @@ impl Host {
         Self {
             id: invited.host,
             seq: 0,
+            converged: true,
+            pending: Vec::new(),
         }
     }
 
@@ -198,9 +203,10 @@ impl Host {
             agent_version: "test".to_owned(),
             sent_at: *master.now.lock().unwrap(),
             accepted: Some(accepted),
-            converged: true,
+            converged: self.converged,
             reason: None,
             engine: Some("20.10".to_owned()),
+            pending: self.pending.clone(),
         };
         Report {
             schema: 1,
