@@ -234,7 +234,10 @@ async fn stream(
     };
     let mut request = Request::builder().uri(format!("/agent/v1/blobs/sha256/{}", digest.hex()));
     if *at > 0 {
-        request = request.header(header::RANGE, format!("bytes={at}-"));
+        // RFC 9110 section 13.1.5: the rest if it is still of the same blob, and all of it otherwise.
+        request = request
+            .header(header::RANGE, format!("bytes={at}-"))
+            .header(header::IF_RANGE, format!("\"{digest}\""));
     }
     let request = request
         .body(Bytes::new())
@@ -246,7 +249,7 @@ async fn stream(
         source,
     };
     match answer.status() {
-        StatusCode::PARTIAL_CONTENT if starts_at(&answer, *at) => {}
+        StatusCode::PARTIAL_CONTENT if starts_at(&answer, *at, size) => {}
         // RFC 9110 section 14.2: a server may ignore the range and send everything.
         StatusCode::OK => {
             file.set_len(0)
@@ -256,6 +259,14 @@ async fn stream(
                 .await
                 .map_err(|source| failed("rewind", source))?;
             (*hash, *at) = (Sha256::new(), 0);
+        }
+        // What was kept is longer than what the master has: one of the two is not the blob.
+        StatusCode::RANGE_NOT_SATISFIABLE => {
+            link.close();
+            file.set_len(0)
+                .await
+                .map_err(|source| failed("shorten", source))?;
+            return Err(BlobError::Content(digest.clone()));
         }
         _ => return Err(fetch(link.unexpected(answer).await)),
     }
@@ -298,13 +309,13 @@ async fn stream(
     Ok(())
 }
 
-/// Whether a partial answer begins where it was asked to (RFC 9110 section 14.4).
-fn starts_at<B>(answer: &http::Response<B>, at: u64) -> bool {
-    answer
-        .headers()
-        .get(header::CONTENT_RANGE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|range| range.starts_with(&format!("bytes {at}-")))
+/// Whether a partial answer begins where it was asked to, and is of a whole of that size (RFC 9110 section 14.4).
+fn starts_at<B>(answer: &http::Response<B>, at: u64, size: u64) -> bool {
+    let range = answer.headers().get(header::CONTENT_RANGE);
+    let range = range.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let whole = range.rsplit_once('/').map(|(_, whole)| whole);
+    range.starts_with(&format!("bytes {at}-"))
+        && whole.is_some_and(|whole| whole == "*" || whole == size.to_string())
 }
 
 /// A cache that tasks share.

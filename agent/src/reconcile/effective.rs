@@ -46,15 +46,15 @@ impl Effective {
     pub(crate) fn good(&self, name: &StackName) -> Option<LastGood> {
         let aim = self.aims.get(name)?;
         let stack = self.desired.stack(name)?;
-        let (mut networks, mut images) = (BTreeSet::new(), BTreeSet::new());
+        let mut networks = BTreeSet::new();
         let mut services = 0_usize;
         for (_, spec) in stack.containers() {
             services += 1;
-            images.extend(spec.image.iter().map(String::as_str));
             if let NetworkMode::Networks { endpoints } = &spec.network {
                 networks.extend(endpoints.iter().map(|endpoint| endpoint.network.as_str()));
             }
         }
+        let blobs = stack.blobs();
         (services > 0).then(|| LastGood {
             decky: aim.decky.clone(),
             compose: aim.compose.clone(),
@@ -67,10 +67,7 @@ impl Effective {
             blobs: self
                 .blobs
                 .iter()
-                .filter(|blob| {
-                    let BlobKind::ImageArchive { image_ids, .. } = &blob.kind;
-                    image_ids.iter().any(|id| images.contains(id.as_str()))
-                })
+                .filter(|blob| blobs.contains(&blob.digest))
                 .cloned()
                 .collect(),
         })
@@ -178,10 +175,12 @@ fn add_missing(assembled: &mut Assembled, good: &LastGood) {
         }
     }
     for blob in &good.blobs {
-        let BlobKind::ImageArchive { reference, .. } = &blob.kind;
-        let named = |known: &Blob| {
-            let BlobKind::ImageArchive { reference: other, .. } = &known.kind;
-            other == reference
+        let named = |known: &Blob| match (&known.kind, &blob.kind) {
+            (BlobKind::ImageArchive { reference: other, .. }, BlobKind::ImageArchive { reference, .. }) => {
+                other == reference
+            }
+            (BlobKind::BuildContext {}, BlobKind::BuildContext {}) => known.digest == blob.digest,
+            _ => false,
         };
         if !assembled.blobs.iter().any(named) {
             assembled.blobs.push(blob.clone());

@@ -114,9 +114,11 @@ fn needed(effective: &Effective, last_good: &BTreeMap<StackName, LastGood>) -> B
         .flat_map(|(_, _, spec)| spec.image.iter().cloned())
         .collect();
     for blob in last_good.values().flat_map(|good| &good.blobs) {
-        let BlobKind::ImageArchive { reference, image_ids } = &blob.kind;
-        needed.insert(reference.clone());
-        needed.extend(image_ids.iter().map(ToString::to_string));
+        // What was built is named by what is desired: nothing is removed while anything else is to be done.
+        if let BlobKind::ImageArchive { reference, image_ids } = &blob.kind {
+            needed.insert(reference.clone());
+            needed.extend(image_ids.iter().map(ToString::to_string));
+        }
     }
     needed
 }

@@ -137,7 +137,9 @@ impl Lab {
     pub(crate) fn decky(&self, network: &Network, n: u8, services: &[(&str, &[&str])]) -> Value {
         let address = Ipv4Addr::from(u32::from(network.subnet.network()) + u32::from(n));
         let hardened = |more: Value| {
-            let decnet_wire::bundle::BlobKind::ImageArchive { reference, .. } = &self.image.blob.kind;
+            let decnet_wire::bundle::BlobKind::ImageArchive { reference, .. } = &self.image.blob.kind else {
+                panic!("an image archive");
+            };
             let mut service = json!({
                 "image": reference,
                 "cap_drop": ["ALL"],

@@ -13,8 +13,10 @@ use decnet_wire::ids::{Digest, HostId};
 use decnet_wire::limits;
 use decnet_wire::report::{self, Report};
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::header::{
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, IF_RANGE, RANGE,
+};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use super::blobs;
@@ -80,7 +82,7 @@ impl AgentApi {
             }
             (&Method::POST, "/agent/v1/report") => self.report(host, request.into_body()).await,
             (&Method::GET, path) if path.starts_with("/agent/v1/blobs/sha256/") => {
-                self.blob(host, path, request.headers().get(RANGE)).await
+                self.blob(host, path, request.headers()).await
             }
             _ => Ok(message::refuse(StatusCode::NOT_FOUND, "there is nothing here")),
         }
@@ -163,7 +165,7 @@ impl AgentApi {
         &self,
         host: HostId,
         path: &str,
-        range: Option<&HeaderValue>,
+        headers: &HeaderMap,
     ) -> Result<Response<Body>, ControlError> {
         let hex = path.trim_start_matches("/agent/v1/blobs/sha256/");
         let Ok(digest) = format!("sha256:{hex}").parse::<Digest>() else {
@@ -179,9 +181,21 @@ impl AgentApi {
                 "this host's bundle names no such blob",
             ));
         }
-        let range = range.and_then(|range| range.to_str().ok());
+        let text = |name| {
+            headers
+                .get(name)
+                .and_then(|value: &HeaderValue| value.to_str().ok())
+        };
+        // RFC 9110 §13.1.5: a range of something else is not wanted.
+        let same = text(IF_RANGE).is_none_or(|tag| tag == entity_tag(&digest));
+        let range = text(RANGE).filter(|_| same);
         Ok(send_blob(&self.blobs, &digest, range).await)
     }
+}
+
+/// A blob never changes, so that its digest is a strong validator (RFC 9110 §8.8.1).
+fn entity_tag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
 }
 
 async fn send_blob(folder: &Path, digest: &Digest, range: Option<&str>) -> Response<Body> {
@@ -192,6 +206,9 @@ async fn send_blob(folder: &Path, digest: &Digest, range: Option<&str>) -> Respo
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
             headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+            if let Ok(tag) = HeaderValue::from_str(&entity_tag(digest)) {
+                headers.insert(ETAG, tag);
+            }
             headers.insert(CONTENT_LENGTH, HeaderValue::from(part.length));
             if part.start > 0
                 && let Ok(value) = HeaderValue::from_str(&content_range)
