@@ -260,8 +260,8 @@ async fn stream(
                 .map_err(|source| failed("rewind", source))?;
             (*hash, *at) = (Sha256::new(), 0);
         }
-        // What was kept is longer than what the master has: one of the two is not the blob.
-        StatusCode::RANGE_NOT_SATISFIABLE => {
+        // What was kept is no part of what the master has: one of the two is not the blob.
+        StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PARTIAL_CONTENT => {
             link.close();
             file.set_len(0)
                 .await

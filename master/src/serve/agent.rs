@@ -181,21 +181,24 @@ impl AgentApi {
                 "this host's bundle names no such blob",
             ));
         }
-        let text = |name| {
-            headers
-                .get(name)
-                .and_then(|value: &HeaderValue| value.to_str().ok())
-        };
-        // RFC 9110 §13.1.5: a range of something else is not wanted.
-        let same = text(IF_RANGE).is_none_or(|tag| tag == entity_tag(&digest));
-        let range = text(RANGE).filter(|_| same);
-        Ok(send_blob(&self.blobs, &digest, range).await)
+        Ok(send_blob(&self.blobs, &digest, range(headers, &digest)).await)
     }
 }
 
 /// A blob never changes, so that its digest is a strong validator (RFC 9110 §8.8.1).
 fn entity_tag(digest: &Digest) -> String {
     format!("\"{digest}\"")
+}
+
+/// The range that is asked for, unless it is meant for something else (RFC 9110 §13.1.5).
+fn range<'a>(headers: &'a HeaderMap, digest: &Digest) -> Option<&'a str> {
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
+    let same = !headers.contains_key(IF_RANGE) || text(IF_RANGE) == Some(entity_tag(digest).as_str());
+    text(RANGE).filter(|_| same)
 }
 
 async fn send_blob(folder: &Path, digest: &Digest, range: Option<&str>) -> Response<Body> {
@@ -246,5 +249,79 @@ pub(super) async fn blocking<T: Send + 'static>(
             what: "an answer: the work was cut off",
             source: error.into(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    async fn get(
+        folder: &Path,
+        digest: &Digest,
+        headers: &[(&'static str, &str)],
+    ) -> (StatusCode, String, Vec<u8>) {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, value.parse().unwrap());
+        }
+        let response = send_blob(folder, digest, range(&map, digest)).await;
+        let status = response.status();
+        let text = |name| {
+            response
+                .headers()
+                .get(name)
+                .map(|value| value.to_str().unwrap().to_owned())
+        };
+        let content_range = text(CONTENT_RANGE).unwrap_or_default();
+        if status.is_success() {
+            assert_eq!(text(ETAG).unwrap(), entity_tag(digest));
+        }
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, content_range, body.to_vec())
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_blob_is_sent_to_whoever_has_the_beginning_of_the_same_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, b"0123456789").unwrap();
+        let (digest, size) = blobs::take(folder.path(), &file).unwrap();
+        assert_eq!(size, 10);
+        let blob = |headers: Vec<(&'static str, String)>| {
+            let (folder, digest) = (folder.path().to_owned(), digest.clone());
+            async move {
+                let headers: Vec<_> = headers
+                    .iter()
+                    .map(|(name, value)| (*name, value.as_str()))
+                    .collect();
+                get(&folder, &digest, &headers).await
+            }
+        };
+        let from = |at: u64| ("range", format!("bytes={at}-"));
+        let whole = (StatusCode::OK, String::new(), b"0123456789".to_vec());
+        assert_eq!(blob(vec![]).await, whole);
+        let rest = (
+            StatusCode::PARTIAL_CONTENT,
+            "bytes 7-9/10".to_owned(),
+            b"789".to_vec(),
+        );
+        assert_eq!(blob(vec![from(7)]).await, rest);
+        let same = ("if-range", entity_tag(&digest));
+        assert_eq!(blob(vec![from(7), same]).await, rest);
+        for other in ["\"sha256:00\"", "Sat, 01 Jan 2028 00:00:00 GMT", "W/\"x\""] {
+            assert_eq!(
+                blob(vec![from(7), ("if-range", other.to_owned())]).await,
+                whole,
+                "{other}"
+            );
+        }
+        let (status, content_range, _) = blob(vec![from(10)]).await;
+        assert_eq!(
+            (status, content_range.as_str()),
+            (StatusCode::RANGE_NOT_SATISFIABLE, "bytes */10")
+        );
     }
 }

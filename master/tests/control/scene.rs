@@ -92,6 +92,19 @@ impl Master {
         Self { control, now, folder }
     }
 
+    /// The same with another catalogue.
+    pub(crate) fn restart_with(self, catalogue: Catalogue) -> Self {
+        let Self { control, now, folder } = self;
+        assert_eq!(Arc::strong_count(&control), 1);
+        drop(control);
+        let parts = Parts {
+            catalogue,
+            ..parts(&folder.path().join("master"))
+        };
+        let control = Control::new(parts, clock(&now)).unwrap();
+        Self { control, now, folder }
+    }
+
     pub(crate) fn pass(&self, time: time::Duration) {
         let mut now = self.now.lock().unwrap();
         *now = Timestamp::new(now.get() + time);
