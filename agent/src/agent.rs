@@ -24,6 +24,7 @@ use crate::pull::Pull;
 use crate::reconcile::{Condition, DockerMachine, Reconciler, Retries};
 use crate::report::Reporter;
 use crate::status::{Contact, Preview, PreviewError, Retried, Status};
+use crate::transfers::Transfers;
 
 /// How long a poll waits until the master says otherwise.
 const POLL_WAIT: Duration = Duration::from_secs(30);
@@ -194,8 +195,14 @@ impl Agent {
         let retries = Arc::new(Retries::default());
         let host = self.identity.host;
 
-        let blobs = Arc::new(Blobs::new(self.config.blobs_dir(), link()?));
-        let machine = Arc::new(DockerMachine::new(self.config.docker_socket.clone(), host, blobs));
+        let transfers = Arc::new(Transfers::default());
+        let blobs = Blobs::new(self.config.blobs_dir(), link()?, Arc::clone(&transfers));
+        let machine = Arc::new(DockerMachine::new(
+            self.config.docker_socket.clone(),
+            host,
+            Arc::new(blobs),
+            Arc::clone(&transfers),
+        ));
         let listener = control::listen(&self.config.socket_path()).map_err(RunError::Control)?;
         let control = Control {
             identity: Arc::clone(&self.identity),
@@ -206,6 +213,7 @@ impl Agent {
             contact: contact.subscribe(),
             idle_round: Arc::clone(&idle_round),
             clock: Arc::clone(&self.clock),
+            transfers,
             retries: Arc::clone(&retries),
             wake: Arc::clone(&wake),
         };

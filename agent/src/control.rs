@@ -33,6 +33,7 @@ use crate::identity::Identity;
 use crate::ledger::{Ledger, LedgerError};
 use crate::reconcile::{Condition, Retries};
 use crate::status::{Contact, Preview, Retried, Running, Status};
+use crate::transfers::Transfers;
 
 /// Commands that are served at once; more wait.
 const CONNECTIONS: usize = 16;
@@ -55,6 +56,7 @@ pub(crate) struct Control {
     pub(crate) contact: watch::Receiver<Contact>,
     pub(crate) idle_round: Arc<AtomicU64>,
     pub(crate) clock: SharedClock,
+    pub(crate) transfers: Arc<Transfers>,
     pub(crate) retries: Arc<Retries>,
     /// Wakes the reconcile loop.
     pub(crate) wake: Arc<Notify>,
@@ -192,12 +194,13 @@ impl Control {
         match path {
             "/status" => {
                 let idle = self.idle_round.load(Ordering::Relaxed);
-                let running = Running::new(
+                let mut running = Running::new(
                     self.condition.borrow().clone(),
                     self.contact.borrow().clone(),
                     idle,
                     self.clock.now(),
                 );
+                running.fetching = self.transfers.list();
                 let status = Status::read(&self.identity, self.master.clone(), &self.ledger, Some(running));
                 let egress = self.egress().await;
                 json(

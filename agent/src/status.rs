@@ -14,8 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::admit::{self, policy};
 use crate::identity::Identity;
-use crate::ledger::{AcceptedRecord, JournalEntry, Ledger, LedgerError, OperationRecord, Trouble};
+use crate::ledger::{
+    AcceptedRecord, Incident, IncidentCause, JournalEntry, Ledger, LedgerError, OperationRecord, Trouble,
+};
 use crate::reconcile::{Condition, effective, quarantined};
+pub use crate::transfers::{Fetching, Part};
 
 /// What `decnet-agent status` shows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +33,9 @@ pub struct Status {
     pub certificate_ends_at: Timestamp,
     pub accepted: Option<AcceptedRecord>,
     pub operations: BTreeMap<OperationId, OperationRecord>,
+    /// Stacks that left what was desired by themselves, or go back to what ran before: since when.
+    #[serde(default)]
+    pub incidents: BTreeMap<StackName, Incident>,
     /// What keeps going wrong, as the ledger has it.
     #[serde(default)]
     pub troubles: BTreeMap<StackName, Trouble>,
@@ -51,6 +57,9 @@ pub struct Running {
     /// Every stack that is not as it was asked for: why, how often it was tried, when it is tried next, and whether
     /// it is quarantined.
     pub pending: Vec<PendingStack>,
+    /// Images and blobs that are on their way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fetching: Vec<Fetching>,
     /// What is suspicious about containers that run, by their name.
     #[serde(default)]
     pub warnings: BTreeMap<String, Vec<String>>,
@@ -68,6 +77,7 @@ impl Running {
         Self {
             converged: condition.converged && condition.pending.is_empty(),
             pending: condition.pending_stacks(now),
+            fetching: Vec::new(),
             reason: condition.reason,
             engine: condition.engine,
             warnings: condition
@@ -112,6 +122,7 @@ impl Status {
             certificate_ends_at: Timestamp::new(identity.leaf.not_after()),
             accepted: ledger.accepted()?,
             operations: ledger.operations()?,
+            incidents: ledger.incidents()?,
             troubles: ledger.troubles()?,
             waiting_events: ledger.outbox(1, 1)?.waiting,
             running,
@@ -193,6 +204,9 @@ impl Status {
                         pending_text(&pending.stack, &pending.reason, pending.tries, &state),
                     );
                 }
+                for fetching in &running.fetching {
+                    line("fetching", fetching.to_text());
+                }
                 let total = |of: fn(&EgressCounters) -> u64| running.egress.values().map(of).sum::<u64>();
                 if !running.egress.is_empty() {
                     let (dropped, allowed) =
@@ -215,6 +229,11 @@ impl Status {
                         line("warning", format!("{container}: {warning}"));
                     }
                 }
+            }
+        }
+        for (stack, incident) in &self.incidents {
+            if incident.cause == IncidentCause::Drift {
+                line("drift", format!("{stack}: since {}", incident.since));
             }
         }
         line("unreported", format!("{} events", self.waiting_events));

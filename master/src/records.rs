@@ -127,6 +127,12 @@ pub struct HostStatus {
     /// The stacks that are not as the accepted generation asks.
     #[serde(default)]
     pub pending: Vec<PendingStack>,
+    /// How often one of its deckies left what was desired by itself.
+    #[serde(default)]
+    pub drifts: u64,
+    /// The newest of those, as `decky: what`, and when it was.
+    #[serde(default)]
+    pub last_drift: Option<(Timestamp, String)>,
     /// The last event that was applied.
     pub acked: u64,
     /// The newest refusal of a bundle, as `code: detail`.
@@ -159,6 +165,8 @@ impl HostStatus {
             converged: false,
             reason: None,
             pending: Vec::new(),
+            drifts: 0,
+            last_drift: None,
             acked: 0,
             refusal: None,
         }

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
-use decnet_docker::{Engine, EngineError, Observer};
+use decnet_docker::{Engine, EngineError, Observer, ProgressSink};
 use decnet_plan::step::Step;
 use decnet_plan::unused::Disk;
 use decnet_wire::bundle::Blob;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::TIMER;
 use crate::backoff::Backoff;
 use crate::blobs::SharedBlobs;
+use crate::transfers::Transfers;
 
 /// A stream of events that lasted so long was no failure.
 const STEADY: std::time::Duration = std::time::Duration::from_secs(10);
@@ -39,6 +40,7 @@ pub(crate) struct DockerMachine {
     socket: PathBuf,
     host: HostId,
     blobs: SharedBlobs,
+    transfers: Arc<Transfers>,
     observer: Mutex<Option<(Arc<Observer>, String)>>,
     /// The observer was given up.
     given_up: Notify,
@@ -50,11 +52,12 @@ pub(crate) struct DockerMachine {
 type Reach = std::sync::Mutex<BTreeMap<String, Option<Vec<String>>>>;
 
 impl DockerMachine {
-    pub(crate) fn new(socket: PathBuf, host: HostId, blobs: SharedBlobs) -> Self {
+    pub(crate) fn new(socket: PathBuf, host: HostId, blobs: SharedBlobs, transfers: Arc<Transfers>) -> Self {
         Self {
             socket,
             host,
             blobs,
+            transfers,
             observer: Mutex::new(None),
             given_up: Notify::new(),
             reach: Arc::default(),
@@ -66,7 +69,8 @@ impl DockerMachine {
         if let Some(known) = &*known {
             return Ok(known.clone());
         }
-        let engine = Engine::connect(&self.socket).await?;
+        let sink: Arc<dyn ProgressSink> = Arc::<Transfers>::clone(&self.transfers);
+        let engine = Engine::connect(&self.socket).await?.with_progress(sink);
         let version = engine.version().await?;
         tracing::info!(version, socket = %self.socket.display(), "connected to the Docker Engine");
         let observer = Arc::new(Observer::new(engine, self.host, TIMER));
@@ -150,6 +154,7 @@ impl Machine for DockerMachine {
     async fn apply(&self, step: &Step) -> Result<(), EngineError> {
         let (observer, _) = self.observer().await?;
         let result = observer.engine().apply(step, &*self.blobs).await;
+        self.transfers.end(step);
         // A step that failed may have changed something as well.
         observer.touched(step);
         result

@@ -454,6 +454,30 @@ async fn an_image_that_was_fetched_goes_a_week_after_nothing_needs_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_disk_that_is_getting_full_is_given_room_within_hours() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    let deploy = lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy)]);
+    running.admit(&lab, &deploy).await;
+    running.converged().await;
+    running.admit(&lab, &lab.bundle(2, vec![])).await;
+    running.converged().await;
+    running.clock.set(crate::testing::hours(now(), 2));
+    tokio::time::sleep(images::EVERY + TIMER * 2).await;
+    assert!(
+        !lab.machine.engine.lock().unwrap().images.is_empty(),
+        "there is room"
+    );
+    *lab.machine.disk.lock().unwrap() = Some(decnet_plan::unused::Disk {
+        total: 100 << 30,
+        free: 1 << 30,
+    });
+    tokio::time::sleep(images::EVERY + TIMER * 2).await;
+    assert_eq!(lab.machine.engine.lock().unwrap().images, []);
+    running.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_dies_is_brought_back_and_told_once() {
     let lab = Lab::new();
     let mut running = lab.start();
@@ -533,9 +557,12 @@ async fn a_decky_that_does_not_stay_up_is_repaired_ever_more_slowly() {
     assert_eq!(running.told().len(), 3, "no operation is open, so none fails");
     // That the container does not run is seen; why it cannot is what somebody who looks wants to know.
     let condition = running.condition.borrow().clone();
-    let reason = condition.reason.unwrap();
+    let reason = condition.reason.clone().unwrap();
     assert!(reason.contains("start container"), "{reason}");
     assert_eq!(condition.pending.len(), 1);
+    let told = &condition.pending_stacks(now())[0];
+    assert!(told.next_try_at.is_some() && told.tries > 5, "{told:?}");
+    assert!(!told.quarantined, "what has run is never given up");
     assert!(
         reason.contains(&condition.pending.values().next().unwrap().reason),
         "{reason}"

@@ -38,6 +38,8 @@ impl Control {
             if let Some(kept) = kept.get_mut(&host) {
                 kept.acked = kept.acked.max(status.acked);
                 kept.refusal.clone_from(&status.refusal);
+                kept.drifts = kept.drifts.max(status.drifts);
+                kept.last_drift.clone_from(&status.last_drift);
             }
             drop(kept);
             self.events.announce(&changed);
@@ -114,7 +116,9 @@ impl Control {
     ) -> Result<(Vec<Row>, bool, HostStatus), ControlError> {
         let host = status.host;
         // The store decides what was applied; memory may be older after a failed commit.
-        status.acked = w.get::<HostStatus>(&host)?.map_or(0, |stored| stored.acked);
+        let stored = w.get::<HostStatus>(&host)?;
+        status.acked = stored.as_ref().map_or(0, |stored| stored.acked);
+        status.drifts = stored.as_ref().map_or(0, |stored| stored.drifts);
         let mut changed = Vec::new();
         let mut touched = false;
         for event in &report.events {
@@ -190,6 +194,8 @@ impl Control {
             }
             EventBody::Drift { decky, detail } => {
                 tracing::info!(%host, %decky, detail, "drift");
+                status.drifts = status.drifts.saturating_add(1);
+                status.last_drift = Some((now, from_host(&format!("{decky}: {detail}"))));
                 Ok(false)
             }
         }

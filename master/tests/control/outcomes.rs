@@ -286,3 +286,37 @@ fn what_a_host_has_quarantined_stands_with_its_decky() {
     host.report(&master, None, vec![]);
     assert_eq!(master.control.deckies().unwrap()[0].pending, None);
 }
+
+#[test]
+fn drift_is_counted_once_each_and_over_restarts_of_the_master() {
+    let (master, mut host) = rotating();
+    let drift = |host: &mut Host, master: &Master, detail: &str| {
+        host.seq += 1;
+        Event {
+            seq: host.seq,
+            at: *master.now.lock().unwrap(),
+            body: EventBody::Drift {
+                decky: name("a"),
+                detail: detail.to_owned(),
+            },
+        }
+    };
+    let first = drift(&mut host, &master, "it ended");
+    host.report(&master, None, vec![first.clone()]);
+    // Its answer was lost.
+    host.report(&master, None, vec![first]);
+    let master = master.restart();
+    let second = drift(&mut host, &master, "it was removed");
+    host.report(&master, None, vec![second]);
+    let hosts = master.control.hosts().unwrap();
+    let status = &hosts.iter().find(|view| view.host.id == host.id).unwrap().status;
+    assert_eq!(status.drifts, 2);
+    assert!(
+        status
+            .last_drift
+            .as_ref()
+            .unwrap()
+            .1
+            .contains("a: it was removed")
+    );
+}

@@ -384,6 +384,12 @@ pub struct HostView {
     /// The deckies that are not as they were asked for, the quarantined ones first.
     #[serde(default)]
     pub pending: Vec<PendingView>,
+    /// How often one of its deckies left what was asked by itself and was brought back.
+    #[serde(default)]
+    pub drifts: u64,
+    /// The newest of those: which decky, and what was seen.
+    #[serde(default)]
+    pub last_drift: Option<String>,
     /// SHA-256 of its certificate, as `sha256:…`.
     pub client_cert_fingerprint: Option<String>,
     pub use_ipvlan: bool,
@@ -425,6 +431,8 @@ impl From<Host> for HostView {
             converged: status.converged && status.pending.is_empty(),
             pending: status.pending.into_iter().map(PendingView::from).collect(),
             reason: status.reason.or(status.refusal),
+            drifts: status.drifts,
+            last_drift: status.last_drift.map(|(at, what)| format!("{at} {what}")),
             client_cert_fingerprint: host.certificate.map(|digest| digest.to_string()),
             use_ipvlan: host.ipvlan,
             mode: host.mode,
