@@ -53,7 +53,10 @@ fn examine(fixture: &Fixture, environment: &BTreeMap<String, String>) -> Result<
             None => found.push(format!("{at}: compose has {one}, ours {other}")),
         }
     }
-    let stale = fixture.config_differences.keys().filter(|row| !used.contains(row.as_str()));
+    let stale = fixture
+        .config_differences
+        .keys()
+        .filter(|row| !used.contains(row.as_str()));
     found.extend(stale.map(|row| format!("{row} is in config-differences.tsv, and is the same now")));
     Ok(found)
 }
@@ -67,7 +70,9 @@ fn tidy(value: &mut Value, says: bool) {
             }
             // Docker Compose prints a command that no file has as null.
             if says {
-                map.values_mut().filter(|value| value.is_null()).for_each(|value| *value = json!("nothing"));
+                map.values_mut()
+                    .filter(|value| value.is_null())
+                    .for_each(|value| *value = json!("nothing"));
             }
             map.retain(|key, value| match value {
                 Value::Null => false,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
-use decnet_docker::EngineError;
+use decnet_docker::{EngineError, Fault};
 use decnet_plan::planner::describe;
 use decnet_plan::step::{Plan, PlannedStep, Step};
 use futures_util::StreamExt as _;
@@ -25,10 +25,9 @@ const AT_ONCE: usize = 12;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done,
-    /// Its own error. Hopeless when trying again at once makes no sense: the container ran and ended.
     Failed {
         error: String,
-        hopeless: bool,
+        fault: Fault,
     },
     /// Nothing is wrong with the step: what it needs is away for now.
     Away {
@@ -243,10 +242,9 @@ impl Order {
 fn judge(step: &str, error: &EngineError) -> Outcome {
     let text = crate::error::one_line(&format!("{step}: {}", error_chain(error)));
     if !error.retryable() {
-        let hopeless = matches!(error, EngineError::Unsettled { .. });
         return Outcome::Failed {
             error: text,
-            hopeless,
+            fault: error.fault(),
         };
     }
     // A blob that cannot be fetched, or one call that hangs, says nothing about the rest of the plan.

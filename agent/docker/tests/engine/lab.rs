@@ -261,7 +261,9 @@ impl Lab {
 
     pub(crate) async fn load(&self) {
         for image in &self.images {
-            let BlobKind::ImageArchive { reference, image_ids } = &image.blob.kind;
+            let BlobKind::ImageArchive { reference, image_ids } = &image.blob.kind else {
+                panic!("an image archive");
+            };
             let step = Step::LoadImage {
                 blob: image.blob.digest.clone(),
                 size: image.blob.size,

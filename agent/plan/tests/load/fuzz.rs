@@ -209,22 +209,36 @@ fn a_value_cannot_grow_without_end() {
 
 #[test]
 fn triage() {
-    let Ok(folder) = std::env::var("TRIAGE") else { return };
+    let Ok(folder) = std::env::var("TRIAGE") else {
+        return;
+    };
     let mut kinds = std::collections::BTreeMap::<String, (usize, String)>::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if !path.is_file() { continue }
+        if !path.is_file() {
+            continue;
+        }
         let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
         let (inputs, disk) = promise::project(&text);
-        if let Err(panic) = std::panic::catch_unwind(|| { let _ = promise::hold(&inputs, &disk); }) {
-            let m = panic.downcast_ref::<String>().cloned().or(panic.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default();
+        if let Err(panic) = std::panic::catch_unwind(|| {
+            let _ = promise::hold(&inputs, &disk);
+        }) {
+            let m = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or(panic.downcast_ref::<&str>().map(|s| s.to_string()))
+                .unwrap_or_default();
             let key: String = m.split(['\n', '"']).next().unwrap().to_owned();
             let e = kinds.entry(key).or_insert((0, text.clone()));
             e.0 += 1;
-            if text.len() <= e.1.len() { e.1 = format!("{}\n>>> {}", text, m.chars().take(1500).collect::<String>()); }
+            if text.len() <= e.1.len() {
+                e.1 = format!("{}\n>>> {}", text, m.chars().take(1500).collect::<String>());
+            }
         }
     }
     let mut kinds: Vec<_> = kinds.into_values().collect();
     kinds.sort();
-    for (n, t) in kinds.iter().rev() { println!("=== {n}\n{t}"); }
+    for (n, t) in kinds.iter().rev() {
+        println!("=== {n}\n{t}");
+    }
 }

@@ -47,11 +47,15 @@ pub(crate) fn project(text: &str) -> (Inputs, Disk) {
     let mut add = |name: &str, text: &str| match name {
         "environment" => {
             let pairs = text.lines().filter_map(|line| line.split_once('='));
-            inputs.environment.extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            inputs
+                .environment
+                .extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
         }
         "profiles" => inputs.profiles = text.split_whitespace().map(str::to_owned).collect(),
         name => {
-            if (name.starts_with("compose") || name.starts_with("over")) && !inputs.files.contains(&name.into()) {
+            if (name.starts_with("compose") || name.starts_with("over"))
+                && !inputs.files.contains(&name.into())
+            {
                 inputs.files.push(name.into());
             }
             disk.0.insert(format!("{FOLDER}/{name}"), text.to_owned());
@@ -76,7 +80,10 @@ pub(crate) fn project(text: &str) -> (Inputs, Disk) {
 
 /// Others are lines like any, lest the fuzzer tries names for want of something better.
 fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b))
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b))
 }
 
 /// Loads, normalises, plans, writes, and loads again. Panics where a promise is broken.
@@ -100,8 +107,17 @@ fn one_line_with_a_place(error: &LoadError, disk: &Disk) {
     assert!(!text.contains(char::is_control), "more than a line: {text:?}");
     assert!(!error.problem.is_empty(), "no reason: {error:?}");
     let Some(position) = &error.position else {
-        let without = ["cannot be read", "says nothing", "project name", "project has no name", "there is no compose.yaml"];
-        assert!(without.iter().any(|known| error.problem.contains(known)), "no place: {text:?}");
+        let without = [
+            "cannot be read",
+            "says nothing",
+            "project name",
+            "project has no name",
+            "there is no compose.yaml",
+        ];
+        assert!(
+            without.iter().any(|known| error.problem.contains(known)),
+            "no place: {text:?}"
+        );
         return;
     };
     let file = position.file.trim_start_matches("/srv/app/");
@@ -121,12 +137,21 @@ fn plans_and_comes_back(loaded: &Loaded, inputs: &Inputs) {
         Ok(desired) => {
             let observed = Observed::default();
             drop(planner::plan(&desired, &observed, &Policy::built_in()));
-            drop(planner::refresh(&desired, Refresh { build: true, pull: true }));
+            drop(planner::refresh(
+                &desired,
+                Refresh {
+                    build: true,
+                    pull: true,
+                },
+            ));
         }
         Err(errors) => {
             for error in errors {
                 let path = &error.problem.path;
-                assert!(loaded.positions.find(path).is_some(), "no place for {path:?}: {error}");
+                assert!(
+                    loaded.positions.find(path).is_some(),
+                    "no place for {path:?}: {error}"
+                );
                 assert!(!error.to_string().contains('\n'), "more than a line: {error}");
             }
         }
@@ -134,7 +159,9 @@ fn plans_and_comes_back(loaded: &Loaded, inputs: &Inputs) {
     // What an included file's own variables say of a secret is not printed, and lost.
     let secrets = loaded.document["secrets"].as_object().into_iter().flatten();
     let lost = |secret: &serde_json::Value| {
-        let outside = secret["environment"].as_str().map(|name| inputs.environment.get(name).map(String::as_str));
+        let outside = secret["environment"]
+            .as_str()
+            .map(|name| inputs.environment.get(name).map(String::as_str));
         outside.is_some_and(|outside| outside != secret["content"].as_str())
     };
     if secrets.map(|(_, secret)| secret).any(lost) {
@@ -149,7 +176,10 @@ fn plans_and_comes_back(loaded: &Loaded, inputs: &Inputs) {
         };
         let disk = Disk([(format!("{FOLDER}/compose.yaml"), text.clone())].into());
         match load(&again, &disk) {
-            Ok(again) => assert_eq!(again.document, loaded.document, "what `config` prints is another project:\n{text}"),
+            Ok(again) => assert_eq!(
+                again.document, loaded.document,
+                "what `config` prints is another project:\n{text}"
+            ),
             Err(errors) => panic!("what `config` prints does not load: {errors:#?}\n{text}"),
         }
     }

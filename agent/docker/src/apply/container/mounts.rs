@@ -48,9 +48,9 @@ pub(super) fn impossible(mount: &Mount) -> Option<&'static str> {
             labels,
             selinux: Some(_),
             ..
-        } if name.is_none() || subpath.is_some() || !labels.is_empty() => {
-            Some("the engine takes an SELinux label of a volume only with a name, and with neither subpath nor labels")
-        }
+        } if name.is_none() || subpath.is_some() || !labels.is_empty() => Some(
+            "the engine takes an SELinux label of a volume only with a name, and with neither subpath nor labels",
+        ),
         _ => None,
     }
 }
@@ -98,7 +98,9 @@ fn as_bind(mount: &Mount) -> Option<String> {
         _ => return None,
     };
     let access = if mount.read_only { "ro" } else { "rw" };
-    let options: Vec<&str> = std::iter::once(access).chain(more.into_iter().flatten()).collect();
+    let options: Vec<&str> = std::iter::once(access)
+        .chain(more.into_iter().flatten())
+        .collect();
     Some(format!("{source}:{}:{}", mount.target, options.join(",")))
 }
 

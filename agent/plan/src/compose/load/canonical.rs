@@ -126,7 +126,9 @@ fn build(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
 
 fn deploy(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
     rules(tree, trail, sink, &[("labels", labels)]);
-    let reservations = tree.get_mut("resources").and_then(|tree| tree.get_mut("reservations"));
+    let reservations = tree
+        .get_mut("resources")
+        .and_then(|tree| tree.get_mut("reservations"));
     if let Some(devices) = reservations.and_then(|tree| tree.get_mut("devices")) {
         let (resources, reservations) = (trail.key("resources"), "reservations");
         let trail = resources.key(reservations);

@@ -349,7 +349,11 @@ fn cycle(document: &Tree) -> Option<Vec<String>> {
             waited_for.entry(to).or_default().push(name);
         }
     }
-    let mut free: Vec<&str> = waiting.iter().filter(|(_, count)| **count == 0).map(|(name, _)| *name).collect();
+    let mut free: Vec<&str> = waiting
+        .iter()
+        .filter(|(_, count)| **count == 0)
+        .map(|(name, _)| *name)
+        .collect();
     let mut left: BTreeSet<&str> = edges.keys().copied().collect();
     while let Some(name) = free.pop() {
         left.remove(name);

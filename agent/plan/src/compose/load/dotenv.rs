@@ -312,10 +312,21 @@ mod tests {
     fn the_raw_format_takes_values_as_they_stand() {
         let mut values = BTreeMap::new();
         let lookup = |name: &str| (name == "HOST").then(|| "outside".to_owned());
-        read_raw("# c\nA='b' # $c\nHOST\nNONE\n", &mut values, &lookup, &mut Budget::default()).unwrap();
+        read_raw(
+            "# c\nA='b' # $c\nHOST\nNONE\n",
+            &mut values,
+            &lookup,
+            &mut Budget::default(),
+        )
+        .unwrap();
         assert_eq!(values["A"], "'b' # $c");
         assert_eq!(values["HOST"], "outside");
         assert_eq!(values.len(), 2);
-        assert_eq!(read_raw("A=1\nb c=d", &mut values, &lookup, &mut Budget::default()).unwrap_err().line, 2);
+        assert_eq!(
+            read_raw("A=1\nb c=d", &mut values, &lookup, &mut Budget::default())
+                .unwrap_err()
+                .line,
+            2
+        );
     }
 }

@@ -108,12 +108,7 @@ impl<'a> Loader<'a> {
 
     /// Variables, then long forms.
     pub(super) fn prepare(&mut self, document: &mut Tree, context: &Context) {
-        interpolate::tree(
-            document,
-            &Trail::Root,
-            &context.environment,
-            &mut self.sink,
-        );
+        interpolate::tree(document, &Trail::Root, &context.environment, &mut self.sink);
         canonical::document(document, &mut self.sink);
         if document
             .as_map_mut()

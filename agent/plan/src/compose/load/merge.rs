@@ -84,8 +84,12 @@ fn merge(under: &mut Tree, over: Tree, trail: &Trail<'_>, path: &mut Vec<String>
         (Kind::List(list), Kind::List(over)) => {
             // `extra_hosts` and the like: what is there already is not said twice.
             if matches!(path.last().map(String::as_str), Some("extra_hosts")) {
-                let known: BTreeSet<String> = list.iter().filter_map(Tree::as_text).map(str::to_owned).collect();
-                list.extend(over.into_iter().filter(|item| item.as_text().is_none_or(|text| !known.contains(text))));
+                let known: BTreeSet<String> =
+                    list.iter().filter_map(Tree::as_text).map(str::to_owned).collect();
+                list.extend(
+                    over.into_iter()
+                        .filter(|item| item.as_text().is_none_or(|text| !known.contains(text))),
+                );
             } else {
                 list.extend(over);
             }

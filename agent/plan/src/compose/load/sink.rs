@@ -118,7 +118,10 @@ impl Sink {
 pub(super) fn one_line(mut text: String) -> String {
     if text.len() > MAX_TEXT {
         // What is wrong stands behind what it is about.
-        let (head, tail) = (text.floor_char_boundary(MAX_TEXT / 2), text.ceil_char_boundary(text.len() - MAX_TEXT / 2));
+        let (head, tail) = (
+            text.floor_char_boundary(MAX_TEXT / 2),
+            text.ceil_char_boundary(text.len() - MAX_TEXT / 2),
+        );
         text.replace_range(head..tail, "…");
     }
     match text.contains(char::is_control) {

@@ -34,7 +34,8 @@ enum Form {
 }
 
 use Form::{
-    Bool, Bytes, Command, Count, Duration, Float, Int, List, Mode, Named, Options, Test, Text, Texts, Ulimits, Word,
+    Bool, Bytes, Command, Count, Duration, Float, Int, List, Mode, Named, Options, Test, Text, Texts,
+    Ulimits, Word,
 };
 
 const FILE_REFERENCE: &[(&str, Form)] = &[
@@ -370,13 +371,15 @@ fn apply(tree: &mut Tree, trail: &Trail<'_>, form: Form, sink: &mut Sink) {
             }
             _ => "text or a list of texts",
         },
-        Bool | Int | Float | Text | Word | Bytes | Count | Duration | Mode => match scalar(&tree.kind, form) {
-            Ok(kind) => {
-                tree.kind = kind;
-                return;
+        Bool | Int | Float | Text | Word | Bytes | Count | Duration | Mode => {
+            match scalar(&tree.kind, form) {
+                Ok(kind) => {
+                    tree.kind = kind;
+                    return;
+                }
+                Err(wanted) => wanted,
             }
-            Err(wanted) => wanted,
-        },
+        }
     };
     let given = match tree.as_text() {
         Some(text) => format!("{text:?}"),
