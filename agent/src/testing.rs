@@ -266,7 +266,7 @@ impl Machine for SimMachine {
         Ok((Arc::new(observed), "sim".to_owned()))
     }
 
-    async fn apply(&self, step: &Step) -> Result<(), EngineError> {
+    async fn apply(&self, step: &Step, _: impl Send) -> Result<(), EngineError> {
         if self.applied.fetch_add(1, Ordering::SeqCst) >= self.hang_at.load(Ordering::SeqCst) {
             self.hung.notify_one();
             std::future::pending::<()>().await;

@@ -25,8 +25,8 @@ const STEADY: std::time::Duration = std::time::Duration::from_secs(10);
 pub(crate) trait Machine: Send + Sync + 'static {
     /// What there is, and the engine's version.
     fn observe(&self) -> impl Future<Output = Result<(Arc<Observed>, String), EngineError>> + Send;
-    /// One step.
-    fn apply(&self, step: &Step) -> impl Future<Output = Result<(), EngineError>> + Send;
+    /// One step. `turn` is dropped once it only waits.
+    fn apply(&self, step: &Step, turn: impl Send) -> impl Future<Output = Result<(), EngineError>> + Send;
     /// The disk that the engine keeps images on, where that can be seen.
     fn disk(&self) -> impl Future<Output = Option<Disk>> + Send;
     /// From now on, steps may name these blobs.
@@ -147,9 +147,9 @@ impl Machine for DockerMachine {
         }
     }
 
-    async fn apply(&self, step: &Step) -> Result<(), EngineError> {
+    async fn apply(&self, step: &Step, turn: impl Send) -> Result<(), EngineError> {
         let (observer, _) = self.observer().await?;
-        let result = observer.engine().apply(step, &*self.blobs).await;
+        let result = observer.engine().apply_in_turn(step, &*self.blobs, turn).await;
         // A step that failed may have changed something as well.
         observer.touched(step);
         result

@@ -85,33 +85,27 @@ fn find_out() -> Found {
 fn try_all() -> Found {
     let mut lacks = BTreeSet::new();
     // Any Ethernet will do to sit on. Without one, loopback, on which the drivers refuse to sit once they are there.
-    let ground = links::create_pair("ground", "other")
-        .and_then(|()| links::index("ground"))
-        .or_else(|_| links::index("lo"));
+    // One carries one of the kinds, so each has its own.
+    let paired = links::create_pair("ground", "other").is_ok();
+    let grounds = if paired { ["ground", "other"] } else { ["lo"; 2] };
     let closes = try_to_close();
     if closes == Err(Unclosable) {
         lacks.insert(KernelFeature::Nftables);
     }
-    let closes = closes.ok().flatten();
-    let Ok(ground) = ground else {
-        return Found { lacks, closes };
-    };
-    for (feature, kind) in [
-        (KernelFeature::Macvlan, InfoKind::MacVlan),
-        (KernelFeature::Ipvlan, InfoKind::IpVlan),
-    ] {
-        let made = links::create_on("try", kind, ground);
+    let kinds = [
+        (KernelFeature::Macvlan, InfoKind::MacVlan, "try-macvlan"),
+        (KernelFeature::Ipvlan, InfoKind::IpVlan, "try-ipvlan"),
+    ];
+    for ((feature, kind, name), ground) in kinds.into_iter().zip(grounds) {
+        let made = links::index(ground).and_then(|ground| links::create_on(name, kind, ground));
         if made == Err(Errno::EOPNOTSUPP) {
             lacks.insert(feature);
         }
-        // The ground carries one of the kinds at a time.
-        if let (Ok(()), Ok(index)) = (made, links::index("try"))
-            && let Err(error) = links::remove(index)
-        {
-            tracing::debug!(%error, "the link that was tried stays until its namespace goes");
-        }
     }
-    Found { lacks, closes }
+    Found {
+        lacks,
+        closes: closes.ok().flatten(),
+    }
 }
 
 /// The kernel has no filter that serves.
