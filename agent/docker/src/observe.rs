@@ -93,11 +93,7 @@ impl Engine {
             .filter_map(|container| container.id);
         let seen = self.inspect_all(listed.collect()).await?;
         let owners = seen::owners(&seen);
-        let closing = self.closing;
-        let read = move || {
-            let way = closing.way();
-            namespace::in_each_of(&owners, || lock::counters(way))
-        };
+        let read = move || namespace::in_each_of(&owners, lock::counters);
         let read = tokio::task::spawn_blocking(read).await.unwrap_or_default();
         let counters = |(id, counters): (String, Result<Option<EgressCounters>, _>)| {
             Some((seen.get(&id)?.name()?.to_owned(), counters.ok()??))
@@ -188,7 +184,7 @@ impl Engine {
             }
         }
         all.extend(self.inspect_all(ids).await?);
-        self.read_locks(&mut all).await;
+        read_locks(&mut all).await;
         let containers = to_containers(&all);
         self.remember(host, &containers);
         Ok(containers)
@@ -209,25 +205,6 @@ impl Engine {
             .try_filter_map(|found| async move { Ok(found) })
             .try_collect()
             .await
-    }
-
-    /// Fills in what the namespaces of running containers are closed with.
-    async fn read_locks(&self, all: &mut HashMap<String, Seen>) {
-        let owners = seen::owners(all);
-        if owners.is_empty() {
-            return;
-        }
-        let closing = self.closing;
-        let read = move || {
-            let way = closing.way();
-            namespace::in_each_of(&owners, || lock::rules(way))
-        };
-        let read = tokio::task::spawn_blocking(read).await.unwrap_or_default();
-        for (id, rules) in read {
-            if let Some(seen) = all.get_mut(&id) {
-                seen.closed_with(rules.ok().flatten());
-            }
-        }
     }
 
     fn remember(&self, host: HostId, containers: &[ObservedContainer]) {
@@ -257,6 +234,21 @@ fn to_foreign(network: &bollard::models::Network) -> Option<ForeignNetwork> {
         driver,
         parent,
     })
+}
+
+/// Fills in what the namespaces of running containers are closed with.
+async fn read_locks(all: &mut HashMap<String, Seen>) {
+    let owners = seen::owners(all);
+    if owners.is_empty() {
+        return;
+    }
+    let read = move || namespace::in_each_of(&owners, lock::rules);
+    let read = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+    for (id, rules) in read {
+        if let Some(seen) = all.get_mut(&id) {
+            seen.closed_with(rules.ok().flatten());
+        }
+    }
 }
 
 /// Trying takes a thread of its own, and some milliseconds when it is not known yet.

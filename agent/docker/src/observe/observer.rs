@@ -22,7 +22,7 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::seen::{Seen, to_containers};
-use super::{interfaces, lacks};
+use super::{interfaces, lacks, read_locks};
 use crate::{Engine, EngineError};
 
 /// How long a stream of events has to be open before it counts. The engine does not say when it begins to listen.
@@ -259,7 +259,7 @@ impl Observer {
                 .await?;
             // Of a network namespace nobody tells when its rules change: these are read with the lists, and with every
             // container that is new or was started again.
-            self.engine.read_locks(&mut found).await;
+            read_locks(&mut found).await;
             let others = known.iter().filter(|(id, _)| !suspects.contains(*id));
             found.extend(others.map(|(id, seen)| (id.clone(), seen.clone())));
             Ok(Some(found))
@@ -313,7 +313,7 @@ impl Observer {
             }
         }
         all.extend(self.engine.inspect_all(ids).await?);
-        self.engine.read_locks(&mut all).await;
+        read_locks(&mut all).await;
         Ok(all)
     }
 }

@@ -49,15 +49,17 @@ fn main() -> Result<()> {
         report.print(size);
     }
     let mut tables = report.to_markdown();
-    for deckies in numbers("KNOWN", &[250])?.into_iter().filter(|deckies| *deckies > 0) {
+    for deckies in numbers("KNOWN", &[250])?
+        .into_iter()
+        .filter(|deckies| *deckies > 0)
+    {
         println!("\n{deckies} deckies that an agent knows");
         let known = Known::measure(deckies)?.to_markdown();
         print!("{known}");
         tables.push_str(&format!("\n{known}"));
     }
     if let Some(path) = std::env::var_os("BENCH_OUT").filter(|path| !path.is_empty()) {
-        std::fs::write(&path, tables)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(&path, tables).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }
