@@ -196,13 +196,15 @@ impl Agent {
         let host = self.identity.host;
 
         let transfers = Arc::new(Transfers::default());
-        let blobs = Blobs::new(self.config.blobs_dir(), link()?, Arc::clone(&transfers));
-        let machine = Arc::new(DockerMachine::new(
-            self.config.docker_socket.clone(),
-            host,
-            Arc::new(blobs),
+        let blobs = Arc::new(Blobs::new(
+            self.config.blobs_dir(),
+            link()?,
             Arc::clone(&transfers),
         ));
+        let relist = self.config.relist;
+        let socket = self.config.docker_socket.clone();
+        let machine = DockerMachine::new(socket, host, blobs, Arc::clone(&transfers), relist);
+        let machine = Arc::new(machine);
         let listener = control::listen(&self.config.socket_path()).map_err(RunError::Control)?;
         let control = Control {
             identity: Arc::clone(&self.identity),
@@ -238,6 +240,7 @@ impl Agent {
             engine_backoff: Backoff::for_the_engine(seeded_by_the_system()),
             retries,
             idle_round: Arc::clone(&idle_round),
+            relist,
         };
         let audience = Audience {
             fleet: self.identity.fleet,

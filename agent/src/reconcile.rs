@@ -49,7 +49,7 @@ use pace::{Pace, Part};
 use tries::add_blocked;
 pub(crate) use tries::{Retries, quarantined};
 
-/// A look at the engine at least this often, whatever the signals say.
+/// A round at least this often.
 const TIMER: Duration = Duration::from_secs(60);
 
 /// An operation that ran when the agent was last killed succeeds only after its containers were seen to stay
@@ -68,6 +68,8 @@ pub(crate) struct Reconciler<M> {
     pub(crate) retries: Arc<Retries>,
     /// Microseconds that the newest round took that found nothing to do; 0 before the first.
     pub(crate) idle_round: Arc<AtomicU64>,
+    /// A look at the engine at least this often, whatever the signals say.
+    pub(crate) relist: Duration,
 }
 
 /// When the next round is due.
@@ -166,7 +168,7 @@ impl<M: Machine> Reconciler<M> {
                     return Ok(());
                 },
                 () = self.wake.notified() => {}
-                () = tokio::time::sleep(pause.min(TIMER)) => {}
+                () = tokio::time::sleep(pause.min(self.relist)) => {}
             }
         }
     }

@@ -153,6 +153,8 @@ pub(crate) fn network() -> Network {
         parent: Some("eth0".parse().unwrap()),
         subnet: "10.9.0.0/24".parse().unwrap(),
         gateway: None,
+        subnet6: None,
+        gateway6: None,
         host_address: None,
         mode: None,
     }
@@ -268,7 +270,7 @@ impl Machine for SimMachine {
         Ok((Arc::new(observed), "sim".to_owned()))
     }
 
-    async fn apply(&self, step: &Step) -> Result<(), EngineError> {
+    async fn apply(&self, step: &Step, _: impl Send) -> Result<(), EngineError> {
         if self.applied.fetch_add(1, Ordering::SeqCst) >= self.hang_at.load(Ordering::SeqCst) {
             self.hung.notify_one();
             std::future::pending::<()>().await;

@@ -1,7 +1,7 @@
 //! What can go wrong between us, the engine and the kernel.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use decnet_wire::ids::{InterfaceName, MacAddress};
 
@@ -105,7 +105,7 @@ pub enum EngineError {
     )]
     AddressTaken {
         container: String,
-        address: Ipv4Addr,
+        address: IpAddr,
         parent: InterfaceName,
         mac: MacAddress,
     },

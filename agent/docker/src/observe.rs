@@ -47,12 +47,15 @@ impl Engine {
     /// # Errors
     /// The engine does not answer, or the interfaces cannot be listed.
     pub async fn observe(&self, host: HostId) -> Result<Observed, EngineError> {
-        self.look(host, How::Inspect).await
+        let (mut observed, lacks) = tokio::try_join!(self.look(host, How::Inspect), lacks())?;
+        observed.lacks = lacks;
+        Ok(observed)
     }
 
     /// The same, quicker, for whoever looks once and remembers nothing: a container of a project that stands alone
-    /// which runs, in a network namespace that can be seen from here, is taken as the list has it. The list does not tell how often the engine has
-    /// restarted a container, so that [`ObservedContainer::restarts`] is 0 for these.
+    /// which runs, in a network namespace that can be seen from here, is taken as the list has it. The list does not
+    /// tell how often the engine has restarted a container, so that [`ObservedContainer::restarts`] is 0 for these.
+    /// What the kernel lacks is left out: [`crate::host::lacks`] tells it to whoever has something to do.
     ///
     /// # Errors
     /// As of [`Self::observe`].
@@ -61,12 +64,11 @@ impl Engine {
     }
 
     async fn look(&self, host: HostId, how: How) -> Result<Observed, EngineError> {
-        let (images, (networks, foreign_networks), containers, volumes, lacks) = tokio::try_join!(
+        let (images, (networks, foreign_networks), containers, volumes) = tokio::try_join!(
             self.images(),
             self.networks(host),
             self.containers(host, how),
-            self.volumes(host),
-            lacks()
+            self.volumes(host)
         )?;
         Ok(Observed {
             images,
@@ -75,7 +77,7 @@ impl Engine {
             volumes,
             interfaces: interfaces::list()?,
             foreign_networks,
-            lacks,
+            lacks: Vec::new(),
         })
     }
 
@@ -91,7 +93,11 @@ impl Engine {
             .filter_map(|container| container.id);
         let seen = self.inspect_all(listed.collect()).await?;
         let owners = seen::owners(&seen);
-        let read = move || namespace::in_each_of(&owners, lock::counters);
+        let closing = self.closing;
+        let read = move || {
+            let way = closing.way();
+            namespace::in_each_of(&owners, || lock::counters(way))
+        };
         let read = tokio::task::spawn_blocking(read).await.unwrap_or_default();
         let counters = |(id, counters): (String, Result<Option<EgressCounters>, _>)| {
             Some((seen.get(&id)?.name()?.to_owned(), counters.ok()??))
@@ -182,7 +188,7 @@ impl Engine {
             }
         }
         all.extend(self.inspect_all(ids).await?);
-        read_locks(&mut all).await;
+        self.read_locks(&mut all).await;
         let containers = to_containers(&all);
         self.remember(host, &containers);
         Ok(containers)
@@ -203,6 +209,25 @@ impl Engine {
             .try_filter_map(|found| async move { Ok(found) })
             .try_collect()
             .await
+    }
+
+    /// Fills in what the namespaces of running containers are closed with.
+    async fn read_locks(&self, all: &mut HashMap<String, Seen>) {
+        let owners = seen::owners(all);
+        if owners.is_empty() {
+            return;
+        }
+        let closing = self.closing;
+        let read = move || {
+            let way = closing.way();
+            namespace::in_each_of(&owners, || lock::rules(way))
+        };
+        let read = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        for (id, rules) in read {
+            if let Some(seen) = all.get_mut(&id) {
+                seen.closed_with(rules.ok().flatten());
+            }
+        }
     }
 
     fn remember(&self, host: HostId, containers: &[ObservedContainer]) {
@@ -232,21 +257,6 @@ fn to_foreign(network: &bollard::models::Network) -> Option<ForeignNetwork> {
         driver,
         parent,
     })
-}
-
-/// Fills in what the namespaces of running containers are closed with.
-async fn read_locks(all: &mut HashMap<String, Seen>) {
-    let owners = seen::owners(all);
-    if owners.is_empty() {
-        return;
-    }
-    let read = move || namespace::in_each_of(&owners, lock::rules);
-    let read = tokio::task::spawn_blocking(read).await.unwrap_or_default();
-    for (id, rules) in read {
-        if let Some(seen) = all.get_mut(&id) {
-            seen.closed_with(rules.ok().flatten());
-        }
-    }
 }
 
 /// Trying takes a thread of its own, and some milliseconds when it is not known yet.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use decnet_wire::bundle::{Blob, Network, NetworkMode as LinkMode};
+use decnet_wire::bundle::{Blob, Network};
 use decnet_wire::ids::{Digest, HostId, StackName};
 use serde_json::Value;
 
@@ -36,8 +36,6 @@ pub struct Desired {
     /// One Compose project on its own, not a bundle.
     alone: bool,
     networks: BTreeMap<String, NetworkSpec>,
-    /// The modes of networks, by their name on the engine.
-    modes: BTreeMap<String, LinkMode>,
     /// The host's own, by the network.
     host_addresses: BTreeMap<String, Ipv4Addr>,
     volumes: BTreeMap<String, VolumeSpec>,
@@ -68,14 +66,6 @@ pub(crate) struct DesiredService {
     pub(crate) refers: BTreeSet<String>,
     /// What the namespace that it owns is closed but for; none when it is left open or not its own.
     pub(crate) egress: Option<Egress>,
-}
-
-/// Which network namespaces are closed against calls outwards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Closed {
-    All,
-    /// Those of services that have something to say about it.
-    Declared,
 }
 
 /// One thing wrong with what a bundle asks for.
@@ -124,32 +114,7 @@ impl Desired {
         blobs: &[Blob],
         stacks: impl Iterator<Item = (&'a StackName, &'a Value)>,
     ) -> Result<Self, Vec<DocumentError>> {
-        Self::build(host, networks, blobs, stacks, Closed::All)
-    }
-
-    /// The same for documents that are no deckies: only namespaces of services with an `x-decnet` extension are
-    /// closed, and the rest is as Compose has it.
-    ///
-    /// # Errors
-    /// As for [`Desired::new`].
-    pub fn open<'a>(
-        host: HostId,
-        networks: &[Network],
-        blobs: &[Blob],
-        stacks: impl Iterator<Item = (&'a StackName, &'a Value)>,
-    ) -> Result<Self, Vec<DocumentError>> {
-        Self::build(host, networks, blobs, stacks, Closed::Declared)
-    }
-
-    fn build<'a>(
-        host: HostId,
-        networks: &[Network],
-        blobs: &[Blob],
-        stacks: impl Iterator<Item = (&'a StackName, &'a Value)>,
-        closed: Closed,
-    ) -> Result<Self, Vec<DocumentError>> {
         let mut errors = Vec::new();
-        let modes = host_links::modes(networks);
         let host_addresses = host_links::addresses(networks, &mut errors);
         let networks = networks::of_bundle(host, networks, &mut errors);
         let blobs = image::blobs(blobs, &mut errors);
@@ -168,7 +133,6 @@ impl Desired {
             host,
             alone: false,
             networks,
-            modes,
             host_addresses,
             volumes: BTreeMap::new(),
             stacks: BTreeMap::new(),
@@ -179,7 +143,6 @@ impl Desired {
                     let context = normalise::Context {
                         host,
                         stack: name,
-                        closed,
                         kind: normalise::Kind::Bundle {
                             networks: &desired.networks,
                             blobs: &blobs,
@@ -216,7 +179,6 @@ impl Desired {
         let context = normalise::Context {
             host,
             stack: name,
-            closed: Closed::Declared,
             kind: normalise::Kind::Project,
         };
         let all = context.normalise(&project, &mut errors);
@@ -224,7 +186,6 @@ impl Desired {
             host,
             alone: true,
             networks: BTreeMap::new(),
-            modes: BTreeMap::new(),
             host_addresses: BTreeMap::new(),
             volumes: BTreeMap::new(),
             stacks: BTreeMap::new(),
@@ -241,7 +202,6 @@ impl Desired {
             host,
             alone: true,
             networks: BTreeMap::new(),
-            modes: BTreeMap::new(),
             host_addresses: BTreeMap::new(),
             volumes: BTreeMap::new(),
             stacks: BTreeMap::from([(name.clone(), DesiredStack::default())]),
@@ -273,11 +233,6 @@ impl Desired {
     #[must_use]
     pub fn host(&self) -> HostId {
         self.host
-    }
-
-    /// Whether the LAN reaches the network's subnet by a route and not by asking for its addresses.
-    pub(crate) fn is_routed(&self, network: &str) -> bool {
-        matches!(self.modes.get(network), Some(LinkMode::L3 | LinkMode::L3s))
     }
 
     /// Every network, by its name on the engine.

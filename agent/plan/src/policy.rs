@@ -445,6 +445,7 @@ impl Policy {
                     nocopy: _,
                     subpath: _,
                     labels: _,
+                    selinux: _,
                 } => check.gate_as(true, "volumes", "volumes"),
                 MountKind::Image { image: _, subpath: _ } => {
                     check.gate_as(true, "volumes", "volumes of type image");

@@ -4,7 +4,7 @@
 //! For tests only.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use decnet_wire::ids::{Digest, HostId, MacAddress, StackName};
 use decnet_wire::observed::{
@@ -15,6 +15,7 @@ use decnet_wire::observed::{
 use ipnet::Ipv4Net;
 
 use crate::labels;
+use crate::planner::tuning;
 use crate::step::{ContainerSpec, MountKind, Namespace, NetworkMode, NetworkSpec, Step, VolumeSpec};
 
 /// The engine. Its objects are open to tests, which disturb them as they like.
@@ -29,7 +30,7 @@ pub struct Engine {
     pub foreign_networks: Vec<ForeignNetwork>,
     pub lacks: Vec<KernelFeature>,
     /// Machines on the LAN that are not ours.
-    pub strangers: BTreeMap<Ipv4Addr, MacAddress>,
+    pub strangers: BTreeMap<IpAddr, MacAddress>,
     /// Whether a container that joins a namespace which is open is refused.
     pub strict_about_egress: bool,
     /// Containers whose process ends at once, with this exit code; by the name that they are to have.
@@ -138,6 +139,7 @@ impl Engine {
                     network: endpoint.network.clone(),
                     network_id: container.networks.get(&endpoint.network).cloned(),
                     address: endpoint.address,
+                    address6: endpoint.address6,
                     mac: endpoint.mac,
                 })
                 .collect(),
@@ -167,6 +169,7 @@ impl Engine {
                 .map(|(_, rules)| rules.clone()),
             expose: container.spec.expose.clone(),
             attachments,
+            tuning: Some(tuning::of_spec(&container.spec)),
         })
     }
 

@@ -66,6 +66,7 @@ impl Lab {
             engine_backoff: Backoff::for_the_engine(SmallRng::seed_from_u64(1)),
             retries: Arc::clone(&retries),
             idle_round: Arc::default(),
+            relist: TIMER,
         };
         let task = tokio::spawn(reconciler.run());
         Loop {

@@ -128,6 +128,8 @@ impl Lab {
             parent: Some(link.parse().unwrap()),
             subnet: subnet(),
             gateway: None,
+            subnet6: None,
+            gateway6: None,
             host_address: None,
             mode: None,
         }

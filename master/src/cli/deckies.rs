@@ -158,6 +158,7 @@ async fn show(name: &DeckyName, client: &Client, console: &mut Console<'_>) -> R
         ("os family", decky.os_family),
         ("services", decky.services.join(", ")),
         ("settings", settings.join("; ")),
+        ("may call", decky.egress.join(", ")),
         ("mutates", decky.mutate_interval),
         ("last mutated", decky.last_mutated.to_string()),
         ("last seen", or_none(decky.seen_at)),

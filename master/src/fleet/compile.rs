@@ -141,6 +141,8 @@ fn network(fleet: &Fleet, host: &HostSlot) -> Result<Network, CompileError> {
         })?),
         subnet: lan.subnet,
         gateway: lan.gateway,
+        subnet6: None,
+        gateway6: None,
         host_address: None,
         // The usual one is left out: agents that know no modes have it as well.
         mode: host
@@ -197,6 +199,9 @@ fn base(decky: &Decky, network: &Network, catalogue: &Catalogue, image: &str) ->
         ("networks".to_owned(), json!({ LAN: attachment })),
         ("sysctls".to_owned(), Value::Object(sysctls)),
     ]);
+    if !decky.egress.is_empty() {
+        base.insert("x-decnet".to_owned(), json!({ "egress": decky.egress }));
+    }
     Ok(Value::Object(base))
 }
 

@@ -296,6 +296,7 @@ pub(crate) fn container(stack: &str, service: &str) -> ObservedContainer {
         warnings: Vec::new(),
         attachments: Vec::new(),
         expose: Vec::new(),
+        tuning: None,
     }
 }
 

@@ -5,7 +5,8 @@
 //!
 //! Guarantees: events are a hint. The lists are read again after every reconnect and whenever the last time is longer
 //! ago than the timer; what they, or the kernel, show to be different is inspected. So an event that was lost is made
-//! up for by then. While no events are heard, every look reads the lists.
+//! up for by then. Limits and restart policies are in no list: with each list of the timer, some containers are inspected
+//! in turn, those first that were longest ago. While no events are heard, every look reads the lists.
 
 use std::collections::{BTreeSet, HashMap};
 use std::pin::pin;
@@ -21,7 +22,7 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::seen::{Seen, to_containers};
-use super::{interfaces, lacks, read_locks};
+use super::{interfaces, lacks};
 use crate::{Engine, EngineError};
 
 /// How long a stream of events has to be open before it counts. The engine does not say when it begins to listen.
@@ -220,6 +221,9 @@ impl Observer {
             .filter(|id| memory.containers.contains_key(*id));
         suspects.extend(attached.cloned());
         let lists = !doubts.hears || !recent || doubts.all || doubts.lists || suspects.len() > FEW;
+        if memory.listed.is_some() && !recent {
+            suspects.extend(memory.oldest(FEW));
+        }
         let begun = Instant::now();
 
         let images = async {
@@ -255,7 +259,7 @@ impl Observer {
                 .await?;
             // Of a network namespace nobody tells when its rules change: these are read with the lists, and with every
             // container that is new or was started again.
-            read_locks(&mut found).await;
+            self.engine.read_locks(&mut found).await;
             let others = known.iter().filter(|(id, _)| !suspects.contains(*id));
             found.extend(others.map(|(id, seen)| (id.clone(), seen.clone())));
             Ok(Some(found))
@@ -309,8 +313,17 @@ impl Observer {
             }
         }
         all.extend(self.engine.inspect_all(ids).await?);
-        read_locks(&mut all).await;
+        self.engine.read_locks(&mut all).await;
         Ok(all)
+    }
+}
+
+impl Memory {
+    /// The containers whose inspection is the longest ago.
+    fn oldest(&self, most: usize) -> impl Iterator<Item = String> {
+        let mut all: Vec<_> = self.containers.iter().map(|(id, seen)| (seen.at(), id)).collect();
+        all.sort_unstable();
+        all.into_iter().take(most).map(|(_, id)| id.clone())
     }
 }
 

@@ -12,6 +12,7 @@ mod failures;
 mod image;
 mod lab;
 mod lifecycle;
+mod networks;
 mod observer;
 mod pull;
 mod steps;

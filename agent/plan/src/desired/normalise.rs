@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use decnet_wire::ids::{HostId, StackName};
 
 use super::image::{self, Blobs, Image};
-use super::{Closed, DesiredService, DesiredStack, DocumentError, hash, networks, storage};
+use super::{DesiredService, DesiredStack, DocumentError, hash, networks, storage};
 use crate::compose::{Condition, Dependency, Egress, NetworkMode, Project, PullPolicy, Service, Share};
 use crate::labels;
 use crate::step::{
@@ -18,7 +18,6 @@ pub(super) struct Context<'a> {
     pub(super) host: HostId,
     pub(super) stack: &'a StackName,
     pub(super) kind: Kind<'a>,
-    pub(super) closed: Closed,
 }
 
 /// Whose document it is.
@@ -159,7 +158,7 @@ impl Context<'_> {
             .chain(joining)
             .filter_map(|service| service.egress.as_ref())
             .collect();
-        if declared.is_empty() && self.closed == Closed::Declared {
+        if declared.is_empty() && matches!(self.kind, Kind::Project) {
             return None;
         }
         let allow = declared

@@ -15,6 +15,8 @@ fn networks() -> Vec<Network> {
         parent: Some("eth0".parse().unwrap()),
         subnet: subnet.parse().unwrap(),
         gateway: None,
+        subnet6: None,
+        gateway6: None,
         host_address: None,
         mode: None,
     };

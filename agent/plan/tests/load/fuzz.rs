@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::Project;
+use super::promise;
 
 /// Pieces that Compose files are made of, damaged or not.
 fn piece() -> impl Strategy<Value = String> {
@@ -120,13 +121,15 @@ proptest! {
     #[test]
     fn nothing_that_looks_like_yaml_panics(pieces in prop::collection::vec(piece(), 0..60)) {
         let text = pieces.concat();
-        let _ = Project::new(&text).over(&text).load();
+        let project = Project::new(&text).over(&text);
+        let _ = promise::hold(&project.inputs, &project.disk);
     }
 
     #[test]
     fn nothing_in_a_service_panics(key in "[a-z_]{1,12}", pieces in prop::collection::vec(piece(), 0..12)) {
         let text = format!("services:\n  web:\n    image: x\n    {key}: {}\n", pieces.concat());
-        let _ = Project::new(&text).load();
+        let project = Project::new(&text);
+        let _ = promise::hold(&project.inputs, &project.disk);
     }
 
     #[test]
@@ -135,16 +138,14 @@ proptest! {
         let path = rows[row % rows.len()].path;
         let base = at(path, VALUES[value]);
         let project = Project::new(&base).over(&at(path, VALUES[over]));
-        if let Err(errors) = project.load() {
-            for error in errors {
-                prop_assert!(!error.to_string().contains('\n'), "{error:?}");
-            }
-        }
+        let _ = promise::hold(&project.inputs, &project.disk);
     }
 
     #[test]
     fn no_env_file_panics(text in "([A-Z=: #'\"\\\\$\\{\\}n0-9\n]|export ){0,40}") {
-        let _ = Project::new("services: {web: {image: x, env_file: a.env}}").file("a.env", &text).file(".env", &text).load();
+        let project = Project::new("services: {web: {image: x, env_file: a.env}}");
+        let project = project.file("a.env", &text).file(".env", &text);
+        let _ = promise::hold(&project.inputs, &project.disk);
     }
 }
 
@@ -204,4 +205,40 @@ fn a_value_cannot_grow_without_end() {
     let project =
         Project::new(&format!("services: {{a: {{image: \"{}\"}}}}", "$A".repeat(1000))).env("A", &word);
     assert!(project.errors().iter().any(|error| error.contains("longer than")));
+}
+
+#[test]
+fn triage() {
+    let Ok(folder) = std::env::var("TRIAGE") else {
+        return;
+    };
+    let mut kinds = std::collections::BTreeMap::<String, (usize, String)>::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.is_file() {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+        let (inputs, disk) = promise::project(&text);
+        if let Err(panic) = std::panic::catch_unwind(|| {
+            let _ = promise::hold(&inputs, &disk);
+        }) {
+            let m = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or(panic.downcast_ref::<&str>().map(|s| s.to_string()))
+                .unwrap_or_default();
+            let key: String = m.split(['\n', '"']).next().unwrap().to_owned();
+            let e = kinds.entry(key).or_insert((0, text.clone()));
+            e.0 += 1;
+            if text.len() <= e.1.len() {
+                e.1 = format!("{}\n>>> {}", text, m.chars().take(1500).collect::<String>());
+            }
+        }
+    }
+    let mut kinds: Vec<_> = kinds.into_values().collect();
+    kinds.sort();
+    for (n, t) in kinds.iter().rev() {
+        println!("=== {n}\n{t}");
+    }
 }

@@ -160,6 +160,8 @@ pub struct DeckyView {
     /// What the operator set, by service. Secret values are masked for everybody.
     #[schema(value_type = Object)]
     pub service_config: BTreeMap<String, serde_json::Value>,
+    /// What it may call, as in `tcp/192.0.2.1:80`; it may always answer.
+    pub egress: Vec<String>,
     /// `inherit` (as the fleet), `disabled`, or minutes as in `30m`.
     #[schema(example = "inherit")]
     pub mutate_interval: String,
@@ -250,6 +252,7 @@ impl DeckyView {
             os_family: decky.os_family.to_string(),
             services: decky.services.iter().map(ToString::to_string).collect(),
             service_config: config.collect(),
+            egress: decky.egress.iter().map(ToString::to_string).collect(),
             mutate_interval: interval_text(decky.interval),
             last_mutated: decky.last_mutated,
             seen_at,
