@@ -94,7 +94,7 @@ impl Transfers {
             done: Some(done),
             total: Some(total),
         };
-        self.change(format!("blob {digest}"), |transfer| {
+        self.change(&format!("blob {digest}"), |transfer| {
             transfer.parts.insert(String::new(), whole);
         });
     }
@@ -116,9 +116,9 @@ impl Transfers {
         }
     }
 
-    fn change(&self, name: String, change: impl FnOnce(&mut Transfer)) {
+    fn change(&self, name: &str, change: impl FnOnce(&mut Transfer)) {
         let mut all = self.lock();
-        let transfer = all.entry(name.clone()).or_insert_with(|| Transfer {
+        let transfer = all.entry(name.to_owned()).or_insert_with(|| Transfer {
             parts: BTreeMap::new(),
             line: None,
             told_at: Instant::now(),
@@ -126,7 +126,7 @@ impl Transfers {
         change(transfer);
         if transfer.told_at.elapsed() >= LOG_EVERY {
             transfer.told_at = Instant::now();
-            tracing::info!("fetching {}", transfer.to_fetching(&name).to_text());
+            tracing::info!("fetching {}", transfer.to_fetching(name).to_text());
         }
     }
 
@@ -157,7 +157,7 @@ impl ProgressSink for Transfers {
                 state,
                 done,
                 total,
-            } => self.change(image, |transfer| {
+            } => self.change(&image, |transfer| {
                 let known = transfer.parts.get(&id).and_then(|part| part.total);
                 // A layer that is complete is told without its size.
                 let total = total.filter(|total| *total > 0).or(known);
@@ -172,7 +172,7 @@ impl ProgressSink for Transfers {
             }),
             Progress::Build { image, line } => {
                 tracing::debug!(image, line, "build");
-                self.change(image, |transfer| transfer.line = Some(line));
+                self.change(&image, |transfer| transfer.line = Some(line));
             }
         }
     }

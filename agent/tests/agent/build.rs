@@ -108,7 +108,10 @@ async fn a_context_that_breaks_off_is_resumed_and_one_with_false_bytes_is_never_
     assert!(retried.status.success(), "{retried:?}");
     master.until_converged(2).await;
     assert_eq!(lab.built().len(), 2);
-    assert!(lab.blobs().contains(&(second.digest.hex().to_owned(), second.size)));
+    assert!(
+        lab.blobs()
+            .contains(&(second.digest.hex().to_owned(), second.size))
+    );
 
     // What nothing names any more is removed.
     master.publish(&master.bundle(3));
