@@ -11,7 +11,6 @@
 //! | `show` | plans and containers as text and JSON |
 //! | `logs` | what containers have written |
 //! | `terminal` | what is told while it happens |
-//! | `yaml` | a document as YAML |
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -31,7 +30,6 @@ mod project;
 mod runner;
 mod show;
 mod terminal;
-mod yaml;
 
 pub(crate) use options::Options;
 
@@ -149,9 +147,9 @@ pub(crate) async fn run(options: Options, socket: &Path) -> Result<Ended, Compos
                     .map(|name| format!("{name}\n"))
                     .collect()
             } else {
-                let document = load::without_secrets(&project.loaded.document);
+                let document = load::printable(&project.loaded.document);
                 match format {
-                    Format::Yaml => yaml::write(&document),
+                    Format::Yaml => load::to_yaml(&document),
                     Format::Json => format!("{document:#}\n"),
                 }
             };
@@ -215,17 +213,16 @@ async fn aim(options: &ProjectOptions, up: &UpOptions, socket: &Path) -> Result<
 }
 
 async fn start(options: &ProjectOptions, up: &UpOptions, socket: &Path) -> Result<Ended, ComposeError> {
-    let aim = aim(options, up, socket).await?;
+    let mut aim = aim(options, up, socket).await?;
+    aim.runner.stop_on_interrupt();
     let refresh = planner::refresh(&aim.desired, aim.refresh);
-    let settled = refresh.steps.is_empty()
-        && Runner::plan(&aim.desired, &aim.observed, &aim.hidden, aim.manner).is_settled();
-    if !settled {
-        aim.runner.stop_on_interrupt();
-        if !refresh.steps.is_empty() {
-            aim.runner.apply_all(&refresh).await?;
-        }
-        aim.runner.settle(&aim.desired, &aim.hidden, aim.manner).await?;
+    if !refresh.steps.is_empty() {
+        aim.runner.apply_all(&refresh).await?;
+        aim.observed = aim.runner.observe().await?;
     }
+    aim.runner
+        .settle(&aim.desired, &aim.hidden, aim.manner, aim.observed)
+        .await?;
     if up.wait {
         aim.runner.wait(&aim.desired, up.wait_timeout).await?;
     }
@@ -241,7 +238,10 @@ async fn preview(
     let aim = aim(options, up, socket).await?;
     let mut plan = planner::refresh(&aim.desired, aim.refresh);
     let first = plan.steps.len();
-    let rest = Runner::plan(&aim.desired, &aim.observed, &aim.hidden, aim.manner);
+    let rest = aim
+        .runner
+        .plan(&aim.desired, &aim.observed, &aim.hidden, aim.manner)
+        .await;
     plan.blocked = rest.blocked;
     plan.steps.extend(rest.steps.into_iter().map(|mut planned| {
         planned.after = planned
@@ -294,7 +294,7 @@ async fn stop(options: &ProjectOptions, down: &DownOptions, socket: &Path) -> Re
         stop_timeout: down.timeout,
         ..Manner::default()
     };
-    runner.settle(&desired, &hidden, manner).await?;
+    runner.settle(&desired, &hidden, manner, observed).await?;
     if down.volumes {
         let observed = runner.observe().await?;
         runner.apply_all(&planner::remove_volumes(&observed)).await?;

@@ -10,7 +10,7 @@
 //! | `arp` | who on a LAN has an address |
 //! | `nd` | the same for IPv6 |
 //! | `frames` | an interface's frames, as they are on the wire |
-//! | `lock` | nftables rules inside a decky's namespace: it answers, it does not call |
+//! | `lock` | filter rules inside a decky's namespace: it answers, it does not call |
 
 pub(crate) mod arp;
 mod frames;
@@ -22,5 +22,5 @@ pub(crate) mod nd;
 mod netlink;
 
 pub use crate::observe::interfaces;
-pub use kernel::lacks;
-pub use lock::EgressCounters;
+pub use kernel::{closes, lacks};
+pub use lock::{EgressCounters, Way};

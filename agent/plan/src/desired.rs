@@ -6,13 +6,13 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use decnet_wire::bundle::{Blob, Network};
-use decnet_wire::ids::{HostId, StackName};
+use decnet_wire::ids::{Digest, HostId, StackName};
 use serde_json::Value;
 
 use crate::compose::{Dependency, Egress, Problem, Project};
 use crate::labels;
 use crate::planner::STAGED;
-use crate::step::{ContainerSpec, MountKind, NetworkSpec, VolumeSpec};
+use crate::step::{BuildSpec, ContainerSpec, MountKind, NetworkSpec, VolumeSpec};
 
 mod addresses;
 mod hash;
@@ -21,6 +21,7 @@ mod image;
 mod leases;
 mod networks;
 mod normalise;
+mod size;
 mod storage;
 
 pub(crate) use hash::canonical;
@@ -106,8 +107,8 @@ impl Desired {
     ///
     /// # Errors
     /// Everything that is wrong with the documents: attributes that are not supported, references to what does not
-    /// exist, dependency cycles, images that are neither a blob of the bundle nor pinned by digest, and names or
-    /// addresses that two containers would share.
+    /// exist, dependency cycles, images that are neither made from a blob of the bundle nor pinned by digest, and names
+    /// or addresses that two containers would share.
     pub fn new<'a>(
         host: HostId,
         networks: &[Network],
@@ -117,7 +118,7 @@ impl Desired {
         let mut errors = Vec::new();
         let host_addresses = host_links::addresses(networks, &mut errors);
         let networks = networks::of_bundle(host, networks, &mut errors);
-        let archives = image::archives(blobs, &mut errors);
+        let blobs = image::blobs(blobs, &mut errors);
 
         let mut documents = BTreeMap::new();
         for (name, document) in stacks {
@@ -140,12 +141,16 @@ impl Desired {
         for (name, document) in documents {
             match Project::parse(document) {
                 Ok(project) => {
+                    if let Err(error) = size::check(name, document, &project) {
+                        errors.push(error);
+                        continue;
+                    }
                     let context = normalise::Context {
                         host,
                         stack: name,
                         kind: normalise::Kind::Bundle {
                             networks: &desired.networks,
-                            archives: &archives,
+                            blobs: &blobs,
                         },
                     };
                     let all = context.normalise(&project, &mut errors);
@@ -175,6 +180,7 @@ impl Desired {
             };
             problems.into_iter().map(of_stack).collect::<Vec<_>>()
         })?;
+        size::check(name, document, &project).map_err(|error| vec![error])?;
         let mut errors = Vec::new();
         let context = normalise::Context {
             host,
@@ -264,6 +270,15 @@ impl Desired {
         self.stacks.get(name)
     }
 
+    /// Every build with its stack and service.
+    pub(crate) fn builds(&self) -> impl Iterator<Item = (&StackName, &str, &BuildSpec)> {
+        self.stacks.iter().flat_map(|(stack, desired)| {
+            let services = desired.services.values();
+            services
+                .filter_map(move |service| Some((stack, service.service.as_str(), service.image.build()?)))
+        })
+    }
+
     /// Stack names and service names may hold hyphens, so two pairs of them can make one container name.
     fn check_names(&self, errors: &mut Vec<DocumentError>) {
         let mut owners: BTreeMap<&str, &StackName> = BTreeMap::new();
@@ -313,6 +328,13 @@ impl DesiredStack {
     pub fn containers(&self) -> impl Iterator<Item = (&str, &ContainerSpec)> {
         let services = self.services.values();
         services.map(|service| (service.service.as_str(), &service.spec))
+    }
+
+    /// The blobs that its images come from.
+    #[must_use]
+    pub fn blobs(&self) -> BTreeSet<&Digest> {
+        let services = self.services.values();
+        services.filter_map(|service| service.image.blob()).collect()
     }
 
     /// Every container with its service and its number within it, from 1.

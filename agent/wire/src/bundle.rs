@@ -310,4 +310,10 @@ pub enum BlobKind {
         /// manifest digest on a containerd store. An image under any other id is not this image.
         image_ids: Vec<Digest>,
     },
+    /// A tar archive, plain or compressed with gzip, bzip2 or xz, that holds what an image is built from. Compose
+    /// documents of this bundle name it as `build.context: blob:sha256:…`.
+    BuildContext {},
 }
+
+/// How the context of a `build` begins that is a blob of the bundle; its digest follows.
+pub const CONTEXT_PREFIX: &str = "blob:";

@@ -52,7 +52,8 @@ pub enum KernelFeature {
     Ipvlan,
     /// Links of kind vlan (IEEE 802.1Q), which the engine makes for a parent such as `eth0.30`.
     Vlan,
-    /// nftables with connection tracking: what closes a namespace against calls outwards.
+    /// What closes a namespace against calls outwards: neither nftables with connection tracking nor, in its place,
+    /// x_tables.
     Nftables,
 }
 

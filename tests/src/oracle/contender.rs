@@ -38,7 +38,15 @@ impl Contender {
         command: &[&str],
     ) -> Result<Finished> {
         let mut process = match self {
-            Self::Compose => program("docker", &["compose", "--ansi=never", "--progress=plain"]),
+            // Odd files make it take all memory there is. In KiB.
+            Self::Compose => program(
+                "bash",
+                &[
+                    "-c",
+                    r#"ulimit -v 4000000 && exec docker compose --ansi=never --progress=plain "$@""#,
+                    "compose",
+                ],
+            ),
             Self::Ours => {
                 let mut process = Command::new(bin("decnet-agent")?);
                 process.arg("compose");
@@ -57,6 +65,22 @@ impl Contender {
         }
         process.envs(environment).envs(&fixture.environment);
         run(&mut process, LIMIT)
+    }
+
+    /// The document that `config` makes of a fixture's copy, without an engine.
+    ///
+    /// # Errors
+    ///
+    /// When it fails, or does not end.
+    pub fn config(
+        self,
+        fixture: &Fixture,
+        folder: &Path,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Value> {
+        let said = self.run(fixture, folder, environment, &["config", "--format", "json"])?;
+        let text = said.ok()?;
+        serde_json::from_str(&text).with_context(|| format!("config said {text:?}"))
     }
 
     /// The label that has the project's name.

@@ -4,7 +4,8 @@
 //! - `arguments`: options before the command, in one line;
 //! - `environment`: variables of the process, one a line.
 //!
-//! Beside the folders lie the tables, with columns between tabs: `edits.tsv` and `differences.tsv`.
+//! Beside the folders lie the tables, with columns between tabs: `edits.tsv`, `differences.tsv` and
+//! `config-differences.tsv`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,6 +40,8 @@ pub struct Fixture {
     /// Pointers into a snapshot (see [`super::snapshot`]) at which the two differ, with the reason. A segment may be
     /// `*`.
     pub differences: BTreeMap<String, String>,
+    /// The same for what `config` prints.
+    pub config_differences: BTreeMap<String, String>,
 }
 
 /// A fixture's files in a place where they may be changed.
@@ -85,14 +88,17 @@ pub fn all() -> Result<Vec<Fixture>> {
             fewer,
         });
     }
-    for [name, pointer, reason] in table(&root.join("differences.tsv"))? {
-        ensure!(!reason.is_empty(), "differences.tsv: {name} {pointer}: no reason");
-        let everywhere = name == "*";
-        for fixture in fixtures
-            .values_mut()
-            .filter(|fixture| everywhere || fixture.name == name)
-        {
-            fixture.differences.insert(pointer.clone(), reason.clone());
+    for file in ["differences.tsv", "config-differences.tsv"] {
+        for [name, pointer, reason] in table(&root.join(file))? {
+            ensure!(!reason.is_empty(), "{file}: {name} {pointer}: no reason");
+            let fixture = fixtures
+                .get_mut(&name)
+                .with_context(|| format!("{file}: there is no fixture {name}"))?;
+            let known = match file {
+                "differences.tsv" => &mut fixture.differences,
+                _ => &mut fixture.config_differences,
+            };
+            known.insert(pointer, reason);
         }
     }
     Ok(fixtures.into_values().collect())
@@ -114,6 +120,7 @@ fn read(name: String, folder: PathBuf) -> Result<Fixture> {
             .collect(),
         edits: Vec::new(),
         differences: BTreeMap::new(),
+        config_differences: BTreeMap::new(),
         name,
         folder,
     })
@@ -171,15 +178,25 @@ impl Fixture {
     /// The reason for which the two may differ at a pointer.
     #[must_use]
     pub fn difference(&self, pointer: &str) -> Option<&str> {
-        let matches = |pattern: &&String| {
-            let (mut pattern, mut pointer) = (pattern.split('/'), pointer.split('/'));
-            pattern
-                .by_ref()
-                .all(|part| pointer.next().is_some_and(|have| part == "*" || part == have))
-        };
-        let known = self.differences.keys().find(matches)?;
-        self.differences.get(known).map(String::as_str)
+        known(&self.differences, pointer).map(|(_, reason)| reason)
     }
+
+    /// The row of `config-differences.tsv` that allows a difference at a pointer: its own pointer.
+    #[must_use]
+    pub fn config_difference(&self, pointer: &str) -> Option<&str> {
+        known(&self.config_differences, pointer).map(|(row, _)| row)
+    }
+}
+
+/// The row whose pointer leads to this one or to what is around it.
+fn known<'a>(rows: &'a BTreeMap<String, String>, pointer: &str) -> Option<(&'a str, &'a str)> {
+    let leads_there = |pattern: &str| {
+        let (pattern, mut pointer) = (pattern.split('/'), pointer.split('/'));
+        let mut parts = pattern.zip(std::iter::from_fn(|| Some(pointer.next())));
+        parts.all(|(part, have)| have.is_some_and(|have| part == "*" || part == have))
+    };
+    let (row, reason) = rows.iter().find(|(row, _)| leads_there(row))?;
+    Some((row, reason))
 }
 
 impl Copy {

@@ -9,7 +9,7 @@ use decnet_plan::step::HostLink;
 use decnet_wire::ids::InterfaceName;
 
 use crate::host::namespace::Namespace;
-use crate::host::{arp, interfaces, links, lock, nd};
+use crate::host::{arp, closes, interfaces, links, lock, nd};
 use crate::{Engine, EngineError};
 
 /// Fails when somebody on the LAN answers for the address.
@@ -92,10 +92,12 @@ impl Engine {
             let why = "it shares the network of the host itself";
             return Err(failed(io::Error::other(why)));
         }
-        let (egress, rules) = (egress.clone(), rules.to_owned());
+        let (egress, rules, closing) = (egress.clone(), rules.to_owned(), self.closing);
         blocking(move || {
+            // Where the kernel has no way, nftables tells why.
+            let way = closing.or_else(closes).unwrap_or(lock::Way::Nftables);
             namespace
-                .run(|| lock::close(&egress, &rules))?
+                .run(|| lock::close(way, &egress, &rules))?
                 .map_err(io::Error::from)
         })
         .await

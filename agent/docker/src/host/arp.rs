@@ -14,7 +14,7 @@ const LENGTH: usize = 14 + 28;
 
 /// Asks on an interface whether somebody has `address`; gives the MAC address that answers for it.
 ///
-/// Takes half a second when nobody does.
+/// Takes a third of a second when nobody does.
 pub(crate) fn probe(interface: &str, address: Ipv4Addr) -> io::Result<Option<MacAddress>> {
     ask(interface, Asker::Nobody, address)
 }

@@ -24,7 +24,7 @@ const LENGTH: usize = 14 + 40 + 24;
 
 /// Asks on an interface whether somebody has `address`; gives the MAC address that answers for it.
 ///
-/// Takes half a second when nobody does.
+/// Takes a third of a second when nobody does.
 pub(crate) fn probe(interface: &str, address: Ipv6Addr) -> io::Result<Option<MacAddress>> {
     frames::ask(
         interface,

@@ -279,6 +279,7 @@ async fn what_it_stores_where() {
         nocopy: false,
         subpath: None,
         labels: BTreeMap::new(),
+        selinux: None,
     };
     from.mounts = vec![mount("/anonymous", anonymous, false)];
     let from_id = lab.create(&from).await.id.unwrap();
@@ -304,6 +305,7 @@ async fn what_it_stores_where() {
                 nocopy: true,
                 subpath: None,
                 labels: BTreeMap::new(),
+                selinux: None,
             },
             false,
         ),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bollard::query_parameters::{KillContainerOptions, RestartContainerOptions};
 use decnet_docker::EngineError;
-use decnet_docker::host::EgressCounters;
+use decnet_docker::host::{EgressCounters, Way};
 use decnet_plan::planner::describe;
 use decnet_wire::bundle::Network;
 use decnet_wire::observed::ContainerState;
@@ -248,7 +248,16 @@ fn answers(peer: &Peer, decky: PathBuf) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_decky_answers_and_does_not_call_not_even_after_a_restart() {
-    let mut lab = Lab::new().await;
+    keeps_closed(Way::Nftables).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decky_answers_and_does_not_call_where_the_kernel_has_no_nftables() {
+    keeps_closed(Way::XTables).await;
+}
+
+async fn keeps_closed(way: Way) {
+    let mut lab = Lab::closing_with(way).await;
     let peer = Peer::new(&mut lab);
     let desired = lab.desire(&[&peer.network], &[("web", web(&lab, &peer.network, &json!({})))]);
     lab.converge(&desired).await;
@@ -313,7 +322,16 @@ async fn when_a_base_ends_the_engine_brings_back_neither_it_nor_a_service_withou
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_declared_gets_out_and_a_change_recreates_nothing() {
-    let mut lab = Lab::new().await;
+    opens_what_is_declared(Way::Nftables).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_declared_gets_out_where_the_kernel_has_no_nftables() {
+    opens_what_is_declared(Way::XTables).await;
+}
+
+async fn opens_what_is_declared(way: Way) {
+    let mut lab = Lab::closing_with(way).await;
     let peer = Peer::new(&mut lab);
     let closed = web(&lab, &peer.network, &json!({}));
     lab.converge(&lab.desire(&[&peer.network], &[("web", closed)]))

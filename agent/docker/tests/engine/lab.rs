@@ -13,6 +13,7 @@ use bollard::query_parameters::{
     ListContainersOptions, ListImagesOptions, ListNetworksOptions, ListVolumesOptions,
     RemoveContainerOptions, RemoveImageOptions, RemoveVolumeOptions,
 };
+use decnet_docker::host::Way;
 use decnet_docker::{BlobSource, Engine, EngineError};
 use decnet_plan::desired::Desired;
 use decnet_plan::labels;
@@ -73,6 +74,13 @@ impl Lab {
             blobs: Vec::new(),
             links: Vec::new(),
         }
+    }
+
+    /// One whose namespaces are closed in this way.
+    pub(crate) async fn closing_with(way: Way) -> Self {
+        let mut lab = Self::new().await;
+        lab.engine = lab.engine.clone().closing_with(way);
+        lab
     }
 
     pub(crate) fn add_image(&mut self, version: &str, extra: &Value) -> String {
@@ -253,7 +261,9 @@ impl Lab {
 
     pub(crate) async fn load(&self) {
         for image in &self.images {
-            let BlobKind::ImageArchive { reference, image_ids } = &image.blob.kind;
+            let BlobKind::ImageArchive { reference, image_ids } = &image.blob.kind else {
+                panic!("an image archive");
+            };
             let step = Step::LoadImage {
                 blob: image.blob.digest.clone(),
                 size: image.blob.size,

@@ -184,6 +184,7 @@ async fn a_replacement_is_made_beside_the_old_one_and_takes_its_name_and_volumes
             nocopy: false,
             subpath: None,
             labels: BTreeMap::new(),
+            selinux: None,
         },
         read_only: false,
         consistency: None,

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -30,7 +31,10 @@ mod short;
 mod sink;
 mod tree;
 mod values;
+mod written;
 mod yaml;
+
+pub use written::to_yaml;
 
 use loader::Loader;
 use tree::Tree;
@@ -185,7 +189,8 @@ pub fn load(inputs: &Inputs, files: &dyn Files) -> Result<Loaded, Vec<LoadError>
     };
     let mut environment = settings.environment;
     environment.insert("COMPOSE_PROJECT_NAME".to_owned(), project_name.clone());
-    let context = loader.context(settings.directory.clone(), environment.clone(), Vec::new());
+    let environment = Rc::new(environment);
+    let context = loader.context(settings.directory.clone(), Rc::clone(&environment), Vec::new());
     let mut document = loader.model(sources, &context);
     if document.as_map().is_none_or(BTreeMap::is_empty) && !loader.sink.has_errors() {
         let problem = format!("{}: says nothing: a project needs services", shown.join(", "));
@@ -216,16 +221,25 @@ pub fn load(inputs: &Inputs, files: &dyn Files) -> Result<Loaded, Vec<LoadError>
     })
 }
 
-/// The document as it may be shown: without the contents of secrets that came from variables.
+/// The document as it may be shown and loaded again: without the contents of secrets that came from variables, and
+/// with a second `$` behind each in a text.
 #[must_use]
-pub fn without_secrets(document: &Value) -> Value {
+pub fn printable(document: &Value) -> Value {
     let mut document = document.clone();
     if let Some(Value::Object(secrets)) = document.get_mut("secrets") {
-        for (_, secret) in secrets.iter_mut() {
-            if let Value::Object(secret) = secret {
-                secret.remove("content");
-            }
+        for secret in secrets.values_mut().filter_map(Value::as_object_mut) {
+            secret.remove("content");
         }
     }
+    double_dollars(&mut document);
     document
+}
+
+fn double_dollars(value: &mut Value) {
+    match value {
+        Value::String(text) if text.contains('$') => *text = text.replace('$', "$$"),
+        Value::Array(list) => list.iter_mut().for_each(double_dollars),
+        Value::Object(map) => map.values_mut().for_each(double_dollars),
+        _ => {}
+    }
 }

@@ -33,6 +33,8 @@ pub enum MountSource {
         nocopy: bool,
         subpath: Option<String>,
         labels: BTreeMap<String, String>,
+        /// `z` or `Z`, which only the short form can say.
+        selinux: Option<String>,
     },
     Tmpfs {
         /// Bytes.
@@ -165,6 +167,7 @@ fn short(text: &str) -> Result<ServiceMount, &'static str> {
             nocopy,
             subpath: None,
             labels: BTreeMap::new(),
+            selinux,
         },
     };
     Ok(ServiceMount {
@@ -173,6 +176,12 @@ fn short(text: &str) -> Result<ServiceMount, &'static str> {
         read_only,
         consistency: None,
     })
+}
+
+/// `{selinux: …}` and nothing else.
+fn is_label(options: &Value) -> bool {
+    let options = options.as_object();
+    options.is_some_and(|options| options.len() == 1 && options.contains_key("selinux"))
 }
 
 fn long(node: Node<'_>, p: &mut Problems) -> Option<ServiceMount> {
@@ -188,11 +197,16 @@ fn long(node: Node<'_>, p: &mut Problems) -> Option<ServiceMount> {
     map.finish(p);
     let kind = kind.unwrap_or_else(|| "volume".to_owned());
     let mut own = None;
+    let mut label = None;
     for (key, node) in options {
         match node {
             Some(node) if key == kind => own = node.mapping(p),
             // The loader writes an empty mapping beside some short forms.
             Some(node) if node.value.as_object().is_some_and(serde_json::Map::is_empty) => {}
+            // The short form's label stands here for a volume as well.
+            Some(node) if kind == "volume" && is_label(node.value) => {
+                label = node.value["selinux"].as_str().map(str::to_owned);
+            }
             Some(node) => p.add(
                 &node.path,
                 format_args!("a mount of type {kind} has no such options"),
@@ -238,6 +252,7 @@ fn long(node: Node<'_>, p: &mut Problems) -> Option<ServiceMount> {
                 .as_mut()
                 .map(|map| map.filled("labels", p))
                 .unwrap_or_default(),
+            selinux: label,
         },
         ("tmpfs", _) => MountSource::Tmpfs {
             size: own

@@ -208,6 +208,8 @@ impl Service {
         self.user = map.scalar("user", p);
         self.group_add = map.texts("group_add", p);
         self.working_dir = map.parsed("working_dir", p, process::absolute);
+        // `up` shows nobody's output.
+        map.flag("attach", p);
         self.tty = map.flag("tty", p).unwrap_or_default();
         self.stdin_open = map.flag("stdin_open", p).unwrap_or_default();
         self.stop_signal = map.parsed("stop_signal", p, process::stop_signal);

@@ -87,6 +87,7 @@ pub(super) fn mounts(
                 nocopy,
                 subpath,
                 labels,
+                selinux,
             } => {
                 let name = match key {
                     None => None,
@@ -103,6 +104,7 @@ pub(super) fn mounts(
                     nocopy: *nocopy,
                     subpath: subpath.clone(),
                     labels: labels.clone(),
+                    selinux: selinux.clone(),
                 }
             }
             MountSource::Tmpfs { size, mode } => MountKind::Tmpfs {

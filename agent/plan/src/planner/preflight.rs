@@ -13,9 +13,9 @@ use crate::labels;
 use crate::step::NetworkSpec;
 
 /// Why no decky can be had at all.
-pub(super) const NO_NFTABLES: &str = "nftables with connection tracking does not exist in this host's kernel, and \
-     without it a decky cannot be kept from calling out: load the modules nf_tables and nft_ct, or use a kernel that \
-     has them";
+pub(super) const UNCLOSABLE: &str = "nothing in this host's kernel can keep a decky from calling out: load the modules \
+     nf_tables and nft_ct (nftables), or ip_tables, ip6_tables, iptable_filter, ip6table_filter and xt_conntrack \
+     (x_tables), or use a kernel that has the ones or the others";
 
 /// Why the network cannot be had: one line, or None when nothing speaks against it.
 pub(super) fn obstacle(

@@ -184,7 +184,7 @@ impl<'a> Survey<'a> {
             });
             let closed = desired.services.values().any(|service| service.egress.is_some());
             let unclosable = closed && self.observed.lacks.contains(&KernelFeature::Nftables);
-            let reason = reason.or_else(|| unclosable.then(|| preflight::NO_NFTABLES.to_owned()));
+            let reason = reason.or_else(|| unclosable.then(|| preflight::UNCLOSABLE.to_owned()));
             if let Some(reason) = reason {
                 self.blocked_stacks.entry(stack).or_insert(reason);
             }

@@ -51,6 +51,9 @@ pub enum MountKind {
         subpath: Option<String>,
         #[serde(default, skip_serializing_if = "is_default")]
         labels: BTreeMap<String, String>,
+        /// `z` or `Z`: then it is passed as a bind.
+        #[serde(default, skip_serializing_if = "is_default")]
+        selinux: Option<String>,
     },
     Tmpfs {
         /// Bytes.

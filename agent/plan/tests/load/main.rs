@@ -6,24 +6,13 @@
 mod damaged;
 mod fuzz;
 mod meaning;
+mod promise;
 mod table;
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
-use decnet_plan::compose::load::{Files, Inputs, LoadError, Loaded, ReadError, load};
+use decnet_plan::compose::load::{Inputs, LoadError, Loaded, load};
 use serde_json::Value;
 
-/// Files in memory, by absolute path.
-#[derive(Debug, Default)]
-struct Disk(BTreeMap<String, String>);
-
-impl Files for Disk {
-    fn read(&self, path: &Path) -> Result<String, ReadError> {
-        let path = path.to_str().expect("a test's path");
-        self.0.get(path).cloned().ok_or(ReadError::NotFound)
-    }
-}
+use promise::Disk;
 
 /// A project in `/srv/app`, from files by their path below it and a few settings.
 #[derive(Debug, Default)]

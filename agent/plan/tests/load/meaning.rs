@@ -454,7 +454,7 @@ secrets: {key: {environment: KEY}}",
         document["secrets"]["key"],
         json!({"name": "app_key", "environment": "KEY", "content": "hush"})
     );
-    let shown = decnet_plan::compose::load::without_secrets(&document);
+    let shown = decnet_plan::compose::load::printable(&document);
     assert_eq!(
         shown["secrets"]["key"],
         json!({"name": "app_key", "environment": "KEY"})

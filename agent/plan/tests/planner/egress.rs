@@ -148,7 +148,7 @@ fn a_misspelt_extension_is_an_error() {
 }
 
 #[test]
-fn a_kernel_without_nftables_runs_no_decky() {
+fn a_kernel_that_can_close_no_namespace_runs_no_decky() {
     let mut engine = engine();
     engine.lacks = vec![decnet_wire::observed::KernelFeature::Nftables];
     let plan = plan_now(&desire(&[lan()], &[("web", web())]), &engine);

@@ -89,7 +89,9 @@ fn images_are_there_before_anything_is_stopped() {
 fn an_image_that_is_there_under_any_of_its_ids_is_not_loaded_again() {
     let desired = desire(&[lan()], &[("web", decky("decnet-lan", 5, &[]))]);
     let mut engine = engine();
-    let decnet_wire::bundle::BlobKind::ImageArchive { image_ids, .. } = crate::fleet::blob(1).kind;
+    let decnet_wire::bundle::BlobKind::ImageArchive { image_ids, .. } = crate::fleet::blob(1).kind else {
+        panic!("an image archive");
+    };
     let id = image_ids[1].to_string();
     engine.images.push(decnet_wire::observed::ObservedImage {
         id,
@@ -417,11 +419,15 @@ fn the_hash_follows_the_image_and_not_the_order_of_its_ids() {
         spec.labels[labels::HASH].clone()
     };
     let mut reversed = crate::fleet::blob(1);
-    let decnet_wire::bundle::BlobKind::ImageArchive { image_ids, .. } = &mut reversed.kind;
+    let decnet_wire::bundle::BlobKind::ImageArchive { image_ids, .. } = &mut reversed.kind else {
+        panic!("an image archive");
+    };
     image_ids.reverse();
     assert_eq!(hash(&[crate::fleet::blob(1)]), hash(&[reversed]));
     let mut changed = crate::fleet::blob(2);
-    let decnet_wire::bundle::BlobKind::ImageArchive { reference, .. } = &mut changed.kind;
+    let decnet_wire::bundle::BlobKind::ImageArchive { reference, .. } = &mut changed.kind else {
+        panic!("an image archive");
+    };
     *reference = "decoy:1".to_owned();
     assert_ne!(hash(&[crate::fleet::blob(1)]), hash(&[changed]));
 }

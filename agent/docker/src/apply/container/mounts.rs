@@ -42,6 +42,15 @@ pub(super) fn impossible(mount: &Mount) -> Option<&'static str> {
             recursive: Some(_),
             ..
         } => Some("the engine takes bind.recursive only without bind.create_host_path"),
+        MountKind::Volume {
+            name,
+            subpath,
+            labels,
+            selinux: Some(_),
+            ..
+        } if name.is_none() || subpath.is_some() || !labels.is_empty() => Some(
+            "the engine takes an SELinux label of a volume only with a name, and with neither subpath nor labels",
+        ),
         _ => None,
     }
 }
@@ -72,19 +81,26 @@ pub(super) fn to_mounts(spec: &ContainerSpec, resolved: &Resolved) -> (Vec<Strin
 }
 
 fn as_bind(mount: &Mount) -> Option<String> {
-    let MountKind::Bind {
-        source,
-        create_host_path: true,
-        propagation,
-        selinux,
-        ..
-    } = &mount.kind
-    else {
-        return None;
+    let (source, more) = match &mount.kind {
+        MountKind::Bind {
+            source,
+            create_host_path: true,
+            propagation,
+            selinux,
+            ..
+        } => (source, [selinux.as_deref(), propagation.as_deref()]),
+        MountKind::Volume {
+            name: Some(name),
+            selinux: Some(label),
+            nocopy,
+            ..
+        } => (name, [Some(label.as_str()), nocopy.then_some("nocopy")]),
+        _ => return None,
     };
     let access = if mount.read_only { "ro" } else { "rw" };
-    let more = [selinux, propagation].into_iter().flatten();
-    let options: Vec<&str> = std::iter::once(access).chain(more.map(String::as_str)).collect();
+    let options: Vec<&str> = std::iter::once(access)
+        .chain(more.into_iter().flatten())
+        .collect();
     Some(format!("{source}:{}:{}", mount.target, options.join(",")))
 }
 
@@ -123,6 +139,7 @@ fn to_mount(mount: &Mount, inherited: Option<&Inherited>) -> EngineMount {
             nocopy,
             subpath,
             labels,
+            selinux: _,
         } => EngineMount {
             typ: Some(MountType::VOLUME),
             source: name
@@ -211,6 +228,21 @@ mod tests {
         assert_eq!(impossible(&bind(true, Some("z"))), None);
     }
 
+    /// Docker Compose passes it to the engine, which relabels the volume.
+    #[test]
+    fn the_label_of_a_volume_is_written_as_of_a_bind() {
+        let mut mount = bind(true, None);
+        mount.kind = MountKind::Volume {
+            name: Some("p_data".to_owned()),
+            nocopy: true,
+            subpath: None,
+            labels: std::collections::BTreeMap::new(),
+            selinux: Some("z".to_owned()),
+        };
+        assert_eq!(as_bind(&mount).unwrap(), "p_data:/in:ro,z,nocopy");
+        assert_eq!(impossible(&mount), None);
+    }
+
     /// A label that the engine would leave out without a word would be taken for one that is there.
     #[test]
     fn a_label_that_would_be_lost_is_refused() {
@@ -224,6 +256,7 @@ mod tests {
             nocopy: false,
             subpath: None,
             labels: std::collections::BTreeMap::new(),
+            selinux: None,
         };
         let spec = ContainerSpec {
             mounts: vec![Mount {

@@ -4,13 +4,13 @@
 //! `published`. Defaults are not filled in here: an entry of a later file may leave an attribute to an earlier one.
 
 use super::short;
-use super::sink::Sink;
+use super::sink::{Sink, TOO_LARGE};
 use super::tree::{At, Kind, Map, Trail, Tree};
 
 /// Rewrites a value in place; what does not fit is reported and becomes null.
 type Rule = fn(&mut Tree, &Trail<'_>, &mut Sink);
 
-const SERVICE: [(&str, Rule); 27] = [
+const SERVICE: [(&str, Rule); 28] = [
     ("annotations", labels),
     ("build", build),
     ("cap_add", texts),
@@ -27,6 +27,7 @@ const SERVICE: [(&str, Rule); 27] = [
     ("expose", texts_or_numbers),
     ("extends", extends),
     ("extra_hosts", extra_hosts),
+    ("gpus", gpus),
     ("group_add", texts_or_numbers),
     ("label_file", one_or_many),
     ("labels", labels),
@@ -125,6 +126,43 @@ fn build(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
 
 fn deploy(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
     rules(tree, trail, sink, &[("labels", labels)]);
+    let reservations = tree
+        .get_mut("resources")
+        .and_then(|tree| tree.get_mut("reservations"));
+    if let Some(devices) = reservations.and_then(|tree| tree.get_mut("devices")) {
+        let (resources, reservations) = (trail.key("resources"), "reservations");
+        let trail = resources.key(reservations);
+        let trail = trail.key("devices");
+        device_requests(devices, &trail, sink);
+        // A driver is found by them (Compose Specification, "devices").
+        for (i, request) in devices.as_list().unwrap_or_default().iter().enumerate() {
+            if request.items("capabilities").next().is_none() {
+                sink.fail(request.at, &trail.item(i), "needs capabilities, such as [gpu]");
+            }
+        }
+    }
+}
+
+/// `all`, or requests, which ask for `gpu` whatever else they ask for.
+fn gpus(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
+    let at = tree.at;
+    if tree.as_text() == Some("all") {
+        let count = Map::from([("count".to_owned(), Tree::text(at, "all"))]);
+        tree.kind = Kind::List(vec![Tree::new(at, Kind::Map(count))]);
+    }
+    if tree.as_list().is_none() {
+        return wrong(tree, trail, sink, "all, or a list of mappings");
+    }
+    device_requests(tree, trail, sink);
+}
+
+fn device_requests(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
+    items(tree, trail, sink, |item, trail, sink| {
+        rules(item, trail, sink, &[("options", labels)]);
+        if item.get("count").is_some() && item.items("device_ids").next().is_some() {
+            sink.fail(item.at, trail, "has both count and device_ids: keep one");
+        }
+    });
 }
 
 /// `NAME=value` entries or a mapping; a name alone says that the value comes from around, and stays null.
@@ -330,11 +368,12 @@ fn extra_hosts(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
             .strip_prefix('[')
             .and_then(|a| a.strip_suffix(']'))
             .unwrap_or(address);
-        if host.is_empty() || host.contains([':', '=']) || address.is_empty() {
+        let is_address = address == "host-gateway" || address.parse::<std::net::IpAddr>().is_ok();
+        if host.is_empty() || host.contains([':', '=']) || !is_address {
             sink.fail(
                 at,
                 trail,
-                "must be a host name and an address, such as db=10.0.0.7",
+                "must be a host name and an IP address or host-gateway, such as db=10.0.0.7",
             );
             return;
         }
@@ -379,6 +418,9 @@ fn extra_hosts(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
     tree.kind = Kind::List(hosts);
 }
 
+/// What one port of a range becomes: a mapping with up to five entries.
+const PORT_NODES: usize = 6;
+
 fn ports(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
     let Some(list) = tree.as_list_mut() else {
         return wrong(tree, trail, sink, "a list");
@@ -412,7 +454,10 @@ fn ports(tree: &mut Tree, trail: &Trail<'_>, sink: &mut Sink) {
             }
         };
         match short::ports(&text) {
-            Ok(parsed) => ports.extend(parsed.into_iter().map(|port| port.tree(item.at))),
+            Ok(parsed) if sink.budget.take(parsed.len().saturating_mul(PORT_NODES), 0) => {
+                ports.extend(parsed.into_iter().map(|port| port.tree(item.at)));
+            }
+            Ok(_) => sink.fail(item.at, &trail, TOO_LARGE),
             Err(problem) => sink.fail(item.at, &trail, format!("{text:?} {problem}")),
         }
     }

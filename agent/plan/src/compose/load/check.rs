@@ -12,6 +12,9 @@ pub(super) fn attributes(document: &Tree, sink: &mut Sink) {
 }
 
 fn walk(tree: &Tree, branch: &Branch, trail: &Trail<'_>, sink: &mut Sink) {
+    if sink.is_full() {
+        return;
+    }
     match &tree.kind {
         Kind::Map(map) => {
             for (key, value) in map {
@@ -27,7 +30,7 @@ fn walk(tree: &Tree, branch: &Branch, trail: &Trail<'_>, sink: &mut Sink) {
                 };
                 if let Some(Support::Refused(reason)) = inner.support() {
                     sink.refuse(value.at, &trail, reason);
-                } else if value.is_null() && !may_be_null(&trail.to_string()) {
+                } else if value.is_null() && !may_be_null(&trail) {
                     sink.fail(value.at, &trail, "has no value: give it one, or remove it");
                 } else {
                     walk(value, inner, &trail, sink);
@@ -46,21 +49,14 @@ fn walk(tree: &Tree, branch: &Branch, trail: &Trail<'_>, sink: &mut Sink) {
 }
 
 /// The places where nothing is a value: a command that is the image's, a resource that is all defaults.
-fn may_be_null(path: &str) -> bool {
-    let mut parts = path.split('.');
-    match (
-        parts.next(),
-        parts.next(),
-        parts.next(),
-        parts.next(),
-        parts.next(),
-    ) {
-        (Some("networks" | "volumes"), Some(_), None, ..) => true,
-        (Some("services"), Some(_), Some("command" | "entrypoint" | "deploy"), None, _) => true,
-        (Some("services"), Some(_), Some("networks"), Some(_), None) => true,
+fn may_be_null(trail: &Trail<'_>) -> bool {
+    match trail.keys()[..] {
+        ["networks" | "volumes", _]
+        | ["services", _, "command" | "entrypoint" | "deploy"]
+        | ["services", _, "networks", _] => true,
         // Values of mappings with free keys are no attributes.
-        (Some("services"), Some(_), Some("environment" | "ulimits" | "labels"), Some(_), _) => true,
-        (Some("services"), Some(_), Some("build"), Some("args"), Some(_)) => true,
+        ["services", _, "environment" | "ulimits" | "labels", _, ..]
+        | ["services", _, "build", "args", _, ..] => true,
         _ => false,
     }
 }
@@ -344,30 +340,41 @@ fn cycle(document: &Tree) -> Option<Vec<String>> {
         })
         .collect();
     // Takes away who waits for nobody that is left; who is left then waits in a ring, or for one.
-    let mut left: BTreeSet<&str> = edges.keys().copied().collect();
-    loop {
-        let free: Vec<&str> = left
-            .iter()
-            .copied()
-            .filter(|name| {
-                edges
-                    .get(name)
-                    .is_none_or(|to| !to.iter().any(|to| left.contains(to)))
-            })
-            .collect();
-        if free.is_empty() {
-            break;
+    let mut waiting: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut waited_for: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, to) in &edges {
+        let known = to.iter().filter(|to| edges.contains_key(*to));
+        waiting.insert(name, known.clone().count());
+        for to in known {
+            waited_for.entry(to).or_default().push(name);
         }
-        left.retain(|name| !free.contains(name));
+    }
+    let mut free: Vec<&str> = waiting
+        .iter()
+        .filter(|(_, count)| **count == 0)
+        .map(|(name, _)| *name)
+        .collect();
+    let mut left: BTreeSet<&str> = edges.keys().copied().collect();
+    while let Some(name) = free.pop() {
+        left.remove(name);
+        for other in waited_for.get(name).into_iter().flatten() {
+            if let Some(count) = waiting.get_mut(other) {
+                *count -= 1;
+                if *count == 0 {
+                    free.push(other);
+                }
+            }
+        }
     }
     let mut path: Vec<&str> = vec![left.first().copied()?];
+    let mut places: BTreeMap<&str, usize> = BTreeMap::from([(*path.first()?, 0)]);
     loop {
         let next = edges
             .get(path.last()?)?
             .iter()
             .copied()
             .find(|to| left.contains(to))?;
-        if let Some(start) = path.iter().position(|name| *name == next) {
+        if let Some(start) = places.insert(next, path.len()) {
             let ring = path.get(start..)?.iter().chain(std::iter::once(&next));
             return Some(ring.map(|name| (*name).to_owned()).collect());
         }

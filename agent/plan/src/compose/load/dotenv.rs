@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::interpolate::{self, Lookup};
+use super::sink::{Budget, TOO_LARGE};
 
 /// A statement that cannot be read: its line from 1, and what is wrong.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,6 +21,7 @@ pub(super) fn read(
     text: &str,
     values: &mut BTreeMap<String, String>,
     lookup: &Lookup<'_>,
+    budget: &mut Budget,
 ) -> Result<(), Bad> {
     let text = text
         .strip_prefix('\u{feff}')
@@ -43,7 +45,12 @@ pub(super) fn read(
                 Some((name, value))
             }
         };
-        values.extend(value);
+        if let Some((name, value)) = value {
+            if !budget.take(1, name.len() + value.len()) {
+                return Err(reader.bad(TOO_LARGE));
+            }
+            values.insert(name, value);
+        }
     }
     Ok(())
 }
@@ -53,6 +60,7 @@ pub(super) fn read_raw(
     text: &str,
     values: &mut BTreeMap<String, String>,
     lookup: &Lookup<'_>,
+    budget: &mut Budget,
 ) -> Result<(), Bad> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (line, statement) in (1..).zip(text.lines()) {
@@ -68,7 +76,13 @@ pub(super) fn read_raw(
             let problem = format!("{name:?} is no name of a variable");
             return Err(Bad { line, problem });
         }
-        values.extend(value.map(|value| (name.to_owned(), value)));
+        if let Some(value) = value {
+            if !budget.take(1, name.len() + value.len()) {
+                let problem = TOO_LARGE.to_owned();
+                return Err(Bad { line, problem });
+            }
+            values.insert(name.to_owned(), value);
+        }
     }
     Ok(())
 }
@@ -228,7 +242,7 @@ mod tests {
     fn values(text: &str) -> Result<BTreeMap<String, String>, Bad> {
         let mut values = BTreeMap::new();
         let lookup = |name: &str| (name == "HOST").then(|| "outside".to_owned());
-        read(text, &mut values, &lookup)?;
+        read(text, &mut values, &lookup, &mut Budget::default())?;
         Ok(values)
     }
 
@@ -298,10 +312,21 @@ mod tests {
     fn the_raw_format_takes_values_as_they_stand() {
         let mut values = BTreeMap::new();
         let lookup = |name: &str| (name == "HOST").then(|| "outside".to_owned());
-        read_raw("# c\nA='b' # $c\nHOST\nNONE\n", &mut values, &lookup).unwrap();
+        read_raw(
+            "# c\nA='b' # $c\nHOST\nNONE\n",
+            &mut values,
+            &lookup,
+            &mut Budget::default(),
+        )
+        .unwrap();
         assert_eq!(values["A"], "'b' # $c");
         assert_eq!(values["HOST"], "outside");
         assert_eq!(values.len(), 2);
-        assert_eq!(read_raw("A=1\nb c=d", &mut values, &lookup).unwrap_err().line, 2);
+        assert_eq!(
+            read_raw("A=1\nb c=d", &mut values, &lookup, &mut Budget::default())
+                .unwrap_err()
+                .line,
+            2
+        );
     }
 }

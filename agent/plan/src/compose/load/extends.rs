@@ -103,7 +103,7 @@ impl Loader<'_> {
             return;
         };
         let size = base.size();
-        if !self.budget.take(size.nodes, size.bytes) {
+        if !self.sink.budget.take(size.nodes, size.bytes) {
             return self.sink.fail(extends.at, &trail, TOO_LARGE);
         }
         base.settle();

@@ -69,12 +69,15 @@ impl Loader<'_> {
             let Some(text) = self.text_of(&path, true, Some((option.at, &trail))) else {
                 continue;
             };
-            match serde_json::from_str::<serde_json::Value>(&text) {
-                Ok(profile) => option.kind = Kind::Text(format!("seccomp={profile}")),
+            match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text) {
+                Ok(profile) => {
+                    let profile = serde_json::Value::Object(profile);
+                    option.kind = Kind::Text(format!("seccomp={profile}"));
+                }
                 Err(error) => self.sink.fail(
                     option.at,
                     &trail,
-                    format!("{path}: is no seccomp profile, which is JSON: {error}"),
+                    format!("{path}: is no seccomp profile, which is a JSON object: {error}"),
                 ),
             }
         }
@@ -95,8 +98,8 @@ impl Loader<'_> {
             return;
         };
         let result = match file.get_text("format") {
-            None => dotenv::read(&text, values, lookup),
-            Some("raw") => dotenv::read_raw(&text, values, lookup),
+            None => dotenv::read(&text, values, lookup, &mut self.sink.budget),
+            Some("raw") => dotenv::read_raw(&text, values, lookup, &mut self.sink.budget),
             Some(other) => {
                 let problem = format!("the format {other:?} is not known: use raw, or leave it out");
                 return self.sink.fail(file.at, trail, problem);
@@ -104,9 +107,6 @@ impl Loader<'_> {
         };
         if let Err(bad) = result {
             self.bad_env(path, &bad);
-        }
-        if !self.budget.take(values.len(), 0) {
-            self.sink.fail(file.at, trail, super::sink::TOO_LARGE);
         }
     }
 }

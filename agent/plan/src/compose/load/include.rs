@@ -1,5 +1,7 @@
 //! `include`: other Compose files, each loaded by itself, whose services, networks, volumes, configs and secrets join.
 
+use std::rc::Rc;
+
 use super::loader::{Context, Loader};
 use super::tree::{Map, Trail, Tree};
 use super::{dotenv, paths};
@@ -76,19 +78,22 @@ impl Loader<'_> {
         if env_files.is_empty() {
             env_files.push((format!("{}/.env", directory.trim_end_matches('/')), false));
         }
-        let mut environment = context.environment.clone();
+        let mut environment = Rc::clone(&context.environment);
         let mut values = std::collections::BTreeMap::new();
         for (path, required) in env_files {
             let Some(text) = self.text_of(&path, required, Some((entry.at, trail))) else {
                 continue;
             };
             let lookup = |name: &str| context.environment.get(name).cloned();
-            if let Err(bad) = dotenv::read(&text, &mut values, &lookup) {
+            if let Err(bad) = dotenv::read(&text, &mut values, &lookup, &mut self.sink.budget) {
                 self.bad_env(&path, &bad);
             }
         }
-        for (name, value) in values {
-            environment.entry(name).or_insert(value);
+        if !values.is_empty() {
+            let environment = Rc::make_mut(&mut environment);
+            for (name, value) in values {
+                environment.entry(name).or_insert(value);
+            }
         }
         let context = self.context(directory, environment, context.included.clone());
         let sources = files

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::sink::{Budget, Sink, TOO_LARGE};
+use super::sink::{Sink, TOO_LARGE};
 use super::tree::{Kind, Trail, Tree};
 
 /// How deep words may nest, and how long one value may become.
@@ -18,15 +18,17 @@ pub(super) fn tree(
     tree: &mut Tree,
     trail: &Trail<'_>,
     environment: &BTreeMap<String, String>,
-    budget: &mut Budget,
     sink: &mut Sink,
 ) {
+    if sink.is_full() {
+        return;
+    }
     match &mut tree.kind {
         Kind::Text(value) if value.contains('$') => {
             let lookup = |name: &str| environment.get(name).cloned();
             let mut unset = BTreeSet::new();
             match text(value, &lookup, &mut unset) {
-                Ok(new) if budget.take(0, new.len()) => *value = new,
+                Ok(new) if sink.budget.take(0, new.len()) => *value = new,
                 Ok(_) => sink.fail(tree.at, trail, TOO_LARGE),
                 Err(problem) => sink.fail(tree.at, trail, problem),
             }
@@ -38,12 +40,12 @@ pub(super) fn tree(
         }
         Kind::List(list) => {
             for (i, item) in list.iter_mut().enumerate() {
-                self::tree(item, &trail.item(i), environment, budget, sink);
+                self::tree(item, &trail.item(i), environment, sink);
             }
         }
         Kind::Map(map) => {
             for (key, value) in map {
-                self::tree(value, &trail.key(key), environment, budget, sink);
+                self::tree(value, &trail.key(key), environment, sink);
             }
         }
         _ => {}

@@ -2,21 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::rc::Rc;
 
 use super::paths::Base;
-use super::sink::{Budget, Sink};
+use super::sink::{Sink, one_line};
 use super::tree::{At, Trail, Tree};
 use super::{Files, MAX_FILE, ReadError, canonical, dotenv, interpolate, merge, normalise, yaml};
 
 /// How many files one project may read. Files that include one another twice double with each level.
 const MAX_READS: usize = 2_000;
+/// How many bytes they may have together: a large `env_file` may be that of every service.
+const MAX_BYTES_READ: usize = 64 << 20;
 
 /// What a set of files is read with: the project's own, or an included one's.
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) id: usize,
     pub(super) directory: String,
-    pub(super) environment: BTreeMap<String, String>,
+    pub(super) environment: Rc<BTreeMap<String, String>>,
     /// The files that led here by `include`.
     pub(super) included: Vec<String>,
 }
@@ -25,13 +28,13 @@ pub(super) struct Loader<'a> {
     pub(super) files: &'a dyn Files,
     pub(super) home: Option<String>,
     pub(super) sink: Sink,
-    pub(super) budget: Budget,
     /// The services of other files that are extended, by context and path.
     pub(super) bases: BTreeMap<(usize, String), Tree>,
     /// How to name a file in messages, by its path.
     pub(super) names: BTreeMap<String, String>,
     pub(super) contexts: usize,
     pub(super) reads: usize,
+    pub(super) bytes_read: usize,
 }
 
 impl<'a> Loader<'a> {
@@ -40,18 +43,18 @@ impl<'a> Loader<'a> {
             files,
             home,
             sink: Sink::default(),
-            budget: Budget::default(),
             bases: BTreeMap::new(),
             names: BTreeMap::new(),
             contexts: 0,
             reads: 0,
+            bytes_read: 0,
         }
     }
 
     pub(super) fn context(
         &mut self,
         directory: String,
-        environment: BTreeMap<String, String>,
+        environment: Rc<BTreeMap<String, String>>,
         included: Vec<String>,
     ) -> Context {
         self.contexts += 1;
@@ -76,7 +79,7 @@ impl<'a> Loader<'a> {
         for (path, documents) in sources {
             let mut including = self.context(
                 context.directory.clone(),
-                context.environment.clone(),
+                Rc::clone(&context.environment),
                 context.included.clone(),
             );
             including.id = context.id;
@@ -105,13 +108,7 @@ impl<'a> Loader<'a> {
 
     /// Variables, then long forms.
     pub(super) fn prepare(&mut self, document: &mut Tree, context: &Context) {
-        interpolate::tree(
-            document,
-            &Trail::Root,
-            &context.environment,
-            &mut self.budget,
-            &mut self.sink,
-        );
+        interpolate::tree(document, &Trail::Root, &context.environment, &mut self.sink);
         canonical::document(document, &mut self.sink);
         if document
             .as_map_mut()
@@ -131,7 +128,7 @@ impl<'a> Loader<'a> {
     pub(super) fn documents(&mut self, path: &str, from: Option<(At, &Trail<'_>)>) -> Option<Vec<Tree>> {
         let text = self.text_of(path, true, from)?;
         let file = self.file(path);
-        match yaml::parse(&text, file, &mut self.budget) {
+        match yaml::parse(&text, file, &mut self.sink.budget) {
             Ok(documents) => Some(documents),
             Err(bad) => {
                 self.sink
@@ -170,8 +167,14 @@ impl<'a> Loader<'a> {
             )));
         }
         let text = self.files.read(Path::new(path))?;
-        match text.len() > MAX_FILE {
-            true => Err(ReadError::TooLarge(MAX_FILE)),
+        if text.len() > MAX_FILE {
+            return Err(ReadError::TooLarge(MAX_FILE));
+        }
+        self.bytes_read = self.bytes_read.saturating_add(text.len());
+        match self.bytes_read > MAX_BYTES_READ {
+            true => Err(ReadError::Other(format!(
+                "the project reads more than {MAX_BYTES_READ} bytes"
+            ))),
             false => Ok(text),
         }
     }
@@ -192,7 +195,7 @@ impl<'a> Loader<'a> {
 
     /// The number of a file, by how it is shown.
     fn file(&mut self, path: &str) -> u32 {
-        let shown = self.shown(path).to_owned();
+        let shown = one_line(self.shown(path).to_owned());
         let known = self.sink.files.iter().position(|file| **file == *shown);
         let number = known.unwrap_or_else(|| {
             self.sink.files.push(shown.into());

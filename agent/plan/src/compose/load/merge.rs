@@ -3,7 +3,7 @@
 //! Mappings merge, lists append, anything else is replaced. Exceptions stand in [`rule`]. Lists whose items have an
 //! identity (a port, a mount's target) keep the later of two items with the same one, at the place of the earlier.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::sink::Sink;
 use super::tree::{Kind, Map, Mark, Trail, Tree};
@@ -83,11 +83,15 @@ fn merge(under: &mut Tree, over: Tree, trail: &Trail<'_>, path: &mut Vec<String>
         (Kind::List(list), Kind::List(over)) if matches!(rule, Rule::Pools) => pools(list, over),
         (Kind::List(list), Kind::List(over)) => {
             // `extra_hosts` and the like: what is there already is not said twice.
-            let hosts = matches!(path.last().map(String::as_str), Some("extra_hosts"));
-            for item in over {
-                if !(hosts && list.contains(&item)) {
-                    list.push(item);
-                }
+            if matches!(path.last().map(String::as_str), Some("extra_hosts")) {
+                let known: BTreeSet<String> =
+                    list.iter().filter_map(Tree::as_text).map(str::to_owned).collect();
+                list.extend(
+                    over.into_iter()
+                        .filter(|item| item.as_text().is_none_or(|text| !known.contains(text))),
+                );
+            } else {
+                list.extend(over);
             }
         }
         (Kind::Map(_), other) => mismatch(at, trail, "a mapping", &Tree::new(at, other), sink),

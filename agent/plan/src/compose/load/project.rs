@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use decnet_wire::ids::StackName;
+
 use super::loader::Loader;
 use super::tree::Tree;
 use super::{Inputs, LoadError, ReadError, dotenv, interpolate, paths};
@@ -160,7 +162,7 @@ impl Loader<'_> {
                 Err(error) => return Err(failure(format!("{shown}: cannot be read: {error}"))),
             };
             let lookup = |name: &str| environment.get(name).cloned();
-            if let Err(bad) = dotenv::read(&text, &mut values, &lookup) {
+            if let Err(bad) = dotenv::read(&text, &mut values, &lookup, &mut self.sink.budget) {
                 self.bad_env(&path, &bad);
             }
         }
@@ -199,11 +201,11 @@ impl Loader<'_> {
         }
         let Some(given) = names.iter().rev().find(|name| name.as_text() != Some("")) else {
             let name = normalised(settings.directory.rsplit('/').next().unwrap_or_default());
-            return match name.is_empty() {
-                true => Err(failure(
-                    "the project has no name: give one with -p, or write name: in the file",
+            return match is_name(&name) {
+                true => Ok(name),
+                false => Err(failure(
+                    "the project has no name, and the folder's does not do: give one with -p, or write name: in the file",
                 )),
-                false => Ok(name),
             };
         };
         let error = |problem: String| LoadError {
@@ -217,14 +219,15 @@ impl Loader<'_> {
         let lookup = |name: &str| settings.environment.get(name).cloned();
         let given = interpolate::text(template, &lookup, &mut BTreeSet::new()).map_err(&error)?;
         let name = normalised(&given);
-        match name.is_empty() {
-            true => Err(error(format!("{given:?} {NAME_RULE}"))),
-            false => Ok(name),
+        match is_name(&name) {
+            true => Ok(name),
+            false => Err(error(format!("{given:?} {NAME_RULE}"))),
         }
     }
 }
 
-const NAME_RULE: &str = "is no project name: use a-z, 0-9, '_' and '-', and begin with a letter or number";
+const NAME_RULE: &str =
+    "is no project name: use up to 80 of a-z, 0-9, '_' and '-', and begin with a letter or number";
 
 /// What is left of a text when it is to be a name, as Compose does it with a directory's and with `name`.
 fn normalised(text: &str) -> String {
@@ -236,12 +239,10 @@ fn normalised(text: &str) -> String {
     name.trim_start_matches(['_', '-']).to_owned()
 }
 
-/// Compose Specification, "Version and name": the pattern of a project's name.
+/// Compose Specification, "Version and name", has the pattern; that there are no more than 80 is ours: names of
+/// containers, volumes and networks begin with it.
 fn is_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'))
+    name.parse::<StackName>().is_ok()
 }
 
 fn text(path: &Path) -> Result<&str, LoadError> {

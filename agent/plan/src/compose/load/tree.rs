@@ -224,24 +224,24 @@ impl Tree {
 
     /// The plain document, and where each part of it was written.
     pub(super) fn finish(&self, sink: &Sink) -> (Value, Positions) {
-        let mut positions = BTreeMap::new();
-        let value = self.value(&mut String::new(), sink, &mut positions);
-        (value, Positions(positions))
+        let mut places = Places {
+            sink,
+            found: BTreeMap::new(),
+            bytes: 0,
+        };
+        let value = self.value(&mut String::new(), &mut places);
+        (value, Positions(places.found))
     }
 
-    fn value(&self, path: &mut String, sink: &Sink, positions: &mut BTreeMap<String, Position>) -> Value {
-        if !path.is_empty()
-            && let Some(position) = sink.position(self.at)
-        {
-            positions.insert(path.clone(), position);
-        }
+    fn value(&self, path: &mut String, places: &mut Places<'_>) -> Value {
+        places.add(path, self.at);
         let end = path.len();
         let mut enter = |path: &mut String, key: &str, child: &Self| {
             if end > 0 {
                 path.push('.');
             }
             path.push_str(key);
-            let value = child.value(path, sink, positions);
+            let value = child.value(path, places);
             path.truncate(end);
             value
         };
@@ -270,6 +270,28 @@ impl Tree {
     }
 }
 
+/// How long all paths together may be: with long keys far above they take more than the document. What has no place of
+/// its own then has that of what is around it.
+const MAX_PLACES: usize = 64 << 20;
+
+struct Places<'a> {
+    sink: &'a Sink,
+    found: BTreeMap<String, Position>,
+    bytes: usize,
+}
+
+impl Places<'_> {
+    fn add(&mut self, path: &str, at: At) {
+        self.bytes = self.bytes.saturating_add(path.len());
+        if !path.is_empty()
+            && self.bytes <= MAX_PLACES
+            && let Some(position) = self.sink.position(at)
+        {
+            self.found.insert(path.to_owned(), position);
+        }
+    }
+}
+
 /// A path while a tree is walked, kept on the stack.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Trail<'a> {
@@ -285,6 +307,19 @@ impl<'a> Trail<'a> {
 
     pub(super) fn item(&'a self, index: usize) -> Self {
         Self::Item(self, index)
+    }
+
+    /// The keys from the top down. A name may have dots in it, so no text says the same.
+    pub(super) fn keys(&self) -> Vec<&'a str> {
+        match self {
+            Self::Root => Vec::new(),
+            Self::Item(parent, _) => parent.keys(),
+            Self::Key(parent, key) => {
+                let mut keys = parent.keys();
+                keys.push(key);
+                keys
+            }
+        }
     }
 
     /// Whether this is an attribute that the table refuses, or lies in one.

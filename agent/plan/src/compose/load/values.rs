@@ -16,6 +16,8 @@ enum Form {
     Word,
     Bytes,
     Duration,
+    /// How many devices; `all` becomes -1.
+    Count,
     /// File permissions in octal, with a leading zero.
     Mode,
     Command,
@@ -32,7 +34,8 @@ enum Form {
 }
 
 use Form::{
-    Bool, Bytes, Command, Duration, Float, Int, List, Mode, Named, Options, Test, Text, Texts, Ulimits, Word,
+    Bool, Bytes, Command, Count, Duration, Float, Int, List, Mode, Named, Options, Test, Text, Texts,
+    Ulimits, Word,
 };
 
 const FILE_REFERENCE: &[(&str, Form)] = &[
@@ -41,6 +44,14 @@ const FILE_REFERENCE: &[(&str, Form)] = &[
     ("uid", Word),
     ("gid", Word),
     ("mode", Mode),
+];
+
+const DEVICE_REQUEST: &[(&str, Form)] = &[
+    ("capabilities", Texts),
+    ("count", Count),
+    ("device_ids", Texts),
+    ("driver", Text),
+    ("options", Options),
 ];
 
 const RATE: &[(&str, Form)] = &[("path", Text), ("rate", Bytes)];
@@ -86,6 +97,7 @@ const MOUNT: &[(&str, Form)] = &[
         "volume",
         Form::Map(&[("labels", Options), ("nocopy", Bool), ("subpath", Text)]),
     ),
+    ("image", Form::Map(&[("subpath", Text)])),
     ("tmpfs", Form::Map(&[("size", Bytes), ("mode", Int)])),
 ];
 
@@ -99,7 +111,14 @@ const DEPLOY: &[(&str, Form)] = &[
                 "limits",
                 Form::Map(&[("cpus", Float), ("memory", Bytes), ("pids", Int)]),
             ),
-            ("reservations", Form::Map(&[("cpus", Float), ("memory", Bytes)])),
+            (
+                "reservations",
+                Form::Map(&[
+                    ("cpus", Float),
+                    ("memory", Bytes),
+                    ("devices", List(DEVICE_REQUEST)),
+                ]),
+            ),
         ]),
     ),
     (
@@ -114,6 +133,8 @@ const DEPLOY: &[(&str, Form)] = &[
 ];
 
 const SERVICE: &[(&str, Form)] = &[
+    ("annotations", Options),
+    ("attach", Bool),
     (
         "blkio_config",
         Form::Map(&[
@@ -155,6 +176,7 @@ const SERVICE: &[(&str, Form)] = &[
         List(&[("path", Text), ("required", Bool), ("format", Text)]),
     ),
     ("external_links", Texts),
+    ("gpus", List(DEVICE_REQUEST)),
     ("healthcheck", Form::Map(HEALTHCHECK)),
     ("hostname", Text),
     ("image", Text),
@@ -178,6 +200,8 @@ const SERVICE: &[(&str, Form)] = &[
             ("mac_address", Text),
             ("driver_opts", Options),
             ("priority", Int),
+            ("gw_priority", Int),
+            ("interface_name", Text),
         ]),
     ),
     ("oom_kill_disable", Bool),
@@ -239,6 +263,7 @@ const DOCUMENT: &[(&str, Form)] = &[
             ("external", Bool),
             ("internal", Bool),
             ("attachable", Bool),
+            ("enable_ipv4", Bool),
             ("enable_ipv6", Bool),
             (
                 "ipam",
@@ -346,13 +371,15 @@ fn apply(tree: &mut Tree, trail: &Trail<'_>, form: Form, sink: &mut Sink) {
             }
             _ => "text or a list of texts",
         },
-        Bool | Int | Float | Text | Word | Bytes | Duration | Mode => match scalar(&tree.kind, form) {
-            Ok(kind) => {
-                tree.kind = kind;
-                return;
+        Bool | Int | Float | Text | Word | Bytes | Count | Duration | Mode => {
+            match scalar(&tree.kind, form) {
+                Ok(kind) => {
+                    tree.kind = kind;
+                    return;
+                }
+                Err(wanted) => wanted,
             }
-            Err(wanted) => wanted,
-        },
+        }
     };
     let given = match tree.as_text() {
         Some(text) => format!("{text:?}"),
@@ -404,6 +431,8 @@ fn scalar(kind: &Kind, form: Form) -> Result<Kind, &'static str> {
             (_, Some(Ok(value))) => Ok(Kind::Int(value.into())),
             _ => Err("a whole number"),
         },
+        Count if text == Some("all") => Ok(Kind::Int(-1)),
+        Count => scalar(kind, Int).map_err(|_| "all or a whole number"),
         Float => match (kind, text.map(str::parse::<f64>)) {
             (Kind::Int(_) | Kind::Float(_), _) => Ok(kind.clone()),
             (_, Some(Ok(value))) if value.is_finite() => {

@@ -139,7 +139,7 @@ impl<'a> Reader<'a, '_> {
             Event::Scalar(text, style, anchor, tag) => {
                 self.charge(at, 1, text.len())?;
                 let tree = self.scalar(&text, style, tag.as_deref(), at)?;
-                Ok(self.keep(anchor, tree))
+                self.keep(anchor, tree, at)
             }
             Event::SequenceStart(anchor, tag) => {
                 self.charge(at, 1, 0)?;
@@ -162,7 +162,7 @@ impl<'a> Reader<'a, '_> {
                 self.open.remove(&anchor);
                 let mut tree = Tree::new(at, Kind::List(list));
                 tree.mark = mark;
-                Ok(self.keep(anchor, tree))
+                self.keep(anchor, tree, at)
             }
             Event::MappingStart(anchor, tag) => {
                 self.charge(at, 1, 0)?;
@@ -172,18 +172,20 @@ impl<'a> Reader<'a, '_> {
                 self.open.remove(&anchor);
                 let mut tree = Tree::new(at, Kind::Map(map));
                 tree.mark = mark;
-                Ok(self.keep(anchor, tree))
+                self.keep(anchor, tree, at)
             }
             _ => Err(self.bad(at, "not valid YAML: a value is missing")),
         }
     }
 
     /// Anchor 0 is no anchor.
-    fn keep(&mut self, anchor: usize, tree: Tree) -> Tree {
+    fn keep(&mut self, anchor: usize, tree: Tree, at: At) -> Result<Tree, Bad> {
         if anchor != 0 {
+            let size = tree.size();
+            self.charge(at, size.nodes, size.bytes)?;
             self.anchors.insert(anchor, tree.clone());
         }
-        tree
+        Ok(tree)
     }
 
     fn mapping(&mut self, depth: usize) -> Result<Map, Bad> {

@@ -1,11 +1,11 @@
-//! A JSON document as YAML, for people.
+//! A document as YAML, for people and for the loader.
 
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
 /// Writes a document in block style. Text that YAML could take for something else stands in double quotes.
-pub(super) fn write(document: &Value) -> String {
+pub fn to_yaml(document: &Value) -> String {
     let mut out = String::new();
     block(document, 0, &mut out);
     out
@@ -97,7 +97,7 @@ mod tests {
         });
         let expected = "empty: {}\nnone: null\nservices:\n  a:\n    image: \"a:1\"\n    list:\n      - x\n      -\n        - 1\n    \
              ports:\n      - mode: host\n        target: 80\n    tty: true\n";
-        assert_eq!(write(&document), expected);
+        assert_eq!(to_yaml(&document), expected);
     }
 
     #[test]
