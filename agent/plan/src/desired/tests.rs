@@ -434,7 +434,7 @@ fn a_bundle_builds_from_its_own_contexts_and_from_nothing_else() {
         (
             json!({"context": context(), "additional_contexts": {"a": "/etc"}}),
             json!({}),
-            "build.additional_contexts: not in a bundle",
+            "build.additional_contexts: not supported",
         ),
     ] {
         let found = desire(&[("web", built(&build, &more))]).unwrap_err();
