@@ -427,6 +427,12 @@ impl Agent {
         self
     }
 
+    /// Its process, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
     /// Runs one of its commands to the end.
     ///
     /// # Errors

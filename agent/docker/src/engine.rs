@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::EngineError;
-use crate::host::{Way, closes};
+use crate::host::Way;
 use crate::known::Known;
 use crate::progress::{ProgressSink, Sink, ToLog};
 
@@ -37,20 +37,10 @@ pub struct Engine {
     pub(crate) docker: Docker,
     pub(crate) known: Known,
     pub(crate) progress: Sink,
-    pub(crate) closing: Closing,
+    /// How namespaces are closed, when somebody has said so.
+    pub(crate) closing: Option<Way>,
     permits: Arc<Semaphore>,
     socket: Arc<str>,
-}
-
-/// How namespaces are closed.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Closing(Option<Way>);
-
-impl Closing {
-    /// Tries the kernel when nobody has: some milliseconds. Where it has no way, nftables tells why.
-    pub(crate) fn way(self) -> Way {
-        self.0.or_else(closes).unwrap_or(Way::Nftables)
-    }
 }
 
 impl fmt::Debug for Engine {
@@ -90,7 +80,7 @@ impl Engine {
             docker,
             known: Known::default(),
             progress: Arc::new(ToLog),
-            closing: Closing::default(),
+            closing: None,
             permits: Arc::new(Semaphore::new(CALLS)),
             socket: name,
         })
@@ -103,11 +93,10 @@ impl Engine {
         self
     }
 
-    /// The same connection, which closes namespaces in this way, and looks for what was closed so. Without one it is the
-    /// first that the kernel has.
+    /// The same connection, which closes namespaces in this way. Without one it is the first that the kernel has.
     #[must_use]
     pub fn closing_with(mut self, way: Way) -> Self {
-        self.closing = Closing(Some(way));
+        self.closing = Some(way);
         self
     }
 

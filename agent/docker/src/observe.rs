@@ -64,19 +64,19 @@ impl Engine {
     }
 
     async fn look(&self, host: HostId, how: How) -> Result<Observed, EngineError> {
-        let (images, (networks, foreign_networks), containers, volumes) = tokio::try_join!(
+        let (images, networks, containers, volumes) = tokio::try_join!(
             self.images(),
-            self.networks(host),
+            self.networks(host, how),
             self.containers(host, how),
             self.volumes(host)
         )?;
         Ok(Observed {
             images,
-            networks,
+            networks: networks.told(|id| containers.iter().any(|container| container.id == id)),
+            foreign_networks: networks.foreign,
             containers,
             volumes,
             interfaces: interfaces::list()?,
-            foreign_networks,
             lacks: Vec::new(),
         })
     }
@@ -93,11 +93,7 @@ impl Engine {
             .filter_map(|container| container.id);
         let seen = self.inspect_all(listed.collect()).await?;
         let owners = seen::owners(&seen);
-        let closing = self.closing;
-        let read = move || {
-            let way = closing.way();
-            namespace::in_each_of(&owners, || lock::counters(way))
-        };
+        let read = move || namespace::in_each_of(&owners, lock::counters);
         let read = tokio::task::spawn_blocking(read).await.unwrap_or_default();
         let counters = |(id, counters): (String, Result<Option<EgressCounters>, _>)| {
             Some((seen.get(&id)?.name()?.to_owned(), counters.ok()??))
@@ -134,10 +130,7 @@ impl Engine {
     }
 
     /// This host's networks, and those of others that sit on an interface.
-    async fn networks(
-        &self,
-        host: HostId,
-    ) -> Result<(Vec<ObservedNetwork>, Vec<ForeignNetwork>), EngineError> {
+    async fn networks(&self, host: HostId, how: How) -> Result<Networks, EngineError> {
         let list = self
             .call(
                 LOOK,
@@ -146,19 +139,47 @@ impl Engine {
             )
             .await?;
         let host = host.to_string();
-        let (mut networks, mut foreign) = (Vec::new(), Vec::new());
+        let mut networks = Networks::default();
         for network in list {
             let mut found = network.labels.clone().unwrap_or_default();
             if found.get(labels::HOST) != Some(&host) {
-                foreign.extend(to_foreign(&network));
+                networks.foreign.extend(to_foreign(&network));
             } else if let (Some(id), Some(name)) = (network.id, network.name) {
                 let hash = found.remove(labels::HASH).unwrap_or_default();
-                networks.push(ObservedNetwork { id, name, hash });
+                let attached = match how {
+                    How::Inspect => self.attached(&id).await?,
+                    How::List => HashMap::new(),
+                };
+                let network = ObservedNetwork {
+                    id,
+                    name,
+                    hash,
+                    guests: Vec::new(),
+                };
+                networks.own.push((network, attached));
             }
         }
-        networks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-        foreign.sort();
-        Ok((networks, foreign))
+        networks
+            .own
+            .sort_by(|(a, _), (b, _)| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        networks.foreign.sort();
+        Ok(networks)
+    }
+
+    /// The running containers that are attached to a network: ids and names. None when it is gone.
+    async fn attached(&self, network: &str) -> Result<HashMap<String, String>, EngineError> {
+        let what = || format!("inspect network {network}");
+        let call = self.call(LOOK, what, self.docker.inspect_network(network, None));
+        match call.await {
+            Ok(found) => Ok(found
+                .containers
+                .into_iter()
+                .flatten()
+                .map(|(id, endpoint)| (id, endpoint.name.unwrap_or_default()))
+                .collect()),
+            Err(error) if is_absent(&error) => Ok(HashMap::new()),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) async fn list(&self, host: HostId) -> Result<Vec<ContainerSummary>, EngineError> {
@@ -188,7 +209,7 @@ impl Engine {
             }
         }
         all.extend(self.inspect_all(ids).await?);
-        self.read_locks(&mut all).await;
+        read_locks(&mut all).await;
         let containers = to_containers(&all);
         self.remember(host, &containers);
         Ok(containers)
@@ -211,25 +232,6 @@ impl Engine {
             .await
     }
 
-    /// Fills in what the namespaces of running containers are closed with.
-    async fn read_locks(&self, all: &mut HashMap<String, Seen>) {
-        let owners = seen::owners(all);
-        if owners.is_empty() {
-            return;
-        }
-        let closing = self.closing;
-        let read = move || {
-            let way = closing.way();
-            namespace::in_each_of(&owners, || lock::rules(way))
-        };
-        let read = tokio::task::spawn_blocking(read).await.unwrap_or_default();
-        for (id, rules) in read {
-            if let Some(seen) = all.get_mut(&id) {
-                seen.closed_with(rules.ok().flatten());
-            }
-        }
-    }
-
     fn remember(&self, host: HostId, containers: &[ObservedContainer]) {
         let pairs = containers
             .iter()
@@ -241,6 +243,37 @@ impl Engine {
         let what = || format!("inspect container {container}");
         self.call(LOOK, what, self.docker.inspect_container(container, None))
             .await
+    }
+}
+
+/// The engine's networks.
+#[derive(Debug, Clone, Default)]
+struct Networks {
+    /// This host's, each with the running containers on it: ids and names.
+    own: Vec<(ObservedNetwork, HashMap<String, String>)>,
+    foreign: Vec<ForeignNetwork>,
+}
+
+impl Networks {
+    /// Leaves out containers that have gone.
+    fn forget(&mut self, gone: impl Fn(&str) -> bool) {
+        for (_, attached) in &mut self.own {
+            attached.retain(|id, _| !gone(id));
+        }
+    }
+
+    /// This host's networks as they are told. `is_ours` knows the ids of this host's containers.
+    fn told(&self, is_ours: impl Fn(&str) -> bool) -> Vec<ObservedNetwork> {
+        let told = |(network, attached): &(ObservedNetwork, HashMap<String, String>)| {
+            let strangers = attached.iter().filter(|(id, _)| !is_ours(id));
+            let mut guests: Vec<String> = strangers.map(|(_, name)| name.clone()).collect();
+            guests.sort();
+            ObservedNetwork {
+                guests,
+                ..network.clone()
+            }
+        };
+        self.own.iter().map(told).collect()
     }
 }
 
@@ -257,6 +290,21 @@ fn to_foreign(network: &bollard::models::Network) -> Option<ForeignNetwork> {
         driver,
         parent,
     })
+}
+
+/// Fills in what the namespaces of running containers are closed with.
+async fn read_locks(all: &mut HashMap<String, Seen>) {
+    let owners = seen::owners(all);
+    if owners.is_empty() {
+        return;
+    }
+    let read = move || namespace::in_each_of(&owners, lock::rules);
+    let read = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+    for (id, rules) in read {
+        if let Some(seen) = all.get_mut(&id) {
+            seen.closed_with(rules.ok().flatten());
+        }
+    }
 }
 
 /// Trying takes a thread of its own, and some milliseconds when it is not known yet.

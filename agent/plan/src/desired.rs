@@ -21,6 +21,7 @@ mod image;
 mod leases;
 mod networks;
 mod normalise;
+mod size;
 mod storage;
 
 pub(crate) use hash::canonical;
@@ -140,6 +141,10 @@ impl Desired {
         for (name, document) in documents {
             match Project::parse(document) {
                 Ok(project) => {
+                    if let Err(error) = size::check(name, document, &project) {
+                        errors.push(error);
+                        continue;
+                    }
                     let context = normalise::Context {
                         host,
                         stack: name,
@@ -175,6 +180,7 @@ impl Desired {
             };
             problems.into_iter().map(of_stack).collect::<Vec<_>>()
         })?;
+        size::check(name, document, &project).map_err(|error| vec![error])?;
         let mut errors = Vec::new();
         let context = normalise::Context {
             host,

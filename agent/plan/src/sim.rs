@@ -29,6 +29,8 @@ pub struct Engine {
     pub interfaces: Vec<Interface>,
     pub foreign_networks: Vec<ForeignNetwork>,
     pub lacks: Vec<KernelFeature>,
+    /// Containers of others on a network, by its name.
+    pub guests: BTreeMap<String, Vec<String>>,
     /// Machines on the LAN that are not ours.
     pub strangers: BTreeMap<IpAddr, MacAddress>,
     /// Whether a container that joins a namespace which is open is refused.
@@ -97,6 +99,7 @@ impl Engine {
                 id: id.clone(),
                 name: network.spec.name.clone(),
                 hash: network.spec.labels.get(labels::HASH).cloned().unwrap_or_default(),
+                guests: self.guests.get(&network.spec.name).cloned().unwrap_or_default(),
             })
             .collect();
         networks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
@@ -231,6 +234,10 @@ impl Engine {
                     .any(|other| other.active() && other.networks.values().any(|n| n == id))
                 {
                     return Err(format!("network {id} has active endpoints"));
+                }
+                let name = self.networks.get(id).map(|network| &network.spec.name);
+                if name.is_some_and(|name| self.guests.contains_key(name)) {
+                    return Err(format!("network {id} has active endpoints of somebody else"));
                 }
                 self.networks.remove(id);
                 Ok(())

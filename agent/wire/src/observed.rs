@@ -84,6 +84,10 @@ pub struct ObservedNetwork {
     pub name: String,
     /// The `io.decnet.hash` label.
     pub hash: String,
+    /// The names of running containers on it that do not carry this host's label, sorted. The engine lets no network go
+    /// that one of them is attached to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub guests: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use decnet_plan::step::HostLink;
 use decnet_wire::ids::InterfaceName;
 
 use crate::host::namespace::Namespace;
-use crate::host::{arp, interfaces, links, lock, nd};
+use crate::host::{arp, closes, interfaces, links, lock, nd};
 use crate::{Engine, EngineError};
 
 /// Fails when somebody on the LAN answers for the address.
@@ -94,7 +94,8 @@ impl Engine {
         }
         let (egress, rules, closing) = (egress.clone(), rules.to_owned(), self.closing);
         blocking(move || {
-            let way = closing.way();
+            // Where the kernel has no way, nftables tells why.
+            let way = closing.or_else(closes).unwrap_or(lock::Way::Nftables);
             namespace
                 .run(|| lock::close(way, &egress, &rules))?
                 .map_err(io::Error::from)

@@ -92,7 +92,6 @@ fn try_all() -> Found {
     if closes == Err(Unclosable) {
         lacks.insert(KernelFeature::Nftables);
     }
-    let closes = closes.ok().flatten();
     let kinds = [
         (KernelFeature::Macvlan, InfoKind::MacVlan, "try-macvlan"),
         (KernelFeature::Ipvlan, InfoKind::IpVlan, "try-ipvlan"),
@@ -109,7 +108,10 @@ fn try_all() -> Found {
             lacks.insert(feature);
         }
     }
-    Found { lacks, closes }
+    Found {
+        lacks,
+        closes: closes.ok().flatten(),
+    }
 }
 
 /// The kernel has no filter that serves.

@@ -86,18 +86,18 @@ pub(crate) fn close(way: Way, egress: &Egress, rules: &str) -> Result<(), Errno>
     }
 }
 
-/// The name of the rules that the namespace of the calling thread is closed with; None when it is open.
-pub(crate) fn rules(way: Way) -> Result<Option<String>, Errno> {
-    match way {
-        Way::Nftables => nftables::rules(),
-        Way::XTables => x_tables::rules(),
+/// The name of the rules that the namespace of the calling thread is closed with, in whatever way; None when it is open.
+pub(crate) fn rules() -> Result<Option<String>, Errno> {
+    match nftables::rules() {
+        Ok(None) | Err(_) if x_tables::are_there() => x_tables::rules(),
+        rules => rules,
     }
 }
 
 /// What the rules of the namespace of the calling thread have counted; None when it is open.
-pub(crate) fn counters(way: Way) -> Result<Option<EgressCounters>, Errno> {
-    match way {
-        Way::Nftables => nftables::counters(),
-        Way::XTables => x_tables::counters(),
+pub(crate) fn counters() -> Result<Option<EgressCounters>, Errno> {
+    match nftables::counters() {
+        Ok(None) | Err(_) if x_tables::are_there() => x_tables::counters(),
+        counters => counters,
     }
 }

@@ -9,6 +9,7 @@ mod attributes;
 mod build;
 mod egress;
 mod failures;
+mod foreign;
 mod image;
 mod lab;
 mod lifecycle;

@@ -265,6 +265,14 @@ impl<'a> Survey<'a> {
                 if wanted.is_some_and(fits) || self.blocked_networks.contains_key(name) {
                     continue;
                 }
+                if let Some(guest) = group.iter().find_map(|network| network.guests.first()) {
+                    let reason = format!(
+                        "network {name} cannot go: container {guest}, which is not this host's, is attached to it: \
+                         disconnect it"
+                    );
+                    held = Some((*name, reason));
+                    continue;
+                }
                 let holder = self.observed.containers.iter().find(|container| {
                     is_attached(container, name)
                         && self.blocked_stacks.contains_key(self.owner(&names, container))

@@ -120,8 +120,14 @@ fn one_line_with_a_place(error: &LoadError, disk: &Disk) {
         );
         return;
     };
-    let file = position.file.trim_start_matches("/srv/app/");
-    let shown = |path: &String| path.replace(char::is_control, " ") == format!("{FOLDER}/{file}");
+    // It is shown as it was given, but for what would break the line: the name at the end is enough.
+    let file = position
+        .file
+        .trim_end_matches('/')
+        .rsplit('/')
+        .next()
+        .unwrap_or_default();
+    let shown = |path: &String| path.replace(char::is_control, " ").ends_with(file);
     let mut found = disk.0.iter().filter(|(path, _)| shown(path));
     let (_, found) = found.next().unwrap_or_else(|| panic!("no such file: {text:?}"));
     // YAML has more ends of a line than `lines` knows.

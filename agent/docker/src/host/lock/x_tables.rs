@@ -35,6 +35,13 @@ pub(super) fn close(egress: &Egress, rules: &str) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Whether the namespace of the calling thread has a filter table: asking for one that is not there would make it, and
+/// load what it is made of.
+pub(super) fn are_there() -> bool {
+    std::fs::read_to_string("/proc/thread-self/net/ip_tables_names")
+        .is_ok_and(|names| names.lines().any(|name| name == "filter"))
+}
+
 pub(super) fn rules() -> Result<Option<String>, Errno> {
     let mut marks = Vec::new();
     for family in [Family::V4, Family::V6] {

@@ -78,7 +78,7 @@ impl Sink {
         self.fail_at(self.position(at), trail.to_string(), problem);
     }
 
-    /// One line, and one error for one place and path: the first is the cause.
+    /// One error for one place and path: the first is the cause.
     pub(super) fn fail_at(&mut self, position: Option<Position>, path: String, problem: String) {
         let known = |error: &LoadError| error.position == position && error.path == path && !path.is_empty();
         if self.is_full() || self.errors.iter().any(known) {
@@ -86,8 +86,8 @@ impl Sink {
         }
         self.errors.push(LoadError {
             position,
-            path: one_line(path),
-            problem: one_line(problem),
+            path,
+            problem,
         });
     }
 
@@ -107,8 +107,13 @@ impl Sink {
         !self.errors.is_empty()
     }
 
+    /// All errors, each in one line.
     pub(super) fn into_errors(mut self, last: Option<LoadError>) -> Vec<LoadError> {
         self.errors.extend(last);
+        for error in &mut self.errors {
+            error.path = one_line(std::mem::take(&mut error.path));
+            error.problem = one_line(std::mem::take(&mut error.problem));
+        }
         self.errors.sort_by(|a, b| a.position.cmp(&b.position));
         self.errors
     }

@@ -24,13 +24,14 @@ pub(super) fn expose(node: Node<'_>, problems: &mut Problems) -> Option<BTreeSet
 /// The short and the long form, in the order of the document, each once.
 pub(super) fn ports(node: Node<'_>, problems: &mut Problems) -> Option<Vec<Port>> {
     let mut all: Vec<Port> = Vec::new();
+    let mut known = BTreeSet::new();
     for node in node.items(problems)? {
         let found = match node.value {
             Value::Object(_) => long(node, problems).into_iter().collect(),
             _ => node.parsed(problems, short).unwrap_or_default(),
         };
         for port in found {
-            if !all.contains(&port) {
+            if known.insert(port.clone()) {
                 all.push(port);
             }
         }

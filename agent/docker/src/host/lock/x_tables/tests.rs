@@ -1,6 +1,7 @@
 use std::process::Command;
 
 use super::*;
+use crate::host::lock;
 use crate::host::namespace::in_a_new_one;
 
 fn allow(texts: &[&str]) -> Egress {
@@ -111,9 +112,12 @@ fn iptables_reads_the_rules_as_they_are_meant() {
 fn a_namespace_tells_whether_and_how_it_is_closed() {
     let (first, second) = (allow(&[]), allow(&["udp/192.0.2.1:53"]));
     in_a_new_one(|| {
+        assert!(!are_there());
         assert_eq!(rules(), Ok(None));
         assert_eq!(counters(), Ok(None));
         close(&first, &first.rules()).unwrap();
+        assert!(are_there());
+        assert_eq!(lock::rules(), Ok(Some(first.rules())));
         assert_eq!(rules(), Ok(Some(first.rules())));
         assert_eq!(counters(), Ok(Some(EgressCounters::default())));
         assert!(saved()[0].contains("-A OUTPUT -d 127.0.0.11/32 -j dropped-dns"));
