@@ -360,11 +360,10 @@ fn what_does_not_stay_up_is_repaired_ever_more_rarely_and_told_with_its_reason()
         "it is tried as often as ever: {pauses:?}"
     );
     // The engine starts it as well, so that it runs for a moment now and then.
-    let pending = format!("/running/pending/decnet-{}", stage.deckies["loops"]);
     until("the agent says why", SETTLED, || {
         let status = stage.status()?;
         let reason = status
-            .pointer(&pending)
+            .pointer("/running/reason")
             .and_then(Value::as_str)
             .unwrap_or_default();
         Ok(Seen::when(reason.contains(&service), reason))
