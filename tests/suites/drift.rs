@@ -320,12 +320,16 @@ fn what_does_not_stay_up_is_repaired_ever_more_rarely_and_told_with_its_reason()
     let (base, service) = (stage.base("loops"), stage.service("loops"));
     let calm = there(&stage.service("calm"))?;
     let pid = there(&base)?.pid.to_string();
-    let squat = "import socket,time\ns=socket.socket()\ns.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1)\n\
+    let squat = "import socket,time\nprint('here',flush=True)\ns=socket.socket()\ns.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1)\n\
         while True:\n  try:\n    s.bind(('0.0.0.0',6379)); s.listen(); break\n  except OSError: time.sleep(0.001)\n\
         time.sleep(3600)";
     let log = stage.scene.folder().join("squatter.log");
     let inside = ["-t", &pid, "-n", "/usr/bin/env", "python3", "-c", squat];
     let squatter = Process::start(Command::new("nsenter").args(inside), &log)?;
+    until("somebody waits for the port", SETTLED, || {
+        let text = std::fs::read_to_string(&log)?;
+        Ok(Seen::when(text.contains("here"), text))
+    })?;
     // It takes the port in the moment in which nobody has it.
     docker(&["kill", &service])?;
     let starts = || -> Result<usize> {
@@ -356,11 +360,10 @@ fn what_does_not_stay_up_is_repaired_ever_more_rarely_and_told_with_its_reason()
         "it is tried as often as ever: {pauses:?}"
     );
     // The engine starts it as well, so that it runs for a moment now and then.
-    let pending = format!("/running/pending/decnet-{}", stage.deckies["loops"]);
     until("the agent says why", SETTLED, || {
         let status = stage.status()?;
         let reason = status
-            .pointer(&pending)
+            .pointer("/running/reason")
             .and_then(Value::as_str)
             .unwrap_or_default();
         Ok(Seen::when(reason.contains(&service), reason))
