@@ -82,9 +82,9 @@ demo-down: ## end the demo that KEEP=1 left
 	@$(TARGET_DIR)/debug/demo --down
 
 .PHONY: bench
-bench: set-up image ## up, nothing to do, one change, down: against Docker Compose and a bare loop (root; DECKIES=5,20,60 ROUNDS=5)
+bench: set-up image ## up, nothing to do, one change, down: against Docker Compose and a bare loop (root; DECKIES=5,20,60 ROUNDS=5 KNOWN=250)
 	$(CARGO) build --release --locked -p decnet -p decnet-agent -p decnet-tests --bins
-	BENCH_OUT='$(BENCH_OUT)' DECKIES='$(DECKIES)' ROUNDS='$(ROUNDS)' $(TARGET_DIR)/release/bench
+	BENCH_OUT='$(BENCH_OUT)' DECKIES='$(DECKIES)' ROUNDS='$(ROUNDS)' KNOWN='$(KNOWN)' $(TARGET_DIR)/release/bench
 
 .PHONY: clean
 clean: ## remove everything that was built

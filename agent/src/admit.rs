@@ -19,10 +19,12 @@ use crate::ledger::{Acceptance, AcceptedRecord, Ledger, LedgerError, RefusalReco
 
 mod examine;
 mod refusal;
+mod wishes;
 
 pub(crate) use examine::{Audience, restore};
 use examine::{Examined, Memory, examine};
 pub(crate) use refusal::{Code, Refusal};
+pub(crate) use wishes::wishes;
 
 /// A bundle that passed every check and is in the ledger.
 #[derive(Debug)]
@@ -148,6 +150,7 @@ impl Admission {
                 accepted_at: now,
             },
             stacks: bundle.stacks.clone(),
+            wishes: wishes(bundle),
         };
         self.ledger.write(move |tx| tx.accept(&acceptance)).await?;
         tracing::info!(generation, stacks = bundle.stacks.len(), digest = %admitted.digest, "bundle accepted");

@@ -21,9 +21,10 @@ use crate::identity::{Identity, IdentityError};
 use crate::ledger::{Ledger, LedgerError};
 use crate::link::{Link, LinkError};
 use crate::pull::Pull;
-use crate::reconcile::{Condition, DockerMachine, Reconciler};
+use crate::reconcile::{Condition, DockerMachine, Reconciler, Retries};
 use crate::report::Reporter;
-use crate::status::{Contact, Preview, PreviewError, Status};
+use crate::status::{Contact, Preview, PreviewError, Retried, Status};
+use crate::transfers::Transfers;
 
 /// How long a poll waits until the master says otherwise.
 const POLL_WAIT: Duration = Duration::from_secs(30);
@@ -126,6 +127,27 @@ impl Agent {
         Status::read(&self.identity, self.master().to_string(), &self.ledger, None)
     }
 
+    /// Ends quarantines in the ledger, of a stack or decky, or of all: for when no agent runs.
+    ///
+    /// # Errors
+    /// The ledger cannot be read or written.
+    pub async fn retry(&self, wanted: Option<&str>) -> Result<Retried, LedgerError> {
+        let stacks: Vec<_> = self
+            .ledger
+            .troubles()?
+            .into_iter()
+            .filter(|(stack, trouble)| {
+                wanted.is_none_or(|wanted| stack.as_str() == wanted || trouble.decky.as_str() == wanted)
+            })
+            .map(|(stack, _)| stack)
+            .collect();
+        let forgotten = stacks.clone();
+        self.ledger
+            .write(move |tx| tx.forget_troubles(&forgotten))
+            .await?;
+        Ok(Retried::new(stacks))
+    }
+
     /// What would be done now. Changes nothing.
     ///
     /// # Errors
@@ -170,10 +192,19 @@ impl Agent {
         let (poll_wait, _) = watch::channel(POLL_WAIT);
         let wake = Arc::new(Notify::new());
         let idle_round = Arc::new(AtomicU64::new(0));
+        let retries = Arc::new(Retries::default());
         let host = self.identity.host;
 
-        let blobs = Arc::new(Blobs::new(self.config.blobs_dir(), link()?));
-        let machine = Arc::new(DockerMachine::new(self.config.docker_socket.clone(), host, blobs));
+        let transfers = Arc::new(Transfers::default());
+        let blobs = Arc::new(Blobs::new(
+            self.config.blobs_dir(),
+            link()?,
+            Arc::clone(&transfers),
+        ));
+        let relist = self.config.relist;
+        let socket = self.config.docker_socket.clone();
+        let machine = DockerMachine::new(socket, host, blobs, Arc::clone(&transfers), relist);
+        let machine = Arc::new(machine);
         let listener = control::listen(&self.config.socket_path()).map_err(RunError::Control)?;
         let control = Control {
             identity: Arc::clone(&self.identity),
@@ -183,6 +214,10 @@ impl Agent {
             condition: condition.subscribe(),
             contact: contact.subscribe(),
             idle_round: Arc::clone(&idle_round),
+            clock: Arc::clone(&self.clock),
+            transfers,
+            retries: Arc::clone(&retries),
+            wake: Arc::clone(&wake),
         };
         let reporter = Reporter {
             link: link()?,
@@ -203,7 +238,9 @@ impl Agent {
             wake: Arc::clone(&wake),
             condition,
             engine_backoff: Backoff::for_the_engine(seeded_by_the_system()),
+            retries,
             idle_round: Arc::clone(&idle_round),
+            relist,
         };
         let audience = Audience {
             fleet: self.identity.fleet,

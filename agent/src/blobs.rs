@@ -18,11 +18,12 @@ use http::{Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use sha2::{Digest as _, Sha256};
 use tokio::fs::{File, OpenOptions};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::link::{Link, LinkError};
+use crate::transfers::Transfers;
 use crate::trust::wire_digest;
 
 /// How long the master may take for the head of an answer, and for each next piece of a body.
@@ -36,6 +37,7 @@ pub(crate) struct Blobs {
     dir: PathBuf,
     // One transfer at a time: they share one line anyway.
     link: Mutex<Link>,
+    transfers: Arc<Transfers>,
     sizes: StdMutex<BTreeMap<Digest, u64>>,
 }
 
@@ -66,10 +68,11 @@ pub(crate) enum BlobError {
 }
 
 impl Blobs {
-    pub(crate) fn new(dir: PathBuf, link: Link) -> Self {
+    pub(crate) fn new(dir: PathBuf, link: Link, transfers: Arc<Transfers>) -> Self {
         Self {
             dir,
             link: Mutex::new(link),
+            transfers,
             sizes: StdMutex::new(BTreeMap::new()),
         }
     }
@@ -111,7 +114,10 @@ impl Blobs {
         }
         let mut tries = 1;
         loop {
-            match fetch(&mut link, &self.dir, digest, size).await {
+            let tell = |at| self.transfers.tell_blob(digest, at, size);
+            let fetched = fetch(&mut link, &self.dir, digest, size, &tell).await;
+            self.transfers.end_blob(digest);
+            match fetched {
                 Ok(()) => break,
                 // What broke off is resumed; what has wrong content was thrown away and is begun again.
                 Err(BlobError::Short { .. } | BlobError::Content(_)) if tries < TRIES => tries += 1,
@@ -132,18 +138,17 @@ impl Blobs {
 impl BlobSource for Blobs {
     async fn open(&self, digest: &Digest) -> io::Result<File> {
         self.have(digest).await.map_err(|error| {
-            // "Not found" is final for the engine's step; everything else is worth waiting for.
+            // What the kinds mean to whoever asked stands at `EngineError::ReadBlob`.
             let kind = match &error {
-                BlobError::Unknown(_) | BlobError::TooLong { .. } | BlobError::Content(_) => {
-                    io::ErrorKind::NotFound
-                }
+                BlobError::Unknown(_) => io::ErrorKind::NotFound,
+                BlobError::TooLong { .. } | BlobError::Content(_) => io::ErrorKind::InvalidData,
+                // A master that has lost it may find it again.
                 BlobError::Fetch {
                     source: LinkError::Status { status, .. },
                     ..
-                } if *status == StatusCode::NOT_FOUND => io::ErrorKind::NotFound,
-                // A full disk is said at once, in the row.
+                } if *status == StatusCode::NOT_FOUND => io::ErrorKind::InvalidData,
                 BlobError::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                    io::ErrorKind::NotFound
+                    io::ErrorKind::StorageFull
                 }
                 _ => io::ErrorKind::Other,
             };
@@ -158,154 +163,198 @@ async fn open_complete(path: &Path, size: u64) -> Option<File> {
     (file.metadata().await.ok()?.len() == size).then_some(file)
 }
 
-async fn fetch(link: &mut Link, dir: &Path, digest: &Digest, size: u64) -> Result<(), BlobError> {
-    let part = dir.join(format!("{}.part", digest.hex()));
-    let failed = |doing, path: &Path| {
-        let path = path.to_owned();
-        move |source| BlobError::File { doing, path, source }
-    };
+/// `tell` is told how many bytes are there.
+async fn fetch(
+    link: &mut Link,
+    dir: &Path,
+    digest: &Digest,
+    size: u64,
+    tell: &(impl Fn(u64) + Sync),
+) -> Result<(), BlobError> {
     let make = dir.to_owned();
     tokio::task::spawn_blocking(move || decnet_pki::files::create_private_dir(&make))
         .await
         .map_err(io::Error::other)
         .and_then(|made| made.map_err(io::Error::other))
-        .map_err(failed("make", dir))?;
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .open(&part)
-        .await
-        .map_err(failed("open", &part))?;
-
-    let (mut hash, mut at) = hash_so_far(&mut file, size)
-        .await
-        .map_err(failed("read", &part))?;
-    if at > size {
-        file.set_len(0).await.map_err(failed("shorten", &part))?;
-        (hash, at) = (Sha256::new(), 0);
-    }
-    if at < size {
-        let outcome = stream(link, &mut file, digest, size, &mut hash, &mut at, &part).await;
+        .map_err(|source| BlobError::File {
+            doing: "make",
+            path: dir.to_owned(),
+            source,
+        })?;
+    let mut partial = Partial::open(dir, digest, size).await?;
+    if partial.at < size {
+        let outcome = partial.stream(link, tell).await;
         // Whatever arrived is kept for the next try.
-        file.flush().await.map_err(failed("write", &part))?;
+        let flushed = partial.file.flush().await;
+        flushed.map_err(|source| partial.failed("write", source))?;
         outcome?;
     }
-    if wire_digest(&Sha256Digest::from_bytes(hash.finalize().into())) != *digest {
-        let _ = tokio::fs::remove_file(&part).await;
-        return Err(BlobError::Content(digest.clone()));
-    }
-    file.sync_all().await.map_err(failed("write", &part))?;
-    let path = dir.join(digest.hex());
-    tokio::fs::rename(&part, &path)
-        .await
-        .map_err(failed("rename", &part))
+    partial.finish(&dir.join(digest.hex())).await
 }
 
-/// Hashes what an earlier try left, and stands at its end.
-async fn hash_so_far(file: &mut File, size: u64) -> io::Result<(Sha256, u64)> {
-    let mut hash = Sha256::new();
-    let mut at = 0;
-    let mut piece = vec![0; 256 * 1024];
-    while at <= size {
-        let read = file.read(&mut piece).await?;
-        if read == 0 {
-            break;
-        }
-        hash.update(&piece[..read]);
-        at += read as u64;
-    }
-    Ok((hash, at))
-}
-
-async fn stream(
-    link: &mut Link,
-    file: &mut File,
-    digest: &Digest,
+/// A blob on its way: what there is of it, and the hash of that.
+struct Partial<'a> {
+    file: File,
+    path: PathBuf,
+    digest: &'a Digest,
     size: u64,
-    hash: &mut Sha256,
-    at: &mut u64,
-    part: &Path,
-) -> Result<(), BlobError> {
-    let fetch = |source| BlobError::Fetch {
-        digest: digest.clone(),
-        source,
-    };
-    let mut request = Request::builder().uri(format!("/agent/v1/blobs/sha256/{}", digest.hex()));
-    if *at > 0 {
-        request = request.header(header::RANGE, format!("bytes={at}-"));
-    }
-    let request = request
-        .body(Bytes::new())
-        .map_err(|error| fetch(LinkError::Request(error)))?;
-    let answer = link.send(&request, PIECE).await.map_err(fetch)?;
-    let failed = |doing, source| BlobError::File {
-        doing,
-        path: part.to_owned(),
-        source,
-    };
-    match answer.status() {
-        StatusCode::PARTIAL_CONTENT if starts_at(&answer, *at) => {}
-        // RFC 9110 section 14.2: a server may ignore the range and send everything.
-        StatusCode::OK => {
-            file.set_len(0)
-                .await
-                .map_err(|source| failed("shorten", source))?;
-            tokio::io::AsyncSeekExt::rewind(file)
-                .await
-                .map_err(|source| failed("rewind", source))?;
-            (*hash, *at) = (Sha256::new(), 0);
+    hash: Sha256,
+    /// Bytes that are there; never more than `size`.
+    at: u64,
+}
+
+impl<'a> Partial<'a> {
+    /// Takes up what an earlier try left.
+    async fn open(dir: &Path, digest: &'a Digest, size: u64) -> Result<Self, BlobError> {
+        let path = dir.join(format!("{}.part", digest.hex()));
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .await;
+        let file = file.map_err(|source| BlobError::File {
+            doing: "open",
+            path: path.clone(),
+            source,
+        })?;
+        let mut partial = Self {
+            file,
+            path,
+            digest,
+            size,
+            hash: Sha256::new(),
+            at: 0,
+        };
+        let read = partial.hash_what_is_there().await;
+        read.map_err(|source| partial.failed("read", source))?;
+        if partial.at > size {
+            partial.clear().await?;
         }
-        _ => return Err(fetch(link.unexpected(answer).await)),
+        Ok(partial)
     }
-    let mut body = answer.into_body();
-    loop {
-        let frame = match timeout(PIECE, body.frame()).await {
-            Ok(Some(Ok(frame))) => frame,
-            Ok(None) => break,
-            // Resumed by the next try.
-            Ok(Some(Err(_))) | Err(_) => {
+
+    async fn hash_what_is_there(&mut self) -> io::Result<()> {
+        let mut piece = vec![0; 256 * 1024];
+        while self.at <= self.size {
+            let read = self.file.read(&mut piece).await?;
+            if read == 0 {
+                break;
+            }
+            self.hash.update(&piece[..read]);
+            self.at += read as u64;
+        }
+        Ok(())
+    }
+
+    async fn stream(&mut self, link: &mut Link, tell: &(impl Fn(u64) + Sync)) -> Result<(), BlobError> {
+        let digest = self.digest;
+        let fetch = |source| BlobError::Fetch {
+            digest: digest.clone(),
+            source,
+        };
+        let mut request = Request::builder().uri(format!("/agent/v1/blobs/sha256/{}", digest.hex()));
+        if self.at > 0 {
+            // RFC 9110 section 13.1.5: the rest if it is still of the same blob, and all of it otherwise.
+            request = request
+                .header(header::RANGE, format!("bytes={}-", self.at))
+                .header(header::IF_RANGE, format!("\"{digest}\""));
+        }
+        let request = request
+            .body(Bytes::new())
+            .map_err(|error| fetch(LinkError::Request(error)))?;
+        let answer = link.send(&request, PIECE).await.map_err(fetch)?;
+        match answer.status() {
+            StatusCode::PARTIAL_CONTENT if starts_at(&answer, self.at, self.size) => {}
+            // RFC 9110 section 14.2: a server may ignore the range and send everything.
+            StatusCode::OK => self.clear().await?,
+            // What was kept is no part of what the master has: one of the two is not the blob.
+            StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PARTIAL_CONTENT => {
                 link.close();
-                return Err(BlobError::Short {
+                self.clear().await?;
+                return Err(BlobError::Content(digest.clone()));
+            }
+            _ => return Err(fetch(link.unexpected(answer).await)),
+        }
+        let mut body = answer.into_body();
+        loop {
+            let frame = match timeout(PIECE, body.frame()).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(None) => break,
+                // Resumed by the next try.
+                Ok(Some(Err(_))) | Err(_) => {
+                    link.close();
+                    return Err(self.short());
+                }
+            };
+            let Ok(data) = frame.into_data() else { continue };
+            if self.at + data.len() as u64 > self.size {
+                link.close();
+                return Err(BlobError::TooLong {
                     digest: digest.clone(),
-                    at: *at,
-                    size,
+                    size: self.size,
                 });
             }
-        };
-        let Ok(data) = frame.into_data() else { continue };
-        if *at + data.len() as u64 > size {
-            link.close();
-            return Err(BlobError::TooLong {
-                digest: digest.clone(),
-                size,
-            });
+            let written = self.file.write_all(&data).await;
+            written.map_err(|source| self.failed("write", source))?;
+            self.hash.update(&data);
+            self.at += data.len() as u64;
+            tell(self.at);
         }
-        file.write_all(&data)
-            .await
-            .map_err(|source| failed("write", source))?;
-        hash.update(&data);
-        *at += data.len() as u64;
+        if self.at < self.size {
+            return Err(self.short());
+        }
+        Ok(())
     }
-    if *at < size {
-        return Err(BlobError::Short {
-            digest: digest.clone(),
-            at: *at,
-            size,
-        });
+
+    /// Gives it its final name, if it is the blob; throws it away otherwise.
+    async fn finish(self, to: &Path) -> Result<(), BlobError> {
+        let found = Sha256Digest::from_bytes(self.hash.clone().finalize().into());
+        if wire_digest(&found) != *self.digest {
+            let _ = tokio::fs::remove_file(&self.path).await;
+            return Err(BlobError::Content(self.digest.clone()));
+        }
+        let synced = self.file.sync_all().await;
+        synced.map_err(|source| self.failed("write", source))?;
+        let renamed = tokio::fs::rename(&self.path, to).await;
+        renamed.map_err(|source| self.failed("rename", source))
     }
-    Ok(())
+
+    async fn clear(&mut self) -> Result<(), BlobError> {
+        let shortened = self.file.set_len(0).await;
+        shortened.map_err(|source| self.failed("shorten", source))?;
+        let rewound = self.file.rewind().await;
+        rewound.map_err(|source| self.failed("rewind", source))?;
+        (self.hash, self.at) = (Sha256::new(), 0);
+        Ok(())
+    }
+
+    fn short(&self) -> BlobError {
+        BlobError::Short {
+            digest: self.digest.clone(),
+            at: self.at,
+            size: self.size,
+        }
+    }
+
+    fn failed(&self, doing: &'static str, source: io::Error) -> BlobError {
+        BlobError::File {
+            doing,
+            path: self.path.clone(),
+            source,
+        }
+    }
 }
 
-/// Whether a partial answer begins where it was asked to (RFC 9110 section 14.4).
-fn starts_at<B>(answer: &http::Response<B>, at: u64) -> bool {
-    answer
-        .headers()
-        .get(header::CONTENT_RANGE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|range| range.starts_with(&format!("bytes {at}-")))
+/// Whether a partial answer begins where it was asked to, and is of a whole of that size (RFC 9110 section 14.4).
+fn starts_at<B>(answer: &http::Response<B>, at: u64, size: u64) -> bool {
+    let range = answer.headers().get(header::CONTENT_RANGE);
+    let range = range.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let whole = range.rsplit_once('/').map(|(_, whole)| whole);
+    range.starts_with(&format!("bytes {at}-"))
+        && whole.is_some_and(|whole| whole == "*" || whole == size.to_string())
 }
 
 /// A cache that tasks share.

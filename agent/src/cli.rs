@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
+use http::Method;
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +22,7 @@ use crate::doctor;
 use crate::enrol::{self, EnrolError, Existing, LONGEST_TOKEN};
 use crate::error::error_chain;
 use crate::ledger::JournalEntry;
-use crate::status::{Preview, Status, journal_text};
+use crate::status::{Preview, Retried, Status, journal_text};
 
 /// How long `run` waits for whoever holds the ledger.
 const LOOKED_AT: Duration = Duration::from_secs(5);
@@ -164,6 +165,14 @@ enum Command {
     Status(Output),
     /// Show what the agent would do now. Changes nothing.
     Plan(Output),
+    /// Try again at once what is quarantined or waits for its next try.
+    Retry {
+        /// The stack or decky; everything that is not as it was asked for, unless said.
+        #[arg(value_parser = retry_name)]
+        stack: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Show the newest steps.
     Journal {
         #[command(flatten)]
@@ -263,6 +272,20 @@ impl Cli {
                 };
                 output.print(&preview, Preview::to_text)
             }
+            Command::Retry { stack, output } => {
+                let query = stack
+                    .as_ref()
+                    .map_or_else(|| "/retry".to_owned(), |stack| format!("/retry?stack={stack}"));
+                let answer = control::call(&config.socket_path(), Method::POST, &query).await;
+                let retried: Retried = match found(answer)? {
+                    Some(retried) => retried,
+                    None => Agent::open(config)?
+                        .retry(stack.as_deref())
+                        .await
+                        .map_err(|error| Failure::new(Exit::Failed, &error))?,
+                };
+                output.print(&retried, Retried::to_text)
+            }
             Command::Journal { output, limit } => {
                 let entries: Vec<JournalEntry> =
                     match asked(&config, &format!("/journal?limit={limit}")).await? {
@@ -322,11 +345,25 @@ fn written(out: &[u8]) -> Result<Exit, Failure> {
 
 /// Asks the running agent; none when there is none.
 async fn asked<T: serde::de::DeserializeOwned>(config: &Config, query: &str) -> Result<Option<T>, Failure> {
-    match control::ask(&config.socket_path(), query).await {
+    found(control::ask(&config.socket_path(), query).await)
+}
+
+fn found<T>(answer: Result<T, ControlError>) -> Result<Option<T>, Failure> {
+    match answer {
         Ok(answer) => Ok(Some(answer)),
         // No socket, or nobody behind it: the ledger is free to be opened, or its holder says so.
         Err(ControlError::Connect { .. }) => Ok(None),
         Err(error) => Err(Failure::new(Exit::Failed, &error)),
+    }
+}
+
+/// A name that stands in a query as it is.
+fn retry_name(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if !text.is_empty() && text.bytes().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("it is no name of a stack or decky".to_owned())
     }
 }
 

@@ -223,17 +223,16 @@ async fn aim(options: &ProjectOptions, up: &UpOptions, socket: &Path) -> Result<
 }
 
 async fn start(options: &ProjectOptions, up: &UpOptions, socket: &Path) -> Result<Ended, ComposeError> {
-    let aim = aim(options, up, socket).await?;
+    let mut aim = aim(options, up, socket).await?;
+    aim.runner.stop_on_interrupt();
     let refresh = planner::refresh(&aim.desired, aim.refresh);
-    let settled = refresh.steps.is_empty()
-        && Runner::plan(&aim.desired, &aim.observed, &aim.hidden, aim.manner).is_settled();
-    if !settled {
-        aim.runner.stop_on_interrupt();
-        if !refresh.steps.is_empty() {
-            aim.runner.apply_all(&refresh).await?;
-        }
-        aim.runner.settle(&aim.desired, &aim.hidden, aim.manner).await?;
+    if !refresh.steps.is_empty() {
+        aim.runner.apply_all(&refresh).await?;
+        aim.observed = aim.runner.observe().await?;
     }
+    aim.runner
+        .settle(&aim.desired, &aim.hidden, aim.manner, aim.observed)
+        .await?;
     if up.wait {
         aim.runner.wait(&aim.desired, up.wait_timeout).await?;
     }
@@ -249,7 +248,10 @@ async fn preview(
     let aim = aim(options, up, socket).await?;
     let mut plan = planner::refresh(&aim.desired, aim.refresh);
     let first = plan.steps.len();
-    let rest = Runner::plan(&aim.desired, &aim.observed, &aim.hidden, aim.manner);
+    let rest = aim
+        .runner
+        .plan(&aim.desired, &aim.observed, &aim.hidden, aim.manner)
+        .await;
     plan.blocked = rest.blocked;
     plan.steps.extend(rest.steps.into_iter().map(|mut planned| {
         planned.after = planned
@@ -302,7 +304,7 @@ async fn stop(options: &ProjectOptions, down: &DownOptions, socket: &Path) -> Re
         stop_timeout: down.timeout,
         ..Manner::default()
     };
-    runner.settle(&desired, &hidden, manner).await?;
+    runner.settle(&desired, &hidden, manner, observed).await?;
     if down.volumes {
         let observed = runner.observe().await?;
         runner.apply_all(&planner::remove_volumes(&observed)).await?;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 mod ini;
 
@@ -12,6 +13,11 @@ pub const STATE_DIR: &str = "/var/lib/decnet/agent";
 pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 /// The settings file that packages install. A missing one is fine.
 pub const CONFIG_FILE: &str = "/etc/decnet/decnet.ini";
+
+/// How often everything on the engine is looked at, unless told otherwise.
+const RELIST: Duration = Duration::from_secs(60);
+/// What that may be set to, in seconds.
+const RELIST_RANGE: std::ops::RangeInclusive<u64> = 1..=86_400;
 
 /// Everything that an agent must be told. There is no global state: one process may run several.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +30,9 @@ pub struct Config {
     pub master: Option<HostPort>,
     /// Whether this host's LAN wants ipvlan; only `doctor` looks at it. The master decides per bundle.
     pub ipvlan: Option<bool>,
+    /// How long an event of the engine's that was lost goes unnoticed: the longest time between two looks at all that it
+    /// has.
+    pub relist: Duration,
 }
 
 impl Config {
@@ -35,6 +44,7 @@ impl Config {
             docker_socket: PathBuf::from(DOCKER_SOCKET),
             master: None,
             ipvlan: None,
+            relist: RELIST,
         }
     }
 
@@ -69,9 +79,22 @@ impl Config {
                         other => return Err(invalid(format!("{other:?} is neither true nor false"))),
                     });
                 }
+                "relist" => {
+                    let seconds = entry.value.parse().ok();
+                    self.relist = seconds
+                        .filter(|seconds| RELIST_RANGE.contains(seconds))
+                        .map(Duration::from_secs)
+                        .ok_or_else(|| {
+                            let (least, most) = (RELIST_RANGE.start(), RELIST_RANGE.end());
+                            invalid(format!(
+                                "{:?} is no number of seconds from {least} to {most}",
+                                entry.value
+                            ))
+                        })?;
+                }
                 _ => {
                     return Err(invalid(
-                        "there is no such setting; known are: master, ipvlan".to_owned(),
+                        "there is no such setting; known are: master, ipvlan, relist".to_owned(),
                     ));
                 }
             }
@@ -208,6 +231,9 @@ mod tests {
                 .unwrap();
         assert_eq!(config.master.unwrap().to_string(), "m.example:8770");
         assert_eq!(config.ipvlan, Some(true));
+        assert_eq!(config.relist, RELIST);
+        let config = from_text("[agent]\nrelist = 300\n").unwrap();
+        assert_eq!(config.relist, Duration::from_secs(300));
     }
 
     #[test]
@@ -221,6 +247,11 @@ mod tests {
                 "[agent]\nipvlan = yes\n",
                 "line 2: [agent] ipvlan: \"yes\" is neither true nor false",
             ),
+            (
+                "[agent]\nrelist = 0\n",
+                "line 2: [agent] relist: \"0\" is no number",
+            ),
+            ("[agent]\nrelist = 1m\n", "from 1 to 86400"),
             (
                 "[agent]\n\nmaser = a:1\n",
                 "line 3: [agent] maser: there is no such setting",

@@ -1,9 +1,9 @@
 //! The control socket: how commands on this host ask a running agent, which alone may hold the ledger.
 //!
-//! `GET /status`, `GET /plan`, `GET /journal?limit=<n>`; answers are JSON. Only who may enter the state
-//! folder reaches it.
+//! `GET /status`, `GET /plan`, `GET /journal?limit=<n>`, `POST /retry?stack=<name>`; answers are JSON. Only who may
+//! enter the state folder reaches it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use decnet_docker::Engine;
 use decnet_docker::host::EgressCounters;
+use decnet_wire::ids::StackName;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Full, Limited};
 use hyper::body::Incoming;
@@ -22,15 +23,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::clock::SharedClock;
 use crate::error::error_chain;
 use crate::identity::Identity;
-use crate::ledger::Ledger;
-use crate::reconcile::Condition;
-use crate::status::{Contact, Preview, Running, Status};
+use crate::ledger::{Ledger, LedgerError};
+use crate::reconcile::{Condition, Retries};
+use crate::status::{Contact, Preview, Retried, Running, Status};
+use crate::transfers::Transfers;
 
 /// Commands that are served at once; more wait.
 const CONNECTIONS: usize = 16;
@@ -52,6 +55,11 @@ pub(crate) struct Control {
     pub(crate) condition: watch::Receiver<Condition>,
     pub(crate) contact: watch::Receiver<Contact>,
     pub(crate) idle_round: Arc<AtomicU64>,
+    pub(crate) clock: SharedClock,
+    pub(crate) transfers: Arc<Transfers>,
+    pub(crate) retries: Arc<Retries>,
+    /// Wakes the reconcile loop.
+    pub(crate) wake: Arc<Notify>,
 }
 
 /// The control socket cannot be used.
@@ -145,18 +153,54 @@ impl Control {
         }
     }
 
+    /// Lets everything, or one stack or decky, be tried again at once that is not as it was asked for.
+    async fn retry(&self, wanted: Option<&str>) -> Result<Retried, LedgerError> {
+        let condition = self.condition.borrow().clone();
+        let waiting = condition
+            .pending
+            .into_iter()
+            .map(|(stack, pending)| (stack, pending.decky));
+        let known = self
+            .ledger
+            .troubles()?
+            .into_iter()
+            .map(|(stack, trouble)| (stack, trouble.decky));
+        let stacks: BTreeSet<StackName> = waiting
+            .chain(known)
+            .filter(|(stack, decky)| {
+                wanted.is_none_or(|wanted| stack.as_str() == wanted || decky.as_str() == wanted)
+            })
+            .map(|(stack, _)| stack)
+            .collect();
+        let forgotten: Vec<StackName> = stacks.iter().cloned().collect();
+        self.ledger
+            .write(move |tx| tx.forget_troubles(&forgotten))
+            .await?;
+        self.retries.add(stacks.iter().cloned());
+        self.wake.notify_one();
+        Ok(Retried::new(stacks))
+    }
+
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        if request.method() != Method::GET {
-            return said(StatusCode::METHOD_NOT_ALLOWED, "only GET is known here");
+        let path = request.uri().path();
+        let method = if path == "/retry" {
+            Method::POST
+        } else {
+            Method::GET
+        };
+        if request.method() != method {
+            return said(StatusCode::METHOD_NOT_ALLOWED, &format!("{path} takes {method}"));
         }
-        match request.uri().path() {
+        match path {
             "/status" => {
                 let idle = self.idle_round.load(Ordering::Relaxed);
-                let running = Running::new(
+                let mut running = Running::new(
                     self.condition.borrow().clone(),
                     self.contact.borrow().clone(),
                     idle,
+                    self.clock.now(),
                 );
+                running.fetching = self.transfers.list();
                 let status = Status::read(&self.identity, self.master.clone(), &self.ledger, Some(running));
                 let egress = self.egress().await;
                 json(
@@ -181,7 +225,23 @@ impl Control {
                 };
                 json(self.ledger.journal(limit).map_err(|error| error_chain(&error)))
             }
-            _ => said(StatusCode::NOT_FOUND, "known are /status, /plan and /journal"),
+            "/retry" => {
+                let wanted = request
+                    .uri()
+                    .query()
+                    .and_then(|query| query.strip_prefix("stack="));
+                match self.retry(wanted).await {
+                    Ok(retried) if retried.stacks.is_empty() && wanted.is_some() => said(
+                        StatusCode::NOT_FOUND,
+                        "no stack or decky of that name waits for a try: see `decnet-agent status`",
+                    ),
+                    outcome => json(outcome.map_err(|error| error_chain(&error))),
+                }
+            }
+            _ => said(
+                StatusCode::NOT_FOUND,
+                "known are /status, /plan, /journal and /retry",
+            ),
         }
     }
 }
@@ -211,14 +271,23 @@ fn respond(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {
 
 /// Asks the agent behind a socket.
 pub(crate) async fn ask<T: DeserializeOwned>(path: &Path, query: &str) -> Result<T, ControlError> {
-    timeout(PATIENCE, exchange(path, query))
+    call(path, Method::GET, query).await
+}
+
+/// The same with another method.
+pub(crate) async fn call<T: DeserializeOwned>(
+    path: &Path,
+    method: Method,
+    query: &str,
+) -> Result<T, ControlError> {
+    timeout(PATIENCE, exchange(path, method, query))
         .await
         .map_err(|_| ControlError::Timeout {
             path: path.to_owned(),
         })?
 }
 
-async fn exchange<T: DeserializeOwned>(path: &Path, query: &str) -> Result<T, ControlError> {
+async fn exchange<T: DeserializeOwned>(path: &Path, method: Method, query: &str) -> Result<T, ControlError> {
     let broke = |source: Box<dyn std::error::Error + Send + Sync>| ControlError::Exchange {
         path: path.to_owned(),
         source,
@@ -234,6 +303,7 @@ async fn exchange<T: DeserializeOwned>(path: &Path, query: &str) -> Result<T, Co
         .map_err(|error| broke(error.into()))?;
     let driver = tokio::spawn(connection);
     let request = Request::builder()
+        .method(method)
         .uri(query)
         .header(header::HOST, "agent")
         .body(Empty::<Bytes>::new())

@@ -230,7 +230,24 @@ async fn kernel(ipvlan: bool) -> Vec<Finding> {
             ipvlan,
             "load it with `modprobe ipvlan`, or enrol this host without --ipvlan",
         ),
+        egress(&lacks).await,
     ]
+}
+
+/// Whether deckies can be kept from calling out, and by what.
+async fn egress(lacks: &[KernelFeature]) -> Finding {
+    const CHECK: &str = "egress";
+    let closes = tokio::task::spawn_blocking(decnet_docker::host::closes).await;
+    match closes.ok().flatten() {
+        Some(way) => Finding::ok(CHECK, format!("{way} keeps deckies from calling out")),
+        None if lacks.contains(&KernelFeature::Nftables) => Finding::fail(
+            CHECK,
+            "the kernel has neither nftables with connection tracking nor x_tables for IPv4 and IPv6",
+            "load what keeps deckies from calling out: `modprobe -a nf_tables nft_ct`, or `modprobe -a ip_tables \
+             ip6_tables iptable_filter ip6table_filter xt_conntrack`",
+        ),
+        None => Finding::ok(CHECK, "not tried: that needs root"),
+    }
 }
 
 /// What keeps the accepted bundle from being reached: said by the agent that runs, or worked out from its ledger.

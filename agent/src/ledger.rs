@@ -13,6 +13,7 @@ mod operations;
 mod outbox;
 mod records;
 mod tables;
+mod troubles;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -31,10 +32,10 @@ use tokio::sync::Notify;
 use crate::error::error_chain;
 pub(crate) use operations::{Settled, digest_of};
 pub(crate) use outbox::Batch;
-pub(crate) use records::{Acceptance, RefusalRecord};
+pub(crate) use records::{Acceptance, FailedTry, RefusalRecord};
 pub use records::{
     AcceptedRecord, Incident, IncidentCause, JournalEntry, LastGood, OperationRecord, OperationState,
-    StepOutcome,
+    StepOutcome, Trouble,
 };
 use tables::{Snapshot, Tx};
 use writer::Writer;
@@ -250,6 +251,11 @@ impl Ledger {
     /// The stacks that are not as they should be without anybody having asked for it.
     pub fn incidents(&self) -> Result<BTreeMap<StackName, Incident>, LedgerError> {
         self.read(Snapshot::incidents)
+    }
+
+    /// What keeps going wrong, by stack.
+    pub fn troubles(&self) -> Result<BTreeMap<StackName, Trouble>, LedgerError> {
+        self.read(Snapshot::troubles)
     }
 
     /// The addresses that containers have had and keep.

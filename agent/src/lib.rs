@@ -13,7 +13,7 @@
 //!       ↓ accept   ↓ outbox, acknowledge                                   ↓ transitions, journal
 //!  ┌────────────────────────────────── ledger (redb, one writer thread) ──────────────────────────┐
 //!  └──────────────────────────────────────────────────────────────────────────────────────────────┘
-//!       ↑ control: /status /plan /journal on <state>/agent.sock
+//!       ↑ control: /status /plan /journal /retry on <state>/agent.sock
 //! ```
 //!
 //! | module | what it does |
@@ -24,7 +24,7 @@
 //! | `link` | one HTTP connection to the master |
 //! | `pull`, `admit` | the long poll, and the only way to an admitted bundle |
 //! | [`ledger`] | the agent's memory: bundle, operations, journal, outbox |
-//! | `blobs` | content by digest, fetched and verified |
+//! | `blobs`, `transfers` | content by digest, fetched and verified; how far that is |
 //! | `reconcile` | the loop |
 //! | `report` | heartbeat, events, observed state |
 //! | `control`, [`status`], [`doctor`] | what people on the host can ask |
@@ -50,6 +50,7 @@ mod pull;
 mod reconcile;
 mod report;
 pub mod status;
+mod transfers;
 mod trust;
 
 pub use agent::{Agent, OpenError, RunError};

@@ -4,15 +4,18 @@
 //! decides comes from the accepted bundle, the ledger and what the engine has.
 //!
 //! Guarantees: an operation's transition is committed together with its report, after what it says is true.
-//! An error that is not the operation's own, such as an engine that is away, fails nothing. A stack whose
-//! operation failed goes back to what last ran. After a crash anywhere, the loop continues from the ledger.
+//! An error that is not the operation's own, such as an engine that is away, fails nothing. A stack that is
+//! quarantined goes back to what last ran, and the others go on. After a crash anywhere, the loop continues from the
+//! ledger.
 
+mod condition;
 mod consequence;
 mod effective;
 mod execute;
 mod images;
 mod machine;
 mod pace;
+mod tries;
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,49 +38,23 @@ use crate::backoff::Backoff;
 use crate::clock::SharedClock;
 use crate::error::{error_chain, one_line};
 use crate::ledger::{
-    Incident, IncidentCause, LastGood, Ledger, LedgerError, OperationRecord, OperationState, Settled,
+    Incident, IncidentCause, LastGood, Ledger, LedgerError, OperationRecord, OperationState, Settled, Trouble,
 };
-use consequence::Consequence;
+pub(crate) use condition::Condition;
 pub(crate) use effective::{Effective, Source, effective};
 use execute::Journal;
 pub(crate) use execute::{Apply, Execution, Outcome, Record};
 pub(crate) use machine::{DockerMachine, Machine};
 use pace::{Pace, Part};
+use tries::add_blocked;
+pub(crate) use tries::{Retries, quarantined};
 
-/// A look at the engine at least this often, whatever the signals say.
+/// A round at least this often.
 const TIMER: Duration = Duration::from_secs(60);
 
 /// An operation that ran when the agent was last killed succeeds only after its containers were seen to stay
 /// up for this long: whoever waited for them to settle is gone.
 const PROOF: Duration = Duration::from_secs(2);
-
-/// What the last round found. The report and the status are made of it.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Condition {
-    /// The bundle that this is about.
-    pub(crate) digest: Option<Digest>,
-    /// Nothing is left to do for it.
-    pub(crate) converged: bool,
-    /// Why not.
-    pub(crate) reason: Option<String>,
-    /// The engine's version while it answers.
-    pub(crate) engine: Option<String>,
-    pub(crate) observed: Option<Arc<Observed>>,
-    /// The bundle that was accepted before that was observed.
-    pub(crate) observed_under: Option<Digest>,
-    /// Stacks that are not as they are aimed at, each with the reason.
-    pub(crate) pending: BTreeMap<StackName, String>,
-}
-
-impl Condition {
-    /// What was seen since a bundle was accepted. What was seen before says nothing about it: a decky that this host
-    /// is told to let go of, and has not begun to make, is not gone yet.
-    pub(crate) fn observed_under(&self, accepted: Option<&Digest>) -> Option<&Arc<Observed>> {
-        self.observed
-            .as_ref()
-            .filter(|_| self.observed_under.as_ref() == accepted)
-    }
-}
 
 pub(crate) struct Reconciler<M> {
     pub(crate) host: HostId,
@@ -88,8 +65,11 @@ pub(crate) struct Reconciler<M> {
     pub(crate) wake: Arc<Notify>,
     pub(crate) condition: watch::Sender<Condition>,
     pub(crate) engine_backoff: Backoff,
+    pub(crate) retries: Arc<Retries>,
     /// Microseconds that the newest round took that found nothing to do; 0 before the first.
     pub(crate) idle_round: Arc<AtomicU64>,
+    /// A look at the engine at least this often, whatever the signals say.
+    pub(crate) relist: Duration,
 }
 
 /// When the next round is due.
@@ -125,7 +105,7 @@ struct Rest {
 /// What was worked out last, and from what.
 struct Aimed {
     digest: Digest,
-    failed: BTreeSet<OperationId>,
+    quarantined: BTreeSet<StackName>,
     effective: Arc<Effective>,
     fingerprints: BTreeMap<Part, u64>,
 }
@@ -139,14 +119,26 @@ struct Look<'a> {
     operations: &'a BTreeMap<OperationId, OperationRecord>,
     last_good: &'a BTreeMap<StackName, LastGood>,
     incidents: &'a BTreeMap<StackName, Incident>,
+    troubles: &'a BTreeMap<StackName, Trouble>,
 }
 
 impl Look<'_> {
-    /// The stack's operation, while it is not terminal.
+    /// The stack's operation, while it is being worked on: also one that has failed and is tried all the same.
     fn open(&self, stack: &StackName) -> Option<OperationId> {
-        let operation = self.effective.aims.get(stack)?.operation?;
-        let record = self.operations.get(&operation.id)?;
-        (!record.state.is_terminal()).then_some(operation.id)
+        let aim = self.effective.aims.get(stack)?;
+        let operation = aim.operation?;
+        let open = match self.operations.get(&operation.id)?.state {
+            OperationState::Open | OperationState::Running => true,
+            OperationState::Failed => aim.source == Source::Bundle,
+            OperationState::Succeeded | OperationState::Superseded => false,
+        };
+        open.then_some(operation.id)
+    }
+
+    /// Whether it was seen to run here as it is aimed at.
+    fn ran_before(&self, stack: &StackName) -> bool {
+        let known = self.last_good.get(stack);
+        known.is_some() && known == self.effective.good(stack).as_ref()
     }
 }
 
@@ -176,7 +168,7 @@ impl<M: Machine> Reconciler<M> {
                     return Ok(());
                 },
                 () = self.wake.notified() => {}
-                () = tokio::time::sleep(pause.min(TIMER)) => {}
+                () = tokio::time::sleep(pause.min(self.relist)) => {}
             }
         }
     }
@@ -187,21 +179,25 @@ impl<M: Machine> Reconciler<M> {
             self.say(|condition| condition.reason = Some("no bundle was accepted yet".to_owned()));
             return Ok(Next::After(TIMER));
         };
+        let seen = self.machine.observe().await;
         if let Some(rest) = memory.rest.take()
             && rest.bundle == *bundle.digest()
             && rest.commits == self.ledger.commits()
             && memory.tidy_at.is_some_and(|at| begun < at)
-            && let Ok((observed, _)) = self.machine.observe().await
-            && Arc::ptr_eq(&observed, &rest.observed)
+            && let Ok((observed, _)) = &seen
+            && Arc::ptr_eq(observed, &rest.observed)
         {
             memory.rest = Some(rest);
             self.note_idle(begun);
             return Ok(Next::After(TIMER));
         }
+        for stack in self.retries.take() {
+            memory.pace.forget(&Some(stack));
+        }
         let commits = self.ledger.commits();
         let operations = self.begin(&bundle).await?;
-        let last_good = self.ledger.last_good()?;
-        let effective = match self.aim(memory, &bundle, &operations, &last_good) {
+        let (last_good, troubles) = (self.ledger.last_good()?, self.ledger.troubles()?);
+        let effective = match self.aim(memory, &bundle, &troubles, &last_good) {
             Ok(effective) => effective,
             Err(reason) => {
                 tracing::error!("the accepted bundle cannot be aimed at: {reason}");
@@ -216,9 +212,13 @@ impl<M: Machine> Reconciler<M> {
             memory.expected = Some(bundle.digest().clone());
         }
 
-        let (observed, version) = match self.machine.observe().await {
+        let (observed, version) = match seen {
             Ok(seen) => seen,
-            Err(error) => return self.cannot_observe(&bundle, &operations, &error).await,
+            Err(error) => {
+                return self
+                    .cannot_observe(&bundle, &effective, &operations, &error)
+                    .await;
+            }
         };
         if self.renew_leases(memory, &effective, &observed).await? {
             return Ok(Next::Now);
@@ -244,6 +244,7 @@ impl<M: Machine> Reconciler<M> {
             operations: &operations,
             last_good: &last_good,
             incidents: &incidents,
+            troubles: &troubles,
         };
         self.settle(&mut memory.pace, &look).await?;
         self.note_drift(&look).await?;
@@ -252,7 +253,8 @@ impl<M: Machine> Reconciler<M> {
             self.engine_backoff.reset();
             self.note_idle(begun);
             self.tidy(memory, &effective, &last_good, &observed).await?;
-            if incidents.is_empty() && memory.unproven.is_empty() {
+            let quarantined = |trouble: &Trouble| trouble.quarantined;
+            if incidents.is_empty() && memory.unproven.is_empty() && troubles.values().all(quarantined) {
                 memory.rest = Some(Rest {
                     bundle: bundle.digest().clone(),
                     observed,
@@ -266,7 +268,7 @@ impl<M: Machine> Reconciler<M> {
                 pace::STEADY
             }));
         }
-        Ok(match self.work(memory, &look).await? {
+        Ok(match self.work(memory, &bundle, &look).await? {
             Next::After(pause) if proving => Next::After(pause.min(PROOF)),
             next => next,
         })
@@ -303,28 +305,24 @@ impl<M: Machine> Reconciler<M> {
         self.ledger.operations()
     }
 
-    /// What is aimed at; worked out again only when the bundle or the failed operations changed.
+    /// What is aimed at; worked out again only when the bundle or what is quarantined changed.
     fn aim(
         &self,
         memory: &mut Memory,
         bundle: &AdmittedBundle,
-        operations: &BTreeMap<OperationId, OperationRecord>,
+        troubles: &BTreeMap<StackName, Trouble>,
         last_good: &BTreeMap<StackName, LastGood>,
     ) -> Result<Arc<Effective>, String> {
-        let failed: BTreeSet<OperationId> = operations
-            .iter()
-            .filter(|(_, record)| record.state == OperationState::Failed)
-            .map(|(id, _)| *id)
-            .collect();
+        let quarantined = quarantined(troubles);
         if let Some(aimed) = &memory.aimed
             && aimed.digest == *bundle.digest()
-            && aimed.failed == failed
+            && aimed.quarantined == quarantined
         {
             memory.pace.aim_at(&aimed.fingerprints);
             return Ok(Arc::clone(&aimed.effective));
         }
         let mut effective =
-            effective(self.host, bundle.bundle(), operations, last_good).map_err(|errors| {
+            effective(self.host, bundle.bundle(), &quarantined, last_good).map_err(|errors| {
                 errors
                     .first()
                     .map_or_else(String::new, |error| one_line(&error.to_string()))
@@ -340,7 +338,7 @@ impl<M: Machine> Reconciler<M> {
         memory.pace.aim_at(&fingerprints);
         memory.aimed = Some(Aimed {
             digest: bundle.digest().clone(),
-            failed,
+            quarantined,
             effective: Arc::clone(&effective),
             fingerprints,
         });
@@ -369,10 +367,11 @@ impl<M: Machine> Reconciler<M> {
     }
 
     /// Without a look at the engine nothing can be decided. An object that cannot be read stands in the way
-    /// of every operation; an engine that is away of none.
+    /// of every operation, through no fault of what they ask for; an engine that is away of none.
     async fn cannot_observe(
         &mut self,
         bundle: &AdmittedBundle,
+        effective: &Effective,
         operations: &BTreeMap<OperationId, OperationRecord>,
         error: &decnet_docker::EngineError,
     ) -> Result<Next, LedgerError> {
@@ -381,6 +380,10 @@ impl<M: Machine> Reconciler<M> {
         let retryable = error.retryable();
         let digest = bundle.digest().clone();
         self.say(|condition| {
+            if condition.digest.as_ref() != Some(&digest) {
+                // What was said of them was said of what was asked before.
+                condition.pending.clear();
+            }
             condition.digest = Some(digest);
             condition.converged = false;
             condition.reason = Some(text.clone());
@@ -389,18 +392,7 @@ impl<M: Machine> Reconciler<M> {
             }
         });
         if !retryable {
-            let now = self.clock.now();
-            let open: Vec<OperationId> = operations
-                .iter()
-                .filter(|(_, record)| !record.state.is_terminal())
-                .map(|(id, _)| *id)
-                .collect();
-            self.ledger
-                .write(move |tx| {
-                    open.iter()
-                        .try_for_each(|id| tx.attempt_failed(now, *id, &text, false).map(drop))
-                })
-                .await?;
+            self.count_for_all(bundle, effective, operations, &text).await?;
         }
         Ok(Next::After(self.engine_backoff.next()))
     }
@@ -427,12 +419,18 @@ impl<M: Machine> Reconciler<M> {
             let close_incident = incident.is_some_and(|incident| {
                 steady || operation.is_some() || incident.cause == IncidentCause::Fallback
             });
-            if operation.is_some() || good.as_ref() != look.last_good.get(name) || close_incident {
+            let close_trouble = look
+                .troubles
+                .get(name)
+                .is_some_and(|trouble| !trouble.quarantined && (steady || operation.is_some()));
+            let changed = operation.is_some() || good.as_ref() != look.last_good.get(name);
+            if changed || close_incident || close_trouble {
                 settled.push(Settled {
                     stack: name.clone(),
                     operation,
                     good,
                     close_incident,
+                    close_trouble,
                 });
             }
         }
@@ -455,11 +453,7 @@ impl<M: Machine> Reconciler<M> {
             let Some(aim) = look.effective.aims.get(name) else {
                 continue;
             };
-            let ran_before = look
-                .last_good
-                .get(name)
-                .is_some_and(|good| good.compose == aim.compose);
-            if ran_before && look.open(name).is_none() && !look.incidents.contains_key(name) {
+            if look.ran_before(name) && look.open(name).is_none() && !look.incidents.contains_key(name) {
                 tracing::warn!(stack = %name, reason, "left the desired state");
                 drifted.push((name.clone(), aim.decky.clone(), one_line(reason)));
             }
@@ -478,36 +472,29 @@ impl<M: Machine> Reconciler<M> {
     }
 
     /// Runs what may run, and draws the consequences.
-    async fn work(&mut self, memory: &mut Memory, look: &Look<'_>) -> Result<Next, LedgerError> {
+    async fn work(
+        &mut self,
+        memory: &mut Memory,
+        bundle: &AdmittedBundle,
+        look: &Look<'_>,
+    ) -> Result<Next, LedgerError> {
         let begun = Instant::now();
         let served = consequence::served(look.plan);
         let chosen = consequence::choose(&served, |part| memory.pace.may(part, begun));
         let mut meaning = BTreeMap::new();
         let (mut worked, mut engine_away, mut news) = (false, false, false);
         if chosen.contains(&true) {
-            memory.round += 1;
-            let bundles = self.bundles.clone();
-            let journal = Journal {
-                ledger: &self.ledger,
-                clock: &self.clock,
-                round: memory.round,
-            };
-            let execution = Execution {
-                machine: &*self.machine,
-                record: &journal,
-            };
-            let stop = || bundles.has_changed().unwrap_or(true);
-            let outcomes = execution.run(look.plan, &chosen, stop).await?;
+            let outcomes = self.execute(memory, look.plan, &chosen).await?;
             self.remember_fetched(look.plan, &outcomes).await?;
             worked = outcomes.contains(&Outcome::Done);
             engine_away = outcomes
                 .iter()
                 .any(|outcome| matches!(outcome, Outcome::Away { engine: true, .. }));
-            news = stop();
+            news = self.is_outdated();
             meaning = consequence::consequences(&served, &outcomes);
         }
         add_blocked(&mut meaning, look.plan, |part| memory.pace.may(part, begun));
-        self.draw(&mut memory.pace, look, meaning).await?;
+        self.draw(&mut memory.pace, bundle, look, meaning).await?;
 
         if news {
             return Ok(Next::Now);
@@ -523,127 +510,30 @@ impl<M: Machine> Reconciler<M> {
         Ok(Next::After(next))
     }
 
-    /// Counts attempts, fails what has had its last one, and slows down what does not work.
-    async fn draw(
+    /// Runs the chosen steps, each in the ledger's journal, until there is a newer bundle.
+    async fn execute(
         &self,
-        pace: &mut Pace,
-        look: &Look<'_>,
-        meaning: BTreeMap<Part, Consequence>,
-    ) -> Result<(), LedgerError> {
-        let now = Instant::now();
-        let mut attempts = Vec::new();
-        for (part, consequence) in meaning {
-            let open = part.as_ref().and_then(|stack| look.open(stack));
-            match consequence {
-                Consequence::Worked => {
-                    if pace.worked(&part, now)
-                        && let (Some(stack), Some(id)) = (&part, open)
-                    {
-                        let reason = look.pending.get(stack).map_or("steps are left", String::as_str);
-                        attempts.push((id, one_line(&format!("does not come to rest: {reason}")), true));
-                    }
-                }
-                Consequence::Failed { error, hopeless } => {
-                    pace.failed(&part, now, &error);
-                    attempts.extend(open.map(|id| (id, error, hopeless)));
-                }
-                Consequence::Away { error } => pace.failed(&part, now, &error),
-            }
-        }
-        if attempts.is_empty() {
-            return Ok(());
-        }
-        for (id, error, _) in &attempts {
-            tracing::warn!(operation = %id, error, "attempt failed");
-        }
-        let now = self.clock.now();
-        self.ledger
-            .write(move |tx| {
-                attempts.iter().try_for_each(|(id, error, hopeless)| {
-                    tx.attempt_failed(now, *id, error, *hopeless).map(drop)
-                })
-            })
-            .await
+        memory: &mut Memory,
+        plan: &Plan,
+        chosen: &[bool],
+    ) -> Result<Vec<Outcome>, LedgerError> {
+        memory.round += 1;
+        let journal = Journal {
+            ledger: &self.ledger,
+            clock: &self.clock,
+            round: memory.round,
+        };
+        let execution = Execution {
+            machine: &*self.machine,
+            record: &journal,
+        };
+        execution.run(plan, chosen, || self.is_outdated()).await
     }
 
-    fn publish(
-        &self,
-        pace: &Pace,
-        bundle: &AdmittedBundle,
-        look: &Look<'_>,
-        observed: Arc<Observed>,
-        version: String,
-    ) {
-        let converged = look.plan.is_settled() && look.pending.is_empty();
-        let digest = bundle.digest().clone();
-        // What a stack lacks says less than why the last try to give it that did not work.
-        let pending: BTreeMap<StackName, String> = look
-            .pending
-            .iter()
-            .map(|(name, reason)| {
-                let reason = pace.error(&Some(name.clone())).unwrap_or(reason);
-                (name.clone(), reason.to_owned())
-            })
-            .collect();
-        let reason = (!converged).then(|| reason(pace, look.plan, &pending));
-        self.say(|condition| {
-            let observed = match &condition.observed {
-                Some(known) if *known == observed => Arc::clone(known),
-                _ => observed,
-            };
-            *condition = Condition {
-                digest: Some(digest.clone()),
-                observed_under: Some(digest),
-                converged,
-                reason,
-                engine: Some(version),
-                observed: Some(observed),
-                pending,
-            };
-        });
+    /// Whether the round is about a bundle that is not the newest any more, or the agent is shutting down.
+    fn is_outdated(&self) -> bool {
+        self.bundles.has_changed().unwrap_or(true)
     }
-
-    /// Changes the condition; whoever watches wakes only when it is really another one.
-    fn say(&self, change: impl FnOnce(&mut Condition)) {
-        self.condition.send_if_modified(|condition| {
-            let before = condition.clone();
-            change(condition);
-            *condition != before
-        });
-    }
-}
-
-/// What is blocked had its turn as well, though no step was possible.
-fn add_blocked(meaning: &mut BTreeMap<Part, Consequence>, plan: &Plan, may: impl Fn(&Part) -> bool) {
-    for blocked in &plan.blocked {
-        if may(&blocked.stack) {
-            let error = one_line(&blocked.reason);
-            meaning.insert(
-                blocked.stack.clone(),
-                Consequence::Failed {
-                    error,
-                    hopeless: false,
-                },
-            );
-        }
-    }
-}
-
-/// Why the bundle is not reached yet: one line.
-fn reason(pace: &Pace, plan: &Plan, pending: &BTreeMap<StackName, String>) -> String {
-    let blocked = plan.blocked.iter().find(|blocked| blocked.stack.is_none());
-    let shared = blocked
-        .map(|blocked| blocked.reason.as_str())
-        .or(pace.error(&None));
-    let text = match (shared, pending.iter().next()) {
-        (Some(reason), _) => reason.to_owned(),
-        (None, Some((stack, reason))) => match pending.len() - 1 {
-            0 => format!("{stack}: {reason}"),
-            more => format!("{stack}: {reason} (and {more} more)"),
-        },
-        (None, None) => format!("{} steps are left", plan.steps.len()),
-    };
-    one_line(&text)
 }
 
 /// Holds back operations of an earlier life until their containers have stayed up for [`PROOF`]. True while it

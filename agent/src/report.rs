@@ -123,6 +123,11 @@ impl Reporter {
         } else {
             Some("the newest bundle was not looked at yet".to_owned())
         };
+        let mut pending = Vec::new();
+        if current && condition.observed.is_some() {
+            pending = condition.pending_stacks(self.clock.now());
+            pending.truncate(limits::PENDING);
+        }
         let report = Report {
             schema: SCHEMA,
             heartbeat: Heartbeat {
@@ -136,6 +141,7 @@ impl Reporter {
                 converged: current && condition.converged,
                 reason,
                 engine: condition.engine.clone(),
+                pending,
             },
             observed: condition
                 .observed
@@ -216,7 +222,7 @@ impl Reporter {
         // Why it does not converge is what somebody who looks wants to know.
         let mut reason = self.condition.clone();
         let reason = async {
-            if reason.wait_for(|now| now.reason != told.reason).await.is_err() {
+            if reason.wait_for(|now| now.differs(told)).await.is_err() {
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep(REASON).await;

@@ -9,12 +9,16 @@ use decnet_docker::{Engine, EngineError};
 use decnet_plan::planner::{StackState, describe, plan, stack_states};
 use decnet_plan::step::Plan;
 use decnet_wire::ids::{FleetId, HostId, HostName, OperationId, StackName, Timestamp};
+use decnet_wire::report::PendingStack;
 use serde::{Deserialize, Serialize};
 
 use crate::admit::{self, policy};
 use crate::identity::Identity;
-use crate::ledger::{AcceptedRecord, JournalEntry, Ledger, LedgerError, OperationRecord};
-use crate::reconcile::{Condition, effective};
+use crate::ledger::{
+    AcceptedRecord, Incident, IncidentCause, JournalEntry, Ledger, LedgerError, OperationRecord, Trouble,
+};
+use crate::reconcile::{Condition, effective, quarantined};
+pub use crate::transfers::{Fetching, Part};
 
 /// What `decnet-agent status` shows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +33,12 @@ pub struct Status {
     pub certificate_ends_at: Timestamp,
     pub accepted: Option<AcceptedRecord>,
     pub operations: BTreeMap<OperationId, OperationRecord>,
+    /// Stacks that left what was desired by themselves, or go back to what ran before: since when.
+    #[serde(default)]
+    pub incidents: BTreeMap<StackName, Incident>,
+    /// What keeps going wrong, as the ledger has it.
+    #[serde(default)]
+    pub troubles: BTreeMap<StackName, Trouble>,
     /// Events that the master has not acknowledged.
     pub waiting_events: u64,
     /// None when no agent runs and the ledger was read directly.
@@ -38,11 +48,18 @@ pub struct Status {
 /// What only a running agent knows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Running {
+    /// Everything is as it was asked for.
     pub converged: bool,
+    /// Why not.
     pub reason: Option<String>,
     /// The engine's version while it answers.
     pub engine: Option<String>,
-    pub pending: BTreeMap<StackName, String>,
+    /// Every stack that is not as it was asked for: why, how often it was tried, when it is tried next, and whether
+    /// it is quarantined.
+    pub pending: Vec<PendingStack>,
+    /// Images and blobs that are on their way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fetching: Vec<Fetching>,
     /// What is suspicious about containers that run, by their name.
     #[serde(default)]
     pub warnings: BTreeMap<String, Vec<String>>,
@@ -56,12 +73,13 @@ pub struct Running {
 }
 
 impl Running {
-    pub(crate) fn new(condition: Condition, contact: Contact, idle_round_us: u64) -> Self {
+    pub(crate) fn new(condition: Condition, contact: Contact, idle_round_us: u64, now: Timestamp) -> Self {
         Self {
-            converged: condition.converged,
+            converged: condition.converged && condition.pending.is_empty(),
+            pending: condition.pending_stacks(now),
+            fetching: Vec::new(),
             reason: condition.reason,
             engine: condition.engine,
-            pending: condition.pending,
             warnings: condition
                 .observed
                 .iter()
@@ -104,6 +122,8 @@ impl Status {
             certificate_ends_at: Timestamp::new(identity.leaf.not_after()),
             accepted: ledger.accepted()?,
             operations: ledger.operations()?,
+            incidents: ledger.incidents()?,
+            troubles: ledger.troubles()?,
             waiting_events: ledger.outbox(1, 1)?.waiting,
             running,
         })
@@ -140,6 +160,17 @@ impl Status {
             None => {
                 line("agent", "not running".to_owned());
                 line("master", self.master.clone());
+                for (stack, trouble) in &self.troubles {
+                    let state = if trouble.quarantined {
+                        quarantine_text(stack)
+                    } else {
+                        "tried again once the agent runs".to_owned()
+                    };
+                    line(
+                        "not done",
+                        pending_text(stack, &trouble.reason, trouble.tries, &state),
+                    );
+                }
             }
             Some(running) => {
                 line("agent", format!("running, version {}", self.agent_version));
@@ -162,6 +193,20 @@ impl Status {
                     (false, None) => "no".to_owned(),
                 };
                 line("converged", converged);
+                for pending in &running.pending {
+                    let state = match (pending.quarantined, pending.next_try_at) {
+                        (true, _) => quarantine_text(&pending.stack),
+                        (false, Some(at)) => format!("the next try at {at}"),
+                        (false, None) => "at work".to_owned(),
+                    };
+                    line(
+                        "not done",
+                        pending_text(&pending.stack, &pending.reason, pending.tries, &state),
+                    );
+                }
+                for fetching in &running.fetching {
+                    line("fetching", fetching.to_text());
+                }
                 let total = |of: fn(&EgressCounters) -> u64| running.egress.values().map(of).sum::<u64>();
                 if !running.egress.is_empty() {
                     let (dropped, allowed) =
@@ -186,6 +231,11 @@ impl Status {
                 }
             }
         }
+        for (stack, incident) in &self.incidents {
+            if incident.cause == IncidentCause::Drift {
+                line("drift", format!("{stack}: since {}", incident.since));
+            }
+        }
         line("unreported", format!("{} events", self.waiting_events));
         for record in self.operations.values() {
             let mut value = format!(
@@ -200,6 +250,48 @@ impl Status {
             line("operation", value);
         }
         text
+    }
+}
+
+fn pending_text(stack: &StackName, reason: &str, tries: u32, state: &str) -> String {
+    let tries = match tries {
+        0 => String::new(),
+        1 => "1 try failed, ".to_owned(),
+        tries => format!("{tries} tries failed, "),
+    };
+    format!("{stack}: {reason} ({tries}{state})")
+}
+
+fn quarantine_text(stack: &StackName) -> String {
+    format!("quarantined until something else is asked of it, or `decnet-agent retry {stack}`")
+}
+
+/// What `decnet-agent retry` did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retried {
+    pub schema: u32,
+    /// The stacks that are tried again.
+    pub stacks: Vec<StackName>,
+}
+
+impl Retried {
+    pub(crate) fn new(stacks: impl IntoIterator<Item = StackName>) -> Self {
+        Self {
+            schema: 1,
+            stacks: stacks.into_iter().collect(),
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        if self.stacks.is_empty() {
+            return "everything is as it was asked for\n".to_owned();
+        }
+        self.stacks
+            .iter()
+            .map(|stack| format!("{stack}: tried again\n"))
+            .collect()
     }
 }
 
@@ -259,10 +351,10 @@ impl Preview {
         };
         let admitted = admit::restore(host, &accepted.digest, &envelope)
             .map_err(|refusal| PreviewError::Bundle(refusal.detail))?;
-        let operations = ledger.operations().map_err(PreviewError::Ledger)?;
+        let quarantined = quarantined(&ledger.troubles().map_err(PreviewError::Ledger)?);
         let last_good = ledger.last_good().map_err(PreviewError::Ledger)?;
         let mut effective =
-            effective(host, admitted.bundle(), &operations, &last_good).map_err(|errors| {
+            effective(host, admitted.bundle(), &quarantined, &last_good).map_err(|errors| {
                 PreviewError::Bundle(errors.first().map(ToString::to_string).unwrap_or_default())
             })?;
         let leases = ledger.leases().map_err(PreviewError::Ledger)?;

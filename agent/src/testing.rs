@@ -153,6 +153,8 @@ pub(crate) fn network() -> Network {
         parent: Some("eth0".parse().unwrap()),
         subnet: "10.9.0.0/24".parse().unwrap(),
         gateway: None,
+        subnet6: None,
+        gateway6: None,
         host_address: None,
         mode: None,
     }
@@ -214,6 +216,7 @@ pub(crate) struct SimMachine {
     pub(crate) engine: Mutex<sim::Engine>,
     pub(crate) away: std::sync::atomic::AtomicBool,
     pub(crate) hook: Mutex<Option<Hook>>,
+    pub(crate) disk: Mutex<Option<Disk>>,
     /// Steps applied so far.
     pub(crate) applied: AtomicUsize,
     /// After so many steps the machine hangs for ever, which is what a kill looks like from here.
@@ -231,6 +234,7 @@ impl SimMachine {
             engine: Mutex::new(engine),
             away: false.into(),
             hook: Mutex::new(None),
+            disk: Mutex::new(None),
             applied: AtomicUsize::new(0),
             hang_at: AtomicUsize::new(usize::MAX),
             hung: Notify::new(),
@@ -266,7 +270,7 @@ impl Machine for SimMachine {
         Ok((Arc::new(observed), "sim".to_owned()))
     }
 
-    async fn apply(&self, step: &Step) -> Result<(), EngineError> {
+    async fn apply(&self, step: &Step, _: impl Send) -> Result<(), EngineError> {
         if self.applied.fetch_add(1, Ordering::SeqCst) >= self.hang_at.load(Ordering::SeqCst) {
             self.hung.notify_one();
             std::future::pending::<()>().await;
@@ -289,7 +293,7 @@ impl Machine for SimMachine {
     }
 
     async fn disk(&self) -> Option<Disk> {
-        None
+        *self.disk.lock().unwrap()
     }
 
     async fn expect(&self, _blobs: Vec<Blob>) {}

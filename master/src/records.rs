@@ -8,7 +8,7 @@ use decnet_wire::ids::{
     DeckyName, Digest, FleetId, HostId, HostName, InterfaceName, OperationId, ServiceSlug, Timestamp,
 };
 use decnet_wire::observed::Observed;
-use decnet_wire::report::{Accepted, Outcome};
+use decnet_wire::report::{Accepted, Outcome, PendingStack};
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::model::{CustomService, Decky, DeploymentLimit, Lan, Minutes};
@@ -124,6 +124,15 @@ pub struct HostStatus {
     pub accepted: Option<Accepted>,
     pub converged: bool,
     pub reason: Option<String>,
+    /// The stacks that are not as the accepted generation asks.
+    #[serde(default)]
+    pub pending: Vec<PendingStack>,
+    /// How often one of its deckies left what was desired by itself.
+    #[serde(default)]
+    pub drifts: u64,
+    /// The newest of those, as `decky: what`, and when it was.
+    #[serde(default)]
+    pub last_drift: Option<(Timestamp, String)>,
     /// The last event that was applied.
     pub acked: u64,
     /// The newest refusal of a bundle, as `code: detail`.
@@ -131,6 +140,18 @@ pub struct HostStatus {
 }
 
 impl HostStatus {
+    /// Whether it has looked at its engine since it accepted its generation: it then knows what is not as asked.
+    #[must_use]
+    pub fn has_looked(&self) -> bool {
+        self.converged || !self.pending.is_empty()
+    }
+
+    /// What it says of a decky that is not as it was asked for.
+    #[must_use]
+    pub fn pending(&self, decky: &DeckyName) -> Option<&PendingStack> {
+        self.pending.iter().find(|pending| pending.decky == *decky)
+    }
+
     /// A host that has not been heard of.
     #[must_use]
     pub fn unheard(host: HostId) -> Self {
@@ -143,6 +164,9 @@ impl HostStatus {
             accepted: None,
             converged: false,
             reason: None,
+            pending: Vec::new(),
+            drifts: 0,
+            last_drift: None,
             acked: 0,
             refusal: None,
         }

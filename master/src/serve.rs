@@ -220,7 +220,10 @@ fn load(args: &ServeArgs, bound: &Bound) -> Result<(Arc<Control>, Vec<String>), 
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         ServeError::Catalogue(lines.join("; "))
     })?;
-    let image = image::load(&args.decoy_image, &args.state_dir.join("blobs"))?;
+    let blobs = args.state_dir.join("blobs");
+    let catalogue =
+        catalogue.with_contexts(|archive| image::context(&args.catalogue_dir.join(archive), &blobs))?;
+    let image = image::load(&args.decoy_image, &blobs)?;
     let settings: Option<Settings> = db.read(|r| r.get::<Settings>(&()))?;
     let advertise = settings.map(|settings| settings.advertise).unwrap_or_default();
     let first = advertise

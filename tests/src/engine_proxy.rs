@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -29,6 +29,8 @@ struct Shared {
     changes: AtomicU64,
     /// After so many changing requests the mode turns to `Refuse`; 0 for never.
     cut_after: AtomicU64,
+    /// Events are swallowed, on connections that stay open.
+    deaf: AtomicBool,
     open: Mutex<Vec<UnixStream>>,
     engine: PathBuf,
 }
@@ -53,6 +55,7 @@ impl EngineProxy {
             mode: AtomicU8::new(mode as u8),
             changes: AtomicU64::new(0),
             cut_after: AtomicU64::new(0),
+            deaf: AtomicBool::new(false),
             open: Mutex::default(),
             engine: PathBuf::from("/var/run/docker.sock"),
         });
@@ -83,6 +86,11 @@ impl EngineProxy {
     pub fn cut_after(&self, changes: u64) {
         let so_far = self.shared.changes.load(Ordering::SeqCst);
         self.shared.cut_after.store(so_far + changes, Ordering::SeqCst);
+    }
+
+    /// Swallows what the engine tells of events, or tells it again; nobody is told that anything is missing.
+    pub fn deafen(&self, deaf: bool) {
+        self.shared.deaf.store(deaf, Ordering::SeqCst);
     }
 
     /// Whether it refuses connections, as after a cut.
@@ -142,9 +150,12 @@ impl Shared {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(engine.try_clone()?);
-        let (mut from_engine, mut to_agent) = (engine.try_clone()?, agent.try_clone()?);
+        let (from_engine, to_agent) = (engine.try_clone()?, agent.try_clone()?);
+        let shared = Arc::clone(self);
+        let events = Arc::new(AtomicBool::new(false));
+        let follows = Arc::clone(&events);
         let answers = thread::spawn(move || {
-            drop(io::copy(&mut from_engine, &mut to_agent));
+            drop(shared.answer(from_engine, &to_agent, &follows));
             drop(to_agent.shutdown(Shutdown::Both));
         });
         let mut buffer = vec![0; 64 << 10];
@@ -155,6 +166,13 @@ impl Shared {
                 break;
             }
             // A request's head comes in one piece from every client there is; bodies do not start so.
+            let line = buffer[..count]
+                .split(|byte| *byte == b'\r')
+                .next()
+                .unwrap_or_default();
+            if line.starts_with(b"GET ") && line.windows(8).any(|part| part == b"/events?") {
+                events.store(true, Ordering::SeqCst);
+            }
             let changes = [b"POST ".as_slice(), b"DELETE "]
                 .iter()
                 .any(|start| buffer[..count].starts_with(start));
@@ -174,5 +192,21 @@ impl Shared {
         drop(writer.shutdown(Shutdown::Write));
         drop(answers.join());
         Ok(())
+    }
+
+    /// Passes answers on, but for events while they are swallowed.
+    fn answer(&self, mut engine: UnixStream, mut agent: &UnixStream, events: &AtomicBool) -> io::Result<()> {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let count = engine.read(&mut buffer)?;
+            if count == 0 {
+                return Ok(());
+            }
+            // The head of the stream has to come, or nobody takes it for one.
+            let is_head = buffer[..count].starts_with(b"HTTP/1.1 ");
+            if is_head || !(events.load(Ordering::SeqCst) && self.deaf.load(Ordering::SeqCst)) {
+                agent.write_all(&buffer[..count])?;
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! | module | what it gives |
 //! | --- | --- |
 //! | [`lan`] | a parent interface for macvlan whose other end is a network namespace with the gateway's address |
+//! | [`ear`] | a listener on a LAN that hears who calls it |
 //! | [`engine`] | what the Docker Engine says of containers, networks and images |
 //! | [`engine_proxy`] | a socket between an agent and the engine that can hang, cut and pass on |
 //! | [`processes`] | master and agents as processes: start, wait until ready, stop, kill, restart |
@@ -19,6 +20,7 @@
 pub mod clients;
 pub mod command;
 pub mod dialogue;
+pub mod ear;
 pub mod engine;
 pub mod engine_proxy;
 pub mod fleet;

@@ -384,6 +384,7 @@ pub struct Agent {
     pub state_dir: PathBuf,
     pub log: PathBuf,
     engine: Option<PathBuf>,
+    config: Option<PathBuf>,
     process: Option<Process>,
 }
 
@@ -395,6 +396,7 @@ impl Agent {
             state_dir: folder.join(name),
             log: folder.join(format!("{name}.log")),
             engine: None,
+            config: None,
             process: None,
         }
     }
@@ -406,6 +408,7 @@ impl Agent {
             state_dir: state_dir.to_owned(),
             log: PathBuf::new(),
             engine: None,
+            config: None,
             process: None,
         }
     }
@@ -415,6 +418,19 @@ impl Agent {
     pub fn with_engine(mut self, socket: &Path) -> Self {
         self.engine = Some(socket.to_owned());
         self
+    }
+
+    /// It reads these settings, in place of the machine's own.
+    #[must_use]
+    pub fn with_settings(mut self, file: &Path) -> Self {
+        self.config = Some(file.to_owned());
+        self
+    }
+
+    /// Its process, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
     }
 
     /// Runs one of its commands to the end.
@@ -474,6 +490,19 @@ impl Agent {
             .context("the agent was not there to be killed")
     }
 
+    /// Does something while the agent stands still; what happens meanwhile reaches it afterwards, all at once.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run, or what is done fails.
+    pub fn frozen<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let process = self.process.as_ref().context("the agent does not run")?;
+        process.signal(Signal::SIGSTOP)?;
+        let done = work();
+        process.signal(Signal::SIGCONT)?;
+        done
+    }
+
     fn running(&mut self) -> Result<Process> {
         self.process.take().context("the agent does not run")
     }
@@ -483,6 +512,9 @@ impl Agent {
         command.arg("--state-dir").arg(&self.state_dir);
         if let Some(engine) = &self.engine {
             command.arg("--docker-socket").arg(engine);
+        }
+        if let Some(config) = &self.config {
+            command.arg("--config").arg(config);
         }
         Ok(command)
     }

@@ -118,15 +118,26 @@ impl Scene {
     ///
     /// When one of these fails.
     pub fn agent(&mut self, name: &str, lan: &Lan, engine: Option<&Path>) -> Result<(Agent, String)> {
-        let (host, token) = self.operator.enroll(name, Some(lan), &[])?;
-        self.owns(&host);
         let mut agent = Agent::new(self.folder(), name);
         if let Some(engine) = engine {
             agent = agent.with_engine(engine);
         }
+        let host = self.join(&mut agent, name, lan, &[])?;
+        Ok((agent, host))
+    }
+
+    /// Invites an agent with a LAN of its own, enrols and starts it; gives its host's id. `more` are options of the
+    /// invitation.
+    ///
+    /// # Errors
+    ///
+    /// When one of these fails.
+    pub fn join(&mut self, agent: &mut Agent, name: &str, lan: &Lan, more: &[&str]) -> Result<String> {
+        let (host, token) = self.operator.enroll(name, Some(lan), more)?;
+        self.owns(&host);
         agent.enrol(&token)?;
         agent.start()?;
-        Ok((agent, host))
+        Ok(host)
     }
 
     /// Remembers a host whose objects must not stay on the engine.

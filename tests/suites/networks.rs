@@ -1,5 +1,6 @@
 //! What a host's network cannot do is said before a container is touched, and what deckies may not do they cannot.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -22,24 +23,25 @@ fn kernel_has(kind: &str) -> Result<bool> {
     Ok(tried.ok().is_ok())
 }
 
+/// Describes a fleet of one server with `more` settings; gives its name and the file.
+fn one_server(scene: &Scene, lan: &Lan, more: &str) -> Result<(String, PathBuf)> {
+    let name = format!("{}-srv", scene.prefix);
+    let text = format!(
+        "{}\n[{name}]\narchetype = linux-server\nservices = ssh\n{more}\n",
+        lan.general()
+    );
+    let file = scene.describe("fleet.ini", &text)?;
+    Ok((name, file))
+}
+
 #[test]
 fn on_a_kernel_without_ipvlan_the_deploy_fails_before_any_container_is_touched() -> Result<()> {
     let mut scene = Scene::swarm("networks, no ipvlan")?;
     let lan = Lan::create(&scene.seed)?;
-    let (host, token) = scene.operator.enroll("edge", Some(&lan), &["--ipvlan"])?;
-    scene.owns(&host);
     let mut agent = Agent::new(scene.folder(), "edge");
-    agent.enrol(&token)?;
-    agent.start()?;
+    let host = scene.join(&mut agent, "edge", &lan, &["--ipvlan"])?;
     scene.operator.active("edge")?;
-    let name = format!("{}-srv", scene.prefix);
-    let file = scene.describe(
-        "fleet.ini",
-        &format!(
-            "{}\n[{name}]\narchetype = linux-server\nservices = ssh\n",
-            lan.general()
-        ),
-    )?;
+    let (_, file) = one_server(&scene, &lan, "")?;
     let rows = scene.operator.deploy(&file, false)?;
     if kernel_has("ipvlan")? {
         // Then there is nothing to refuse.
@@ -82,14 +84,7 @@ fn a_decky_cannot_call_out_also_after_somebody_has_restarted_its_base() -> Resul
     let lan = Lan::create(&scene.seed)?;
     let (agent, _) = scene.agent("edge", &lan, None)?;
     scene.operator.active("edge")?;
-    let name = format!("{}-srv", scene.prefix);
-    let file = scene.describe(
-        "fleet.ini",
-        &format!(
-            "{}\n[{name}]\narchetype = linux-server\nservices = ssh\n",
-            lan.general()
-        ),
-    )?;
+    let (name, file) = one_server(&scene, &lan, "")?;
     let rows = scene.operator.deploy(&file, false)?;
     scene.explained(scene.operator.succeeded(&rows))?;
     let (base, service) = (format!("decnet-{name}-base-1"), format!("decnet-{name}-ssh-1"));
@@ -116,6 +111,128 @@ fn a_decky_cannot_call_out_also_after_somebody_has_restarted_its_base() -> Resul
     );
     let address = scene.operator.decky(&name)?.ip;
     lan.mac_of(&address)?;
+    scene.end()
+}
+
+#[test]
+fn an_address_that_a_machine_on_the_lan_has_fails_the_row_with_its_mac() -> Result<()> {
+    let mut scene = Scene::swarm("networks, address taken")?;
+    let lan = Lan::create(&scene.seed)?;
+    let (agent, host) = scene.agent("edge", &lan, None)?;
+    scene.operator.active("edge")?;
+    let address = lan.address(77);
+    let cidr = format!("{address}/24");
+    let machine = |what: &str| {
+        run(
+            &mut lan.inside(&["ip", "addr", what, &cidr, "dev", "lan0"]),
+            SHORT,
+        )?
+        .ok()
+    };
+    machine("add")?;
+    let mac = run(&mut lan.inside(&["cat", "/sys/class/net/lan0/address"]), SHORT)?.ok()?;
+    let (name, file) = one_server(&scene, &lan, &format!("ip = {address}"))?;
+    let rows = scene.operator.deploy(&file, false)?;
+    let rows = scene.explained(scene.operator.ended(&rows))?;
+    let row = rows.first().context("no row")?;
+    let reason = row.error.as_deref().unwrap_or_default();
+    println!("the row says: {reason}");
+    ensure!(row.status == "failed", "the row says {}", row.status);
+    ensure!(
+        reason.contains(&address) && reason.contains(mac.trim()),
+        "the reason is {reason:?}"
+    );
+    let journal = agent.command(&["journal", "--json", "--limit", "10000"])?.ok()?;
+    ensure!(
+        !journal.contains("\"start-container\""),
+        "a container was started: {journal}"
+    );
+    until("nothing of it is left", SETTLED, || {
+        let left = engine::containers(&host)?;
+        Ok(Seen::when(left.is_empty(), format!("{:?}", left.keys())))
+    })?;
+    machine("del")?;
+    let again = scene.operator.mutate(&name)?;
+    scene.explained(scene.operator.succeeded(&[again]))?;
+    scene.end()
+}
+
+/// The bundle says what the host's driver and mode are, whatever the fleet has; a change makes the network anew.
+#[test]
+fn a_host_has_its_own_mode_and_a_driver_that_its_kernel_lacks_stops_nothing() -> Result<()> {
+    let mut scene = Scene::swarm("networks, host's own")?;
+    let lan = Lan::create(&scene.seed)?;
+    let (mut agent, host) = scene.agent("edge", &lan, None)?;
+    scene.operator.active("edge")?;
+    let (name, file) = one_server(&scene, &lan, "")?;
+    let rows = scene.operator.deploy(&file, false)?;
+    scene.explained(scene.operator.succeeded(&rows))?;
+    let decky = scene.operator.decky(&name)?;
+    let base = || -> Result<engine::Container> {
+        engine::container(&format!("decnet-{name}-base-1"))?.context("no base")
+    };
+    let own = Some((decky.ip.clone(), decky.mac.clone()));
+    let first = base()?;
+    ensure!(first.endpoint() == own, "{:?}", first.endpoint());
+    let mode = || -> Result<String> {
+        let network = engine::networks(&host)?.pop().context("no network")?;
+        let format = "{{.Driver}} {{index .Options \"macvlan_mode\"}}";
+        Ok(
+            engine::docker(&["network", "inspect", "--format", format, &network])?
+                .trim()
+                .to_owned(),
+        )
+    };
+    scene
+        .operator
+        .command(&["host", "network", "edge", "--mode", "private"])?
+        .ok()?;
+    until("the network has another mode", SETTLED, || {
+        let mode = mode().unwrap_or_default();
+        Ok(Seen::when(mode == "macvlan private", mode))
+    })?;
+    scene.explained(scene.operator.settled("edge"))?;
+    scene.exactly(&host, &[(&name, &["ssh"])])?;
+    ensure!(base()?.id != first.id, "the base is on a network that has gone");
+    ensure!(base()?.endpoint() == own, "it is {:?} now", base()?.endpoint());
+    ensure!(lan.mac_of(&decky.ip)? == decky.mac, "the LAN sees another MAC");
+
+    // Nobody starts anything while no agent runs; what it has leased and locked is there when it is back.
+    let before = base()?;
+    agent.kill()?;
+    agent.start()?;
+    scene.operator.active("edge")?;
+    scene.explained(scene.operator.settled("edge"))?;
+    ensure!(base()?.id == before.id, "a restart of the agent made a new base");
+
+    if !kernel_has("ipvlan")? {
+        scene
+            .operator
+            .command(&["host", "network", "edge", "--driver", "ipvlan"])?
+            .ok()?;
+        let reason = until("the host says why not", SETTLED, || {
+            let host = scene.operator.hosts()?.remove("edge").context("no host")?;
+            Ok(match host.reason {
+                Some(reason) if reason.contains("ipvlan does not exist") => Seen::Done(reason),
+                other => Seen::not_yet(format!("{other:?}")),
+            })
+        })?;
+        println!("the host says: {reason}");
+        let now = base()?;
+        ensure!(
+            (now.id, now.started_at) == (before.id, before.started_at),
+            "the decky was touched"
+        );
+        scene
+            .operator
+            .command(&[
+                "host", "network", "edge", "--driver", "macvlan", "--mode", "private",
+            ])?
+            .ok()?;
+        scene.explained(scene.operator.settled("edge"))?;
+    }
+    ensure!(base()?.endpoint() == own, "it is {:?} now", base()?.endpoint());
+    drop(agent);
     scene.end()
 }
 

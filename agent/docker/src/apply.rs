@@ -45,6 +45,20 @@ impl Engine {
     /// # Errors
     /// What failed, on what, in the engine's words.
     pub async fn apply(&self, step: &Step, blobs: &impl BlobSource) -> Result<(), EngineError> {
+        self.apply_in_turn(step, blobs, ()).await
+    }
+
+    /// Applies one step, and drops `turn` as soon as the engine has nothing more to do for it: what is left is waiting
+    /// for a container or for machines on the LAN, and need not hold back other steps.
+    ///
+    /// # Errors
+    /// Those of [`Self::apply`].
+    pub async fn apply_in_turn(
+        &self,
+        step: &Step,
+        blobs: &impl BlobSource,
+        turn: impl Send,
+    ) -> Result<(), EngineError> {
         match step {
             Step::LoadImage {
                 blob,
@@ -73,7 +87,10 @@ impl Engine {
                 address,
                 name,
                 ..
-            } => probe_address(name, parent, *address).await,
+            } => {
+                drop(turn);
+                probe_address(name, parent, *address).await
+            }
             Step::CreateHostLink { link } => create_host_link(link).await,
             Step::RemoveHostLink { name, alias } => remove_host_link(name, alias).await,
             Step::LockNamespace { name, egress, rules } => self.lock_namespace(name, egress, rules).await,
@@ -93,7 +110,7 @@ impl Engine {
                 fallback,
             } => {
                 let settle = Duration::from_millis(*settle_ms);
-                match self.start_container(name, settle).await {
+                match self.start_container(name, settle, turn).await {
                     Err(error) if !fallback.is_empty() && !error.retryable() => {
                         self.fall_back(name, fallback).await;
                         Err(error)
@@ -106,6 +123,7 @@ impl Engine {
                 timeout_s,
                 optional,
             } => {
+                drop(turn);
                 let ended = self.wait_healthy(name, *timeout_s).await;
                 if *optional { forgive(step, ended) } else { ended }
             }
@@ -114,6 +132,7 @@ impl Engine {
                 timeout_s,
                 optional,
             } => {
+                drop(turn);
                 let ended = self.wait_completed(name, *timeout_s).await;
                 if *optional { forgive(step, ended) } else { ended }
             }

@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::EngineError;
+use crate::host::Way;
 use crate::known::Known;
 use crate::progress::{ProgressSink, Sink, ToLog};
 
@@ -36,6 +37,8 @@ pub struct Engine {
     pub(crate) docker: Docker,
     pub(crate) known: Known,
     pub(crate) progress: Sink,
+    /// How namespaces are closed, when somebody has said so.
+    pub(crate) closing: Option<Way>,
     permits: Arc<Semaphore>,
     socket: Arc<str>,
 }
@@ -77,6 +80,7 @@ impl Engine {
             docker,
             known: Known::default(),
             progress: Arc::new(ToLog),
+            closing: None,
             permits: Arc::new(Semaphore::new(CALLS)),
             socket: name,
         })
@@ -86,6 +90,13 @@ impl Engine {
     #[must_use]
     pub fn with_progress(mut self, sink: Arc<dyn ProgressSink>) -> Self {
         self.progress = sink;
+        self
+    }
+
+    /// The same connection, which closes namespaces in this way. Without one it is the first that the kernel has.
+    #[must_use]
+    pub fn closing_with(mut self, way: Way) -> Self {
+        self.closing = Some(way);
         self
     }
 

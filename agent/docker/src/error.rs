@@ -1,7 +1,7 @@
 //! What can go wrong between us, the engine and the kernel.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use decnet_wire::ids::{InterfaceName, MacAddress};
 
@@ -80,8 +80,10 @@ pub enum EngineError {
         #[source]
         source: io::Error,
     },
-    /// An image archive cannot be read.
-    #[error("cannot read image archive {blob}")]
+    /// A blob cannot be had. Of its source's kinds, `NotFound` says that nobody has it, `InvalidData` that it was
+    /// damaged on its way or where it comes from, `StorageFull` that there is no room for it; with any other kind it
+    /// could not be reached.
+    #[error("cannot read blob {blob}")]
     ReadBlob {
         blob: String,
         #[source]
@@ -103,7 +105,7 @@ pub enum EngineError {
     )]
     AddressTaken {
         container: String,
-        address: Ipv4Addr,
+        address: IpAddr,
         parent: InterfaceName,
         mac: MacAddress,
     },
@@ -119,7 +121,64 @@ pub enum EngineError {
     ListInterfaces(#[source] nix::Error),
 }
 
+/// Whose fault an error is that is not [`EngineError::retryable`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    /// A registry that is not reached, a disk that is full: it passes, or somebody makes it pass on the host.
+    Passing,
+    /// The host or its LAN, as it is now: another machine has the address, the kernel lacks something.
+    Host,
+    /// What was asked for.
+    Wish,
+    /// What was asked for: the container was started and ended. The same again will end the same.
+    Ended,
+}
+
+/// What Go's network stack and registries say when a registry is not reached or has enough to do.
+const REGISTRY_IS_AWAY: [&str; 16] = [
+    "dial tcp",
+    "no such host",
+    "server misbehaving",
+    "i/o timeout",
+    "TLS handshake timeout",
+    "connection refused",
+    "connection reset by peer",
+    "network is unreachable",
+    "no route to host",
+    "request canceled",
+    "context deadline exceeded",
+    "unexpected EOF",
+    "toomanyrequests",
+    "Too Many Requests",
+    "Bad Gateway",
+    "Service Unavailable",
+];
+
 impl EngineError {
+    /// Whose fault it is, so that whoever tries again knows how often.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Unsettled { .. } => Fault::Ended,
+            Self::AddressTaken { .. } | Self::Taken { .. } | Self::Host { .. } | Self::ListInterfaces(_) => {
+                Fault::Host
+            }
+            Self::ReadBlob { source, .. } if source.kind() != io::ErrorKind::NotFound => Fault::Passing,
+            Self::Call { what, source } => {
+                let said = said(source);
+                let fetches = ["pull image ", "build image "]
+                    .iter()
+                    .any(|call| what.starts_with(call));
+                let away = fetches && REGISTRY_IS_AWAY.iter().any(|word| said.contains(word));
+                if away || said.contains("no space left on device") {
+                    Fault::Passing
+                } else {
+                    Fault::Wish
+                }
+            }
+            _ => Fault::Wish,
+        }
+    }
     /// Whether the same step can succeed later without anything being changed by hand: the engine is away, slow or
     /// overloaded.
     #[must_use]
@@ -127,7 +186,10 @@ impl EngineError {
         match self {
             Self::Connect { .. } | Self::Timeout { .. } | Self::ListInterfaces(_) => true,
             Self::Call { source, .. } => is_transient(source),
-            Self::ReadBlob { source, .. } => source.kind() != io::ErrorKind::NotFound,
+            Self::ReadBlob { source, .. } => !matches!(
+                source.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::StorageFull
+            ),
             Self::Foreign { .. }
             | Self::Taken { .. }
             | Self::Unsettled { .. }
@@ -159,6 +221,16 @@ fn is_transient(error: &bollard::errors::Error) -> bool {
     }
 }
 
+/// The engine's own words.
+fn said(error: &bollard::errors::Error) -> &str {
+    use bollard::errors::Error;
+    match error {
+        Error::DockerResponseServerError { message, .. } => message,
+        Error::DockerStreamError { error } => error,
+        _ => "",
+    }
+}
+
 /// Whether the engine says that there is no such object.
 pub(crate) fn is_absent(error: &EngineError) -> bool {
     status(error) == Some(404)
@@ -172,5 +244,64 @@ pub(crate) fn status(error: &EngineError) -> Option<u16> {
             ..
         } => Some(*status_code),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(what: &str, message: &str) -> EngineError {
+        let source = bollard::errors::Error::DockerResponseServerError {
+            status_code: 500,
+            message: message.to_owned(),
+        };
+        EngineError::Call {
+            what: what.to_owned(),
+            source,
+        }
+    }
+
+    #[test]
+    fn a_registry_that_is_not_reached_is_not_the_fault_of_what_was_asked() {
+        let away = [
+            "Get \"https://r.example/v2/\": dial tcp: lookup r.example on 10.0.0.1:53: no such host",
+            "Get \"https://r.example/v2/\": net/http: TLS handshake timeout",
+            "toomanyrequests: you have reached your pull rate limit",
+        ];
+        for text in away {
+            assert_eq!(
+                call("pull image r.example/a", text).fault(),
+                Fault::Passing,
+                "{text}"
+            );
+        }
+        for text in [
+            "manifest unknown",
+            "pull access denied for a, repository does not exist",
+        ] {
+            assert_eq!(
+                call("pull image r.example/a", text).fault(),
+                Fault::Wish,
+                "{text}"
+            );
+        }
+        let start = call("start container a", "failed to dial: connection refused");
+        assert_eq!(start.fault(), Fault::Wish);
+    }
+
+    #[test]
+    fn a_full_disk_passes_whatever_it_kept_from_being_done() {
+        for what in ["create container a", "load image a", "pull image a"] {
+            let error = call(what, "write /var/lib/docker/x: no space left on device");
+            assert!(!error.retryable());
+            assert_eq!(error.fault(), Fault::Passing, "{what}");
+        }
+        let blob = EngineError::ReadBlob {
+            blob: "b".to_owned(),
+            source: io::ErrorKind::StorageFull.into(),
+        };
+        assert!(!blob.retryable(), "it is said in the row");
+        assert_eq!(blob.fault(), Fault::Passing);
     }
 }

@@ -8,15 +8,19 @@
 //! | `namespace` | threads that stand in another network namespace |
 //! | `kernel` | whether the kernel has what networks of deckies need, found out by trying |
 //! | `arp` | who on a LAN has an address |
-//! | `lock` | nftables rules inside a decky's namespace: it answers, it does not call |
+//! | `nd` | the same for IPv6 |
+//! | `frames` | an interface's frames, as they are on the wire |
+//! | `lock` | filter rules inside a decky's namespace: it answers, it does not call |
 
 pub(crate) mod arp;
+mod frames;
 pub(crate) mod kernel;
 pub(crate) mod links;
 pub(crate) mod lock;
 pub(crate) mod namespace;
+pub(crate) mod nd;
 mod netlink;
 
 pub use crate::observe::interfaces;
-pub use kernel::lacks;
-pub use lock::EgressCounters;
+pub use kernel::{closes, lacks};
+pub use lock::{EgressCounters, Way};

@@ -26,7 +26,7 @@ mod progress;
 
 pub use apply::BlobSource;
 pub use engine::Engine;
-pub use error::EngineError;
+pub use error::{EngineError, Fault};
 pub use list::{Listed, LogLine};
 pub use observe::Observer;
 pub use progress::{Progress, ProgressSink};

@@ -47,12 +47,15 @@ impl Engine {
     /// # Errors
     /// The engine does not answer, or the interfaces cannot be listed.
     pub async fn observe(&self, host: HostId) -> Result<Observed, EngineError> {
-        self.look(host, How::Inspect).await
+        let (mut observed, lacks) = tokio::try_join!(self.look(host, How::Inspect), lacks())?;
+        observed.lacks = lacks;
+        Ok(observed)
     }
 
     /// The same, quicker, for whoever looks once and remembers nothing: a container of a project that stands alone
-    /// which runs, in a network namespace that can be seen from here, is taken as the list has it. The list does not tell how often the engine has
-    /// restarted a container, so that [`ObservedContainer::restarts`] is 0 for these.
+    /// which runs, in a network namespace that can be seen from here, is taken as the list has it. The list does not
+    /// tell how often the engine has restarted a container, so that [`ObservedContainer::restarts`] is 0 for these.
+    /// What the kernel lacks is left out: [`crate::host::lacks`] tells it to whoever has something to do.
     ///
     /// # Errors
     /// As of [`Self::observe`].
@@ -61,21 +64,20 @@ impl Engine {
     }
 
     async fn look(&self, host: HostId, how: How) -> Result<Observed, EngineError> {
-        let (images, (networks, foreign_networks), containers, volumes, lacks) = tokio::try_join!(
+        let (images, networks, containers, volumes) = tokio::try_join!(
             self.images(),
-            self.networks(host),
+            self.networks(host, how),
             self.containers(host, how),
-            self.volumes(host),
-            lacks()
+            self.volumes(host)
         )?;
         Ok(Observed {
             images,
-            networks,
+            networks: networks.told(|id| containers.iter().any(|container| container.id == id)),
+            foreign_networks: networks.foreign,
             containers,
             volumes,
             interfaces: interfaces::list()?,
-            foreign_networks,
-            lacks,
+            lacks: Vec::new(),
         })
     }
 
@@ -128,10 +130,7 @@ impl Engine {
     }
 
     /// This host's networks, and those of others that sit on an interface.
-    async fn networks(
-        &self,
-        host: HostId,
-    ) -> Result<(Vec<ObservedNetwork>, Vec<ForeignNetwork>), EngineError> {
+    async fn networks(&self, host: HostId, how: How) -> Result<Networks, EngineError> {
         let list = self
             .call(
                 LOOK,
@@ -140,19 +139,47 @@ impl Engine {
             )
             .await?;
         let host = host.to_string();
-        let (mut networks, mut foreign) = (Vec::new(), Vec::new());
+        let mut networks = Networks::default();
         for network in list {
             let mut found = network.labels.clone().unwrap_or_default();
             if found.get(labels::HOST) != Some(&host) {
-                foreign.extend(to_foreign(&network));
+                networks.foreign.extend(to_foreign(&network));
             } else if let (Some(id), Some(name)) = (network.id, network.name) {
                 let hash = found.remove(labels::HASH).unwrap_or_default();
-                networks.push(ObservedNetwork { id, name, hash });
+                let attached = match how {
+                    How::Inspect => self.attached(&id).await?,
+                    How::List => HashMap::new(),
+                };
+                let network = ObservedNetwork {
+                    id,
+                    name,
+                    hash,
+                    guests: Vec::new(),
+                };
+                networks.own.push((network, attached));
             }
         }
-        networks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-        foreign.sort();
-        Ok((networks, foreign))
+        networks
+            .own
+            .sort_by(|(a, _), (b, _)| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        networks.foreign.sort();
+        Ok(networks)
+    }
+
+    /// The running containers that are attached to a network: ids and names. None when it is gone.
+    async fn attached(&self, network: &str) -> Result<HashMap<String, String>, EngineError> {
+        let what = || format!("inspect network {network}");
+        let call = self.call(LOOK, what, self.docker.inspect_network(network, None));
+        match call.await {
+            Ok(found) => Ok(found
+                .containers
+                .into_iter()
+                .flatten()
+                .map(|(id, endpoint)| (id, endpoint.name.unwrap_or_default()))
+                .collect()),
+            Err(error) if is_absent(&error) => Ok(HashMap::new()),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) async fn list(&self, host: HostId) -> Result<Vec<ContainerSummary>, EngineError> {
@@ -216,6 +243,37 @@ impl Engine {
         let what = || format!("inspect container {container}");
         self.call(LOOK, what, self.docker.inspect_container(container, None))
             .await
+    }
+}
+
+/// The engine's networks.
+#[derive(Debug, Clone, Default)]
+struct Networks {
+    /// This host's, each with the running containers on it: ids and names.
+    own: Vec<(ObservedNetwork, HashMap<String, String>)>,
+    foreign: Vec<ForeignNetwork>,
+}
+
+impl Networks {
+    /// Leaves out containers that have gone.
+    fn forget(&mut self, gone: impl Fn(&str) -> bool) {
+        for (_, attached) in &mut self.own {
+            attached.retain(|id, _| !gone(id));
+        }
+    }
+
+    /// This host's networks as they are told. `is_ours` knows the ids of this host's containers.
+    fn told(&self, is_ours: impl Fn(&str) -> bool) -> Vec<ObservedNetwork> {
+        let told = |(network, attached): &(ObservedNetwork, HashMap<String, String>)| {
+            let strangers = attached.iter().filter(|(id, _)| !is_ours(id));
+            let mut guests: Vec<String> = strangers.map(|(_, name)| name.clone()).collect();
+            guests.sort();
+            ObservedNetwork {
+                guests,
+                ..network.clone()
+            }
+        };
+        self.own.iter().map(told).collect()
     }
 }
 

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use decnet_wire::bundle::{Blob, Network, NetworkMode as LinkMode};
-use decnet_wire::ids::{HostId, StackName};
+use decnet_wire::bundle::{Blob, Network};
+use decnet_wire::ids::{Digest, HostId, StackName};
 use serde_json::Value;
 
 use crate::compose::{Dependency, Egress, Problem, Project};
 use crate::labels;
 use crate::planner::STAGED;
-use crate::step::{ContainerSpec, MountKind, NetworkSpec, VolumeSpec};
+use crate::step::{BuildSpec, ContainerSpec, MountKind, NetworkSpec, VolumeSpec};
 
 mod addresses;
 mod hash;
@@ -37,8 +37,6 @@ pub struct Desired {
     /// One Compose project on its own, not a bundle.
     alone: bool,
     networks: BTreeMap<String, NetworkSpec>,
-    /// The modes of networks, by their name on the engine.
-    modes: BTreeMap<String, LinkMode>,
     /// The host's own, by the network.
     host_addresses: BTreeMap<String, Ipv4Addr>,
     volumes: BTreeMap<String, VolumeSpec>,
@@ -69,14 +67,6 @@ pub(crate) struct DesiredService {
     pub(crate) refers: BTreeSet<String>,
     /// What the namespace that it owns is closed but for; none when it is left open or not its own.
     pub(crate) egress: Option<Egress>,
-}
-
-/// Which network namespaces are closed against calls outwards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Closed {
-    All,
-    /// Those of services that have something to say about it.
-    Declared,
 }
 
 /// One thing wrong with what a bundle asks for.
@@ -117,43 +107,18 @@ impl Desired {
     ///
     /// # Errors
     /// Everything that is wrong with the documents: attributes that are not supported, references to what does not
-    /// exist, dependency cycles, images that are neither a blob of the bundle nor pinned by digest, and names or
-    /// addresses that two containers would share.
+    /// exist, dependency cycles, images that are neither made from a blob of the bundle nor pinned by digest, and names
+    /// or addresses that two containers would share.
     pub fn new<'a>(
         host: HostId,
         networks: &[Network],
         blobs: &[Blob],
         stacks: impl Iterator<Item = (&'a StackName, &'a Value)>,
     ) -> Result<Self, Vec<DocumentError>> {
-        Self::build(host, networks, blobs, stacks, Closed::All)
-    }
-
-    /// The same for documents that are no deckies: only namespaces of services with an `x-decnet` extension are
-    /// closed, and the rest is as Compose has it.
-    ///
-    /// # Errors
-    /// As for [`Desired::new`].
-    pub fn open<'a>(
-        host: HostId,
-        networks: &[Network],
-        blobs: &[Blob],
-        stacks: impl Iterator<Item = (&'a StackName, &'a Value)>,
-    ) -> Result<Self, Vec<DocumentError>> {
-        Self::build(host, networks, blobs, stacks, Closed::Declared)
-    }
-
-    fn build<'a>(
-        host: HostId,
-        networks: &[Network],
-        blobs: &[Blob],
-        stacks: impl Iterator<Item = (&'a StackName, &'a Value)>,
-        closed: Closed,
-    ) -> Result<Self, Vec<DocumentError>> {
         let mut errors = Vec::new();
-        let modes = host_links::modes(networks);
         let host_addresses = host_links::addresses(networks, &mut errors);
         let networks = networks::of_bundle(host, networks, &mut errors);
-        let archives = image::archives(blobs, &mut errors);
+        let blobs = image::blobs(blobs, &mut errors);
 
         let mut documents = BTreeMap::new();
         for (name, document) in stacks {
@@ -169,7 +134,6 @@ impl Desired {
             host,
             alone: false,
             networks,
-            modes,
             host_addresses,
             volumes: BTreeMap::new(),
             stacks: BTreeMap::new(),
@@ -184,10 +148,9 @@ impl Desired {
                     let context = normalise::Context {
                         host,
                         stack: name,
-                        closed,
                         kind: normalise::Kind::Bundle {
                             networks: &desired.networks,
-                            archives: &archives,
+                            blobs: &blobs,
                         },
                     };
                     let all = context.normalise(&project, &mut errors);
@@ -222,7 +185,6 @@ impl Desired {
         let context = normalise::Context {
             host,
             stack: name,
-            closed: Closed::Declared,
             kind: normalise::Kind::Project,
         };
         let all = context.normalise(&project, &mut errors);
@@ -230,7 +192,6 @@ impl Desired {
             host,
             alone: true,
             networks: BTreeMap::new(),
-            modes: BTreeMap::new(),
             host_addresses: BTreeMap::new(),
             volumes: BTreeMap::new(),
             stacks: BTreeMap::new(),
@@ -247,7 +208,6 @@ impl Desired {
             host,
             alone: true,
             networks: BTreeMap::new(),
-            modes: BTreeMap::new(),
             host_addresses: BTreeMap::new(),
             volumes: BTreeMap::new(),
             stacks: BTreeMap::from([(name.clone(), DesiredStack::default())]),
@@ -281,11 +241,6 @@ impl Desired {
         self.host
     }
 
-    /// Whether the LAN reaches the network's subnet by a route and not by asking for its addresses.
-    pub(crate) fn is_routed(&self, network: &str) -> bool {
-        matches!(self.modes.get(network), Some(LinkMode::L3 | LinkMode::L3s))
-    }
-
     /// Every network, by its name on the engine.
     #[must_use]
     pub fn networks(&self) -> &BTreeMap<String, NetworkSpec> {
@@ -313,6 +268,15 @@ impl Desired {
     #[must_use]
     pub fn stack(&self, name: &StackName) -> Option<&DesiredStack> {
         self.stacks.get(name)
+    }
+
+    /// Every build with its stack and service.
+    pub(crate) fn builds(&self) -> impl Iterator<Item = (&StackName, &str, &BuildSpec)> {
+        self.stacks.iter().flat_map(|(stack, desired)| {
+            let services = desired.services.values();
+            services
+                .filter_map(move |service| Some((stack, service.service.as_str(), service.image.build()?)))
+        })
     }
 
     /// Stack names and service names may hold hyphens, so two pairs of them can make one container name.
@@ -364,6 +328,13 @@ impl DesiredStack {
     pub fn containers(&self) -> impl Iterator<Item = (&str, &ContainerSpec)> {
         let services = self.services.values();
         services.map(|service| (service.service.as_str(), &service.spec))
+    }
+
+    /// The blobs that its images come from.
+    #[must_use]
+    pub fn blobs(&self) -> BTreeSet<&Digest> {
+        let services = self.services.values();
+        services.filter_map(|service| service.image.blob()).collect()
     }
 
     /// Every container with its service and its number within it, from 1.

@@ -25,6 +25,7 @@ mod graph;
 mod preflight;
 mod state;
 mod survey;
+pub(crate) mod tuning;
 
 pub use describe::describe;
 pub(crate) use survey::STAGED;

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::desired::Desired;
 use crate::step::{
-    Blkio, ContainerSpec, Endpoint, Ipam, Limits, Link, MountKind, Namespace, Namespaces, NetworkMode,
-    NetworkSpec, Pool, VolumeSpec,
+    Blkio, BuildSpec, ContainerSpec, Endpoint, Ipam, Limits, Link, MountKind, Namespace, Namespaces,
+    NetworkMode, NetworkSpec, Pool, VolumeSpec,
 };
 
 /// The bounds of a bundle. Everything that is not named is forbidden.
@@ -72,7 +72,7 @@ impl Policy {
             require_no_new_privileges: true,
             sysctl_prefixes: texts(&["net.ipv4.", "net.ipv6."]),
             log_drivers: texts(&["json-file", "local", "none"]),
-            attributes: BTreeSet::new(),
+            attributes: texts(&["build"]),
         }
     }
 }
@@ -138,6 +138,9 @@ pub fn check(desired: &Desired, policy: &Policy) -> Vec<Violation> {
     }
     for (stack, service, spec) in desired.containers() {
         add(Kind::Service, Some(stack), service, policy.container(spec));
+    }
+    for (stack, service, build) in desired.builds() {
+        add(Kind::Service, Some(stack), service, policy.build(build));
     }
     all
 }
@@ -233,6 +236,32 @@ impl Policy {
         check.gate_as(driver.is_some(), "driver", "volumes.driver");
         // The local driver mounts anything of the host, if its options say so.
         check.gate_as(!driver_opts.is_empty(), "driver_opts", "volumes.driver_opts");
+        check
+    }
+
+    /// What a Dockerfile runs, it runs as root of a container of the engine's own making.
+    fn build(&self, build: &BuildSpec) -> Check<'_> {
+        let BuildSpec {
+            tags: _,
+            context: _,
+            dockerfile: _,
+            args: _,
+            target: _,
+            labels: _,
+            cache_from: _,
+            cache_to: _,
+            platform: _,
+            network,
+            extra_hosts: _,
+            shm_size: _,
+            ulimits: _,
+            no_cache: _,
+            pull: _,
+            additional_contexts: _,
+        } = build;
+        let mut check = self.check();
+        check.gate(true, "build");
+        check.gate(network.as_deref() != Some("none"), "build.network");
         check
     }
 

@@ -4,7 +4,7 @@
 //! For tests only.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use decnet_wire::ids::{Digest, HostId, MacAddress, StackName};
 use decnet_wire::observed::{
@@ -15,6 +15,7 @@ use decnet_wire::observed::{
 use ipnet::Ipv4Net;
 
 use crate::labels;
+use crate::planner::tuning;
 use crate::step::{ContainerSpec, MountKind, Namespace, NetworkMode, NetworkSpec, Step, VolumeSpec};
 
 /// The engine. Its objects are open to tests, which disturb them as they like.
@@ -28,8 +29,10 @@ pub struct Engine {
     pub interfaces: Vec<Interface>,
     pub foreign_networks: Vec<ForeignNetwork>,
     pub lacks: Vec<KernelFeature>,
+    /// Containers of others on a network, by its name.
+    pub guests: BTreeMap<String, Vec<String>>,
     /// Machines on the LAN that are not ours.
-    pub strangers: BTreeMap<Ipv4Addr, MacAddress>,
+    pub strangers: BTreeMap<IpAddr, MacAddress>,
     /// Whether a container that joins a namespace which is open is refused.
     pub strict_about_egress: bool,
     /// Containers whose process ends at once, with this exit code; by the name that they are to have.
@@ -96,6 +99,7 @@ impl Engine {
                 id: id.clone(),
                 name: network.spec.name.clone(),
                 hash: network.spec.labels.get(labels::HASH).cloned().unwrap_or_default(),
+                guests: self.guests.get(&network.spec.name).cloned().unwrap_or_default(),
             })
             .collect();
         networks.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
@@ -138,6 +142,7 @@ impl Engine {
                     network: endpoint.network.clone(),
                     network_id: container.networks.get(&endpoint.network).cloned(),
                     address: endpoint.address,
+                    address6: endpoint.address6,
                     mac: endpoint.mac,
                 })
                 .collect(),
@@ -167,6 +172,7 @@ impl Engine {
                 .map(|(_, rules)| rules.clone()),
             expose: container.spec.expose.clone(),
             attachments,
+            tuning: Some(tuning::of_spec(&container.spec)),
         })
     }
 
@@ -228,6 +234,10 @@ impl Engine {
                     .any(|other| other.active() && other.networks.values().any(|n| n == id))
                 {
                     return Err(format!("network {id} has active endpoints"));
+                }
+                let name = self.networks.get(id).map(|network| &network.spec.name);
+                if name.is_some_and(|name| self.guests.contains_key(name)) {
+                    return Err(format!("network {id} has active endpoints of somebody else"));
                 }
                 self.networks.remove(id);
                 Ok(())

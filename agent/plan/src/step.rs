@@ -13,7 +13,7 @@
 //! | `build` | an image to build |
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use decnet_wire::bundle::{NetworkDriver, NetworkMode as LinkMode};
 use decnet_wire::ids::{Digest, InterfaceName, MacAddress, StackName};
@@ -142,7 +142,7 @@ pub enum Step {
         name: String,
         id: String,
     },
-    /// Ask the LAN whether somebody has the address already (RFC 5227, section 2.1.1).
+    /// Ask the LAN whether somebody has the address already (RFC 5227, section 2.1.1; RFC 4862, section 5.4).
     ProbeAddress {
         /// The container that is to have it.
         name: String,
@@ -150,7 +150,7 @@ pub enum Step {
         network: String,
         /// The interface to ask on.
         parent: InterfaceName,
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// Make a link for the host itself, in place of one of that name that is not as it is to be.
     CreateHostLink {

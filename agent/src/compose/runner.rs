@@ -87,14 +87,29 @@ impl Runner {
     }
 
     /// What there is to do, were it done now.
-    pub(super) fn plan(desired: &Desired, observed: &Observed, hidden: &Hidden, manner: Manner) -> Plan {
-        let seen = hidden.from(desired, observed, manner);
-        let mut plan = plan(desired, &seen, &Policy::built_in());
-        manner.change(&mut plan);
-        plan
+    pub(super) async fn plan(
+        &self,
+        desired: &Desired,
+        observed: &Observed,
+        hidden: &Hidden,
+        manner: Manner,
+    ) -> Plan {
+        let mut seen = hidden.from(desired, observed, manner);
+        let policy = Policy::built_in();
+        let mut planned = plan(desired, &seen, &policy);
+        if !planned.is_settled() {
+            // What the kernel lacks takes longer to find out than all the rest, and matters now only.
+            let lacks = tokio::task::spawn_blocking(decnet_docker::host::lacks).await;
+            seen.lacks = lacks.unwrap_or_default();
+            if !seen.lacks.is_empty() {
+                planned = plan(desired, &seen, &policy);
+            }
+        }
+        manner.change(&mut planned);
+        planned
     }
 
-    /// Leads to what is desired; gives the number of steps that it took.
+    /// Leads from what was observed to what is desired; gives the number of steps that it took.
     ///
     /// # Errors
     /// What kept it from getting there, after the last round.
@@ -103,11 +118,11 @@ impl Runner {
         desired: &Desired,
         hidden: &Hidden,
         mut manner: Manner,
+        mut observed: Observed,
     ) -> Result<usize, ComposeError> {
         let mut steps = 0;
         for round in 1.. {
-            let observed = self.observe().await?;
-            let plan = Self::plan(desired, &observed, hidden, manner);
+            let plan = self.plan(desired, &observed, hidden, manner).await;
             if !plan.blocked.is_empty() {
                 let reasons = plan.blocked.iter().map(|blocked| blocked.reason.clone());
                 return Err(ComposeError::Blocked(Problems(reasons.collect())));
@@ -125,6 +140,7 @@ impl Runner {
             }
             manner.force_recreate = false;
             tokio::time::sleep(PAUSE).await;
+            observed = self.observe().await?;
         }
         Ok(steps)
     }
@@ -301,8 +317,8 @@ impl BlobSource for NoBlobs {
 }
 
 impl Apply for Hands<'_> {
-    async fn apply(&self, step: &Step) -> Result<(), EngineError> {
-        self.0.apply(step, &NoBlobs).await
+    async fn apply(&self, step: &Step, turn: impl Send) -> Result<(), EngineError> {
+        self.0.apply_in_turn(step, &NoBlobs, turn).await
     }
 }
 

@@ -3,19 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use decnet_plan::desired::Leases;
-use decnet_wire::bundle::OperationKind;
 use decnet_wire::ids::{DeckyName, Digest, OperationId, StackName, Timestamp};
 use decnet_wire::report::{EventBody, Outcome};
 
 use super::LedgerError;
 use super::records::{
     Acceptance, AcceptedRecord, Incident, IncidentCause, LastGood, OperationRecord, OperationState,
-    RefusalRecord, operation_key,
+    RefusalRecord, Trouble, operation_key,
 };
-use super::tables::{ACCEPTED, INCIDENTS, LAST_GOOD, LEASES, ONLY, OPERATIONS, REFUSALS, Snapshot, Tx};
-
-/// Rounds that may end in an operation's own error before it is failed.
-pub(crate) const ATTEMPTS: u32 = 3;
+use super::tables::{
+    ACCEPTED, INCIDENTS, LAST_GOOD, LEASES, ONLY, OPERATIONS, REFUSALS, Snapshot, TROUBLES, Tx,
+};
 
 /// Refusals that are remembered.
 const REFUSALS_KEPT: usize = 256;
@@ -30,6 +28,8 @@ pub(crate) struct Settled {
     pub(crate) good: Option<LastGood>,
     /// Whether what brought the stack back is over.
     pub(crate) close_incident: bool,
+    /// Whether what kept going wrong is over.
+    pub(crate) close_trouble: bool,
 }
 
 impl Snapshot {
@@ -51,6 +51,10 @@ impl Snapshot {
 
     pub(super) fn leases(&self) -> Result<Leases, LedgerError> {
         Ok(self.only(&LEASES)?.unwrap_or_default())
+    }
+
+    pub(super) fn troubles(&self) -> Result<BTreeMap<StackName, Trouble>, LedgerError> {
+        Ok(by_parsed_key(self.named(&TROUBLES)?))
     }
 
     pub(super) fn incidents(&self) -> Result<BTreeMap<StackName, Incident>, LedgerError> {
@@ -125,7 +129,7 @@ impl Tx {
                 self.remove(&INCIDENTS, &key)?;
             }
         }
-        Ok(())
+        self.keep_troubles_of(&acceptance.wishes)
     }
 
     /// Remembers which addresses containers have.
@@ -183,12 +187,15 @@ impl Tx {
             operation,
             good,
             close_incident,
+            close_trouble,
         } in settled
         {
             if let Some(id) = operation {
                 self.transition(*id, at, |record| {
                     let to = (OperationState::Succeeded, Outcome::Succeeded);
-                    (!record.state.is_terminal()).then_some(to)
+                    // What failed and was tried again has worked in the end.
+                    let may = !record.state.is_terminal() || record.state == OperationState::Failed;
+                    may.then_some(to)
                 })?;
             }
             match good {
@@ -198,48 +205,11 @@ impl Tx {
             if *close_incident {
                 self.remove(&INCIDENTS, stack.as_str())?;
             }
+            if *close_trouble {
+                self.remove(&TROUBLES, stack.as_str())?;
+            }
         }
         Ok(())
-    }
-
-    /// One more attempt of this operation ended in its own error. With the last one, or at once when
-    /// `hopeless`, it fails, and what the fallback does to the stack is no drift. True when it failed.
-    pub(crate) fn attempt_failed(
-        &self,
-        at: Timestamp,
-        id: OperationId,
-        error: &str,
-        hopeless: bool,
-    ) -> Result<bool, LedgerError> {
-        let key = operation_key(id);
-        let Some(mut record) = self.get(&OPERATIONS, &key)? else {
-            return Ok(false);
-        };
-        if record.state.is_terminal() {
-            return Ok(false);
-        }
-        record.attempts += 1;
-        record.error = Some(error.to_owned());
-        self.put(&OPERATIONS, &key, &record)?;
-        if record.attempts < ATTEMPTS && !hopeless {
-            return Ok(false);
-        }
-        self.transition(id, at, |_| {
-            Some((
-                OperationState::Failed,
-                Outcome::Failed {
-                    error: error.to_owned(),
-                },
-            ))
-        })?;
-        if record.kind != OperationKind::Teardown {
-            let incident = Incident {
-                since: at,
-                cause: IncidentCause::Fallback,
-            };
-            self.put(&INCIDENTS, record.stack.as_str(), &incident)?;
-        }
-        Ok(true)
     }
 
     /// A stack left the desired state by itself: reported once, until the incident is closed.
@@ -271,7 +241,7 @@ impl Tx {
     }
 
     /// Changes an operation's state and queues the event that says so, or does neither.
-    fn transition(
+    pub(super) fn transition(
         &self,
         id: OperationId,
         at: Timestamp,

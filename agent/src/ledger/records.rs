@@ -1,5 +1,8 @@
 //! What the ledger remembers. Every record lies in its table under a version number.
 
+use std::collections::BTreeMap;
+
+use decnet_docker::Fault;
 use decnet_wire::bundle::{Blob, Network, OperationKind, Stack};
 use decnet_wire::ids::{DeckyName, Digest, OperationId, StackName, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -24,6 +27,8 @@ pub(crate) struct Acceptance {
     pub(crate) record: AcceptedRecord,
     /// The stacks that the bundle names, with their newest operation.
     pub(crate) stacks: Vec<Stack>,
+    /// What is asked of each of them, as [`Trouble::wish`] has it.
+    pub(crate) wishes: BTreeMap<StackName, Digest>,
 }
 
 /// A bundle that was refused, so that it is reported once and stays refused.
@@ -51,7 +56,8 @@ pub struct OperationRecord {
     pub changed_at: Timestamp,
 }
 
-/// `open → running → succeeded | failed | superseded`; the last three are terminal.
+/// `open → running → succeeded | failed | superseded`; the last three are terminal, but that what failed and was
+/// tried again after all has succeeded in the end: the master keeps that beside its row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OperationState {
@@ -97,6 +103,43 @@ pub struct LastGood {
 pub struct Incident {
     pub since: Timestamp,
     pub cause: IncidentCause,
+}
+
+/// What keeps going wrong with a stack. It ends when the stack has been as it should be for a while, when something
+/// else is asked of it, or when somebody on the host says that it is to be tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    pub decky: DeckyName,
+    /// SHA-256 of what was asked: the document, its operation, and what it may name. A bundle that asks the same
+    /// once more is no new wish.
+    pub wish: Digest,
+    /// The generation in which it began.
+    pub generation: u64,
+    /// Tries that failed.
+    pub tries: u32,
+    /// Those among them that failed through what was asked.
+    pub counted: u32,
+    /// What the last one failed with.
+    pub reason: String,
+    pub since: Timestamp,
+    pub last_try_at: Timestamp,
+    /// No more tries are made.
+    pub quarantined: bool,
+}
+
+/// A try that failed.
+#[derive(Debug, Clone)]
+pub(crate) struct FailedTry {
+    pub(crate) stack: StackName,
+    pub(crate) decky: DeckyName,
+    pub(crate) wish: Digest,
+    pub(crate) generation: u64,
+    /// The operation that it was for, while that is not done.
+    pub(crate) operation: Option<OperationId>,
+    pub(crate) error: String,
+    pub(crate) fault: Fault,
+    /// Whether it may be given up: it is new here, and not on its way out.
+    pub(crate) may_quarantine: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::LedgerError;
 use super::records::{
-    AcceptedRecord, Incident, JournalEntry, LastGood, OperationRecord, OutboxState, RefusalRecord,
+    AcceptedRecord, Incident, JournalEntry, LastGood, OperationRecord, OutboxState, RefusalRecord, Trouble,
 };
 use decnet_plan::desired::Leases;
 use decnet_plan::unused::Fetched;
@@ -32,6 +32,7 @@ impl Record for Leases {}
 impl Record for JournalEntry {}
 impl Record for Event {}
 impl Record for Fetched {}
+impl Record for Trouble {}
 
 #[derive(Serialize, Deserialize)]
 struct Versioned<T> {
@@ -70,6 +71,8 @@ pub(super) const JOURNAL: Table<u64, JournalEntry> = Table::new("journal");
 pub(super) const LEASES: Table<&str, Leases> = Table::new("leases");
 /// By the name under which we have fetched or built an image.
 pub(super) const FETCHED: Table<&str, Fetched> = Table::new("fetched-images");
+/// By stack.
+pub(super) const TROUBLES: Table<&str, Trouble> = Table::new("troubles");
 /// The accepted envelope's bytes, as they came.
 const ENVELOPE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("envelope");
 
@@ -220,6 +223,7 @@ impl Snapshot {
         self.operations()?;
         self.last_good()?;
         self.incidents()?;
+        self.troubles()?;
         self.leases()?;
         self.outbox(usize::MAX, usize::MAX)?;
         self.newest(&JOURNAL, 1)?;
@@ -288,6 +292,7 @@ impl Tx {
         self.open(&LEASES)?;
         self.open(&JOURNAL)?;
         self.open(&FETCHED)?;
+        self.open(&TROUBLES)?;
         self.open_definition(ENVELOPE)?;
         Ok(())
     }

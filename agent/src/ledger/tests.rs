@@ -1,12 +1,13 @@
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use decnet_docker::Fault;
 use decnet_wire::bundle::{OperationKind, Stack};
 use decnet_wire::ids::Digest;
 use decnet_wire::report::Outcome;
 
 use super::*;
-use crate::testing::{document, hours, now, operation, stack};
+use crate::testing::{Signer, document, hours, now, operation, stack};
 
 fn record(generation: u64) -> AcceptedRecord {
     AcceptedRecord {
@@ -23,6 +24,7 @@ fn acceptance(generation: u64, stacks: Vec<Stack>) -> Acceptance {
     Acceptance {
         envelope: vec![1, 2, 3],
         record: record(generation),
+        wishes: crate::admit::wishes(&Signer::new().bundle(generation, stacks.clone())),
         stacks,
     }
 }
@@ -95,32 +97,158 @@ async fn an_operation_runs_through_its_states_across_a_restart_after_every_commi
     assert_eq!(state(&file.open()), OperationState::Running);
     assert_eq!(outcomes(&file.open()), ["running"]);
 
-    for attempt in 1..=operations::ATTEMPTS {
-        let ledger = file.open();
-        let failed = ledger
-            .write(move |tx| tx.attempt_failed(now(), deploy.id, "no image", false))
-            .await
-            .unwrap();
-        assert_eq!(failed, attempt == operations::ATTEMPTS);
+    for attempt in 1..=troubles::TRIES {
+        let given_up = fail(&file.open(), &failed(deploy.id, "no image", Fault::Wish)).await;
+        assert_eq!(given_up, attempt == troubles::TRIES);
     }
     let ledger = file.open();
     assert_eq!(state(&ledger), OperationState::Failed);
-    let more = ledger
-        .write(move |tx| tx.attempt_failed(now(), deploy.id, "again", true))
+    let told = ["running", "failed: no image (quarantined after 3 tries)"];
+    assert_eq!(outcomes(&ledger), told);
+    // One more failure, as after a kill in between: nothing is told twice.
+    assert!(fail(&ledger, &failed(deploy.id, "again", Fault::Ended)).await);
+    assert_eq!(outcomes(&ledger), told);
+    assert_eq!(state(&ledger), OperationState::Failed);
+}
+
+/// A try for `web`, which nothing ran of before.
+fn failed(operation: OperationId, error: &str, fault: Fault) -> FailedTry {
+    FailedTry {
+        stack: "web".parse().unwrap(),
+        decky: "web".parse().unwrap(),
+        wish: Digest::from_sha256([1; 32]),
+        generation: 1,
+        operation: Some(operation),
+        error: error.to_owned(),
+        fault,
+        may_quarantine: true,
+    }
+}
+
+async fn fail(ledger: &Ledger, failed: &FailedTry) -> bool {
+    let failed = failed.clone();
+    ledger
+        .write(move |tx| tx.try_failed(now(), &failed))
         .await
-        .unwrap();
-    assert!(!more, "a terminal operation never changes");
+        .unwrap()
+}
+
+/// Tries `web` until its operation has failed, and says how often that was.
+async fn tries_until_failed(fault: Fault, may_quarantine: bool) -> (u32, bool) {
+    let file = File::new();
+    let ledger = file.open();
+    let deploy = operation(1, OperationKind::Deploy);
+    accept(
+        &ledger,
+        1,
+        vec![stack("web", document(5, &["ssh"]), Some(deploy))],
+    )
+    .await;
+    let failed = FailedTry {
+        may_quarantine,
+        ..failed(deploy.id, "it broke", fault)
+    };
+    for tries in 1..100 {
+        let given_up = fail(&ledger, &failed).await;
+        if ledger.operations().unwrap()[&deploy.id].state == OperationState::Failed {
+            for _ in 0..20 {
+                fail(&ledger, &failed).await;
+            }
+            let trouble = &ledger.troubles().unwrap()[&failed.stack];
+            assert_eq!(trouble.tries, tries + 20);
+            assert_eq!(trouble.quarantined, given_up);
+            assert_eq!(outcomes(&ledger).len(), 1, "told once");
+            return (tries, given_up);
+        }
+    }
+    panic!("it never failed");
+}
+
+#[tokio::test]
+async fn only_what_fails_through_what_was_asked_is_given_up() {
+    assert_eq!(tries_until_failed(Fault::Wish, true).await, (3, true));
+    assert_eq!(tries_until_failed(Fault::Ended, true).await, (1, true));
+    // Somebody who waits learns why; the tries go on.
+    assert_eq!(tries_until_failed(Fault::Host, true).await, (3, false));
+    assert_eq!(tries_until_failed(Fault::Passing, true).await, (6, false));
+    // What ran before, and what is on its way out.
+    assert_eq!(tries_until_failed(Fault::Wish, false).await, (3, false));
+    assert_eq!(tries_until_failed(Fault::Ended, false).await, (1, false));
+}
+
+#[tokio::test]
+async fn what_ends_by_itself_and_nobody_waits_for_has_its_tries_as_well() {
+    let file = File::new();
+    let quiet = FailedTry {
+        operation: None,
+        ..failed(operation(1, OperationKind::Deploy).id, "exited", Fault::Ended)
+    };
+    for tries in 1..=troubles::TRIES {
+        // As often as the agent is restarted.
+        assert_eq!(fail(&file.open(), &quiet).await, tries == troubles::TRIES);
+    }
+    let host = FailedTry {
+        fault: Fault::Passing,
+        stack: "mail".parse().unwrap(),
+        ..quiet
+    };
+    for _ in 0..100 {
+        assert!(!fail(&file.open(), &host).await);
+    }
+}
+
+#[tokio::test]
+async fn what_is_given_up_stays_so_until_something_else_is_asked_or_somebody_says_so() {
+    let file = File::new();
+    let ledger = file.open();
+    let (first, second) = (
+        operation(1, OperationKind::Deploy),
+        operation(2, OperationKind::Deploy),
+    );
+    let web = |operation| stack("web", document(5, &["ssh"]), Some(operation));
+    let wish = |ledger: &Ledger| {
+        let troubles = ledger.troubles().unwrap();
+        troubles.values().next().map(|trouble| trouble.wish.clone())
+    };
+    let give_up = async |operation: decnet_wire::bundle::Operation, stack| {
+        let wishes = acceptance(0, vec![stack]).wishes;
+        let failed = FailedTry {
+            wish: wishes[&"web".parse().unwrap()].clone(),
+            ..failed(operation.id, "exited", Fault::Ended)
+        };
+        assert!(fail(&ledger, &failed).await);
+    };
+    accept(&ledger, 1, vec![web(first)]).await;
+    give_up(first, web(first)).await;
+    // A renewal, and a neighbour.
+    accept(&ledger, 2, vec![web(first)]).await;
+    accept(
+        &ledger,
+        3,
+        vec![web(first), stack("mail", document(6, &[]), None)],
+    )
+    .await;
+    assert!(wish(&ledger).is_some());
+    // Asked once more.
+    accept(&ledger, 4, vec![web(second)]).await;
+    assert_eq!(wish(&ledger), None);
+    give_up(second, web(second)).await;
+    let stacks = ["web".parse().unwrap()];
+    ledger.write(move |tx| tx.forget_troubles(&stacks)).await.unwrap();
+    assert_eq!(wish(&ledger), None);
+    // It works in the end: that is told beside what was told before.
     let settled = Settled {
-        stack: web.name,
-        operation: Some(deploy.id),
+        stack: "web".parse().unwrap(),
+        operation: Some(second.id),
         good: None,
         close_incident: false,
+        close_trouble: true,
     };
     ledger
         .write(move |tx| tx.settle(now(), std::slice::from_ref(&settled)))
         .await
         .unwrap();
-    assert_eq!(outcomes(&ledger), ["running", "failed: no image"]);
+    assert_eq!(outcomes(&ledger).last().unwrap(), "succeeded");
 }
 
 #[tokio::test]
@@ -231,6 +359,7 @@ async fn drift_is_told_once_an_incident() {
         operation: None,
         good: None,
         close_incident: true,
+        close_trouble: false,
     };
     ledger
         .write(move |tx| tx.settle(now(), std::slice::from_ref(&over)))

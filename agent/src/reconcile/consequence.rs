@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use decnet_docker::Fault;
 use decnet_plan::step::Plan;
 
 use super::execute::Outcome;
@@ -12,10 +13,14 @@ use super::pace::Part;
 pub(crate) enum Consequence {
     /// At least one of its steps worked and none failed.
     Worked,
-    /// Its own error.
-    Failed { error: String, hopeless: bool },
+    Failed {
+        error: String,
+        fault: Fault,
+    },
     /// What it needs is away.
-    Away { error: String },
+    Away {
+        error: String,
+    },
 }
 
 /// Which stacks a step serves: its own, or for a shared step those that have a step waiting for it,
@@ -55,9 +60,9 @@ pub(crate) fn consequences(served: &[BTreeSet<Part>], outcomes: &[Outcome]) -> B
     for (parts, outcome) in served.iter().zip(outcomes) {
         let new = match outcome {
             Outcome::Done => Consequence::Worked,
-            Outcome::Failed { error, hopeless } => Consequence::Failed {
+            Outcome::Failed { error, fault } => Consequence::Failed {
                 error: error.clone(),
-                hopeless: *hopeless,
+                fault: *fault,
             },
             Outcome::Away { error, .. } => Consequence::Away { error: error.clone() },
             Outcome::Skipped => continue,
@@ -73,12 +78,11 @@ pub(crate) fn consequences(served: &[BTreeSet<Part>], outcomes: &[Outcome]) -> B
 }
 
 /// An error says more than a success, and a final one more than one that passes; the first of a kind counts.
-fn weight(consequence: &Consequence) -> u8 {
+fn weight(consequence: &Consequence) -> (u8, Option<Fault>) {
     match consequence {
-        Consequence::Worked => 0,
-        Consequence::Away { .. } => 1,
-        Consequence::Failed { hopeless: false, .. } => 2,
-        Consequence::Failed { hopeless: true, .. } => 3,
+        Consequence::Worked => (0, None),
+        Consequence::Away { .. } => (1, None),
+        Consequence::Failed { fault, .. } => (2, Some(*fault)),
     }
 }
 
@@ -106,10 +110,10 @@ mod tests {
         Some(name.parse().unwrap())
     }
 
-    fn failed(error: &str, hopeless: bool) -> Outcome {
+    fn failed(error: &str, fault: Fault) -> Outcome {
         Outcome::Failed {
             error: error.to_owned(),
-            hopeless,
+            fault,
         }
     }
 
@@ -129,7 +133,7 @@ mod tests {
         assert_eq!(served[0], BTreeSet::from([part("a"), part("c")]));
         assert_eq!(served[1], BTreeSet::from([part("a")]));
         let outcomes = [
-            failed("no image", false),
+            failed("no image", Fault::Wish),
             Outcome::Skipped,
             Outcome::Skipped,
             Outcome::Done,
@@ -138,7 +142,7 @@ mod tests {
         let meaning = consequences(&served, &outcomes);
         let failure = Consequence::Failed {
             error: "no image".to_owned(),
-            hopeless: false,
+            fault: Fault::Wish,
         };
         assert_eq!(meaning[&part("a")], failure);
         assert_eq!(meaning[&part("c")], failure);
@@ -168,15 +172,16 @@ mod tests {
 
     #[test]
     fn the_gravest_outcome_is_a_stacks_outcome() {
-        let served = vec![BTreeSet::from([part("a")]); 3];
+        let served = vec![BTreeSet::from([part("a")]); 4];
         let outcomes = [
             Outcome::Done,
-            failed("refused", false),
-            failed("exited with code 3", true),
+            failed("refused", Fault::Wish),
+            failed("exited with code 3", Fault::Ended),
+            failed("the disk is full", Fault::Passing),
         ];
         let expected = Consequence::Failed {
             error: "exited with code 3".to_owned(),
-            hopeless: true,
+            fault: Fault::Ended,
         };
         assert_eq!(consequences(&served, &outcomes)[&part("a")], expected);
     }

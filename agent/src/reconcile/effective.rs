@@ -1,23 +1,23 @@
-//! What is really aimed at: the accepted bundle, with the stacks whose newest operation failed put back to
-//! what last ran. A pure function of the bundle and the ledger.
+//! What is really aimed at: the accepted bundle, with the stacks that are quarantined put back to what last ran. A
+//! pure function of the bundle and the ledger.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use decnet_plan::desired::{Desired, DocumentError};
 use decnet_plan::step::NetworkMode;
-use decnet_wire::bundle::{Blob, BlobKind, Bundle, Network, Operation, OperationKind};
-use decnet_wire::ids::{DeckyName, HostId, OperationId, StackName};
+use decnet_wire::bundle::{Blob, BlobKind, Bundle, Network, Operation};
+use decnet_wire::ids::{DeckyName, HostId, StackName};
 use serde_json::Value;
 
-use crate::ledger::{LastGood, OperationRecord, OperationState};
+use crate::ledger::LastGood;
 
 /// Where a stack's document comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
     Bundle,
-    /// Its operation failed: the last document that was seen to run.
+    /// It is quarantined: the last document that was seen to run.
     LastGood,
-    /// Its operation failed and there is nothing to go back to: no services.
+    /// It is quarantined and there is nothing to go back to: no services.
     Nothing,
 }
 
@@ -46,15 +46,15 @@ impl Effective {
     pub(crate) fn good(&self, name: &StackName) -> Option<LastGood> {
         let aim = self.aims.get(name)?;
         let stack = self.desired.stack(name)?;
-        let (mut networks, mut images) = (BTreeSet::new(), BTreeSet::new());
+        let mut networks = BTreeSet::new();
         let mut services = 0_usize;
         for (_, spec) in stack.containers() {
             services += 1;
-            images.extend(spec.image.iter().map(String::as_str));
             if let NetworkMode::Networks { endpoints } = &spec.network {
                 networks.extend(endpoints.iter().map(|endpoint| endpoint.network.as_str()));
             }
         }
+        let blobs = stack.blobs();
         (services > 0).then(|| LastGood {
             decky: aim.decky.clone(),
             compose: aim.compose.clone(),
@@ -67,10 +67,7 @@ impl Effective {
             blobs: self
                 .blobs
                 .iter()
-                .filter(|blob| {
-                    let BlobKind::ImageArchive { image_ids, .. } = &blob.kind;
-                    image_ids.iter().any(|id| images.contains(id.as_str()))
-                })
+                .filter(|blob| blobs.contains(&blob.digest))
                 .cloned()
                 .collect(),
         })
@@ -85,13 +82,13 @@ impl Effective {
 pub(crate) fn effective(
     host: HostId,
     bundle: &Bundle,
-    operations: &BTreeMap<OperationId, OperationRecord>,
+    quarantined: &BTreeSet<StackName>,
     last_good: &BTreeMap<StackName, LastGood>,
 ) -> Result<Effective, Vec<DocumentError>> {
     // Stacks whose last good document does not go together with the rest of the bundle.
     let mut given_up = BTreeSet::new();
     loop {
-        let attempt = assemble(bundle, operations, last_good, &given_up);
+        let attempt = assemble(bundle, quarantined, last_good, &given_up);
         let stacks = attempt.aims.iter().map(|(name, aim)| (name, &aim.compose));
         match Desired::new(host, &attempt.networks, &attempt.blobs, stacks) {
             Ok(desired) => {
@@ -138,7 +135,7 @@ struct Assembled {
 
 fn assemble(
     bundle: &Bundle,
-    operations: &BTreeMap<OperationId, OperationRecord>,
+    quarantined: &BTreeSet<StackName>,
     last_good: &BTreeMap<StackName, LastGood>,
     given_up: &BTreeSet<StackName>,
 ) -> Assembled {
@@ -148,17 +145,10 @@ fn assemble(
         blobs: bundle.blobs.clone(),
     };
     for stack in &bundle.stacks {
-        let failed = stack.operation.is_some_and(|operation| {
-            // A teardown that failed is still a teardown: what was to go is never brought back.
-            operation.kind != OperationKind::Teardown
-                && operations
-                    .get(&operation.id)
-                    .is_some_and(|known| known.state == OperationState::Failed)
-        });
         let back = last_good
             .get(&stack.name)
             .filter(|_| !given_up.contains(&stack.name));
-        let (source, compose) = match (failed, back) {
+        let (source, compose) = match (quarantined.contains(&stack.name), back) {
             (false, _) => (Source::Bundle, stack.compose.clone()),
             (true, None) => (Source::Nothing, Value::Object(serde_json::Map::new())),
             (true, Some(good)) => {
@@ -185,10 +175,12 @@ fn add_missing(assembled: &mut Assembled, good: &LastGood) {
         }
     }
     for blob in &good.blobs {
-        let BlobKind::ImageArchive { reference, .. } = &blob.kind;
-        let named = |known: &Blob| {
-            let BlobKind::ImageArchive { reference: other, .. } = &known.kind;
-            other == reference
+        let named = |known: &Blob| match (&known.kind, &blob.kind) {
+            (BlobKind::ImageArchive { reference: other, .. }, BlobKind::ImageArchive { reference, .. }) => {
+                other == reference
+            }
+            (BlobKind::BuildContext {}, BlobKind::BuildContext {}) => known.digest == blob.digest,
+            _ => false,
         };
         if !assembled.blobs.iter().any(named) {
             assembled.blobs.push(blob.clone());

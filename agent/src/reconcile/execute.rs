@@ -4,29 +4,30 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
-use decnet_docker::EngineError;
+use decnet_docker::{EngineError, Fault};
 use decnet_plan::planner::describe;
 use decnet_plan::step::{Plan, PlannedStep, Step};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use tokio::sync::Semaphore;
 
 use super::Machine;
 use crate::clock::SharedClock;
 use crate::error::error_chain;
 use crate::ledger::{JournalEntry, Ledger, LedgerError};
 
-/// Steps under way at once. The engine's own bound is eight calls (`decnet_docker::Engine`); a start that
-/// waits for its container to settle takes none of them, so there are more steps than calls.
-const AT_ONCE: usize = 64;
+/// Steps at once that the engine works for; those that only wait are not counted. It is given a little more than the
+/// eight calls that `decnet_docker::Engine` makes at once, so that none waits for the journal. And no more than that:
+/// the first stack is to be complete soon, not all of them half.
+const AT_ONCE: usize = 12;
 
 /// What became of one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done,
-    /// Its own error. Hopeless when trying again at once makes no sense: the container ran and ended.
     Failed {
         error: String,
-        hopeless: bool,
+        fault: Fault,
     },
     /// Nothing is wrong with the step: what it needs is away for now.
     Away {
@@ -102,12 +103,13 @@ impl Record for Journal<'_> {
 
 /// What can do a step.
 pub(crate) trait Apply {
-    fn apply(&self, step: &Step) -> impl Future<Output = Result<(), EngineError>> + Send;
+    /// `turn` is dropped once it only waits.
+    fn apply(&self, step: &Step, turn: impl Send) -> impl Future<Output = Result<(), EngineError>> + Send;
 }
 
 impl<M: Machine> Apply for M {
-    fn apply(&self, step: &Step) -> impl Future<Output = Result<(), EngineError>> + Send {
-        Machine::apply(self, step)
+    fn apply(&self, step: &Step, turn: impl Send) -> impl Future<Output = Result<(), EngineError>> + Send {
+        Machine::apply(self, step, turn)
     }
 }
 
@@ -117,7 +119,7 @@ pub(crate) struct Execution<'a, A, R> {
 }
 
 impl<A: Apply, R: Record> Execution<'_, A, R> {
-    /// Runs the steps that `chosen` allows, in the plan's order where it matters. `stop` is asked before
+    /// Runs the steps that `chosen` allows; of those that can be begun, the first of the plan. `stop` is asked before
     /// each step is begun; steps under way are finished.
     pub(crate) async fn run(
         &self,
@@ -126,47 +128,53 @@ impl<A: Apply, R: Record> Execution<'_, A, R> {
         stop: impl Fn() -> bool,
     ) -> Result<Vec<Outcome>, R::Error> {
         let mut outcomes = vec![Outcome::Skipped; plan.steps.len()];
-        let mut finished = BTreeSet::new();
-        let mut begun = BTreeSet::new();
+        let turns = Semaphore::new(AT_ONCE);
+        let mut order = Order::new(plan, chosen);
         let mut under_way = FuturesUnordered::new();
         let mut engine_away = false;
         loop {
-            if !engine_away && !stop() {
-                for (index, planned) in plan.steps.iter().enumerate() {
-                    if under_way.len() >= AT_ONCE {
-                        break;
+            let next = order.next().filter(|_| !engine_away && !stop());
+            tokio::select! {
+                biased;
+                Some((index, outcome)) = under_way.next() => {
+                    let outcome = outcome?;
+                    match outcome {
+                        Outcome::Done => order.finished(index),
+                        Outcome::Away { engine: true, .. } => engine_away = true,
+                        _ => {}
                     }
-                    let ready = chosen.get(index).copied().unwrap_or(false)
-                        && planned.after.iter().all(|before| finished.contains(before));
-                    if ready && begun.insert(index) {
-                        under_way.push(self.step(index, planned));
-                    }
+                    outcomes[index] = outcome;
                 }
-            }
-            let Some((index, outcome)) = under_way.next().await else {
-                break;
-            };
-            let outcome = outcome?;
-            match outcome {
-                Outcome::Done => {
-                    finished.insert(index);
+                // The semaphore is never closed.
+                Ok(turn) = turns.acquire(), if next.is_some() => {
+                    let Some(index) = next else { continue };
+                    order.begun(index);
+                    under_way.push(self.step(index, &plan.steps[index], turn));
                 }
-                Outcome::Away { engine: true, .. } => engine_away = true,
-                _ => {}
+                else => break,
             }
-            outcomes[index] = outcome;
         }
         Ok(outcomes)
     }
 
-    async fn step(&self, index: usize, planned: &PlannedStep) -> (usize, Result<Outcome, R::Error>) {
-        (index, self.recorded(index, planned).await)
+    async fn step(
+        &self,
+        index: usize,
+        planned: &PlannedStep,
+        turn: impl Send,
+    ) -> (usize, Result<Outcome, R::Error>) {
+        (index, self.recorded(index, planned, turn).await)
     }
 
-    async fn recorded(&self, index: usize, planned: &PlannedStep) -> Result<Outcome, R::Error> {
+    async fn recorded(
+        &self,
+        index: usize,
+        planned: &PlannedStep,
+        turn: impl Send,
+    ) -> Result<Outcome, R::Error> {
         let text = describe(&planned.step);
         let begun = self.record.begin(index, planned, &text).await?;
-        let outcome = match self.machine.apply(&planned.step).await {
+        let outcome = match self.machine.apply(&planned.step, turn).await {
             Ok(()) => Outcome::Done,
             Err(error) => judge(&text, &error),
         };
@@ -179,13 +187,64 @@ impl<A: Apply, R: Record> Execution<'_, A, R> {
     }
 }
 
+/// Which steps can be begun.
+struct Order {
+    ready: BTreeSet<usize>,
+    /// How many steps that have not finished stand before each.
+    waits_for: Vec<usize>,
+    /// The steps that each stands before.
+    before: Vec<Vec<usize>>,
+}
+
+impl Order {
+    /// Of the steps that are chosen. One that waits for a step which is not chosen is never ready.
+    fn new(plan: &Plan, chosen: &[bool]) -> Self {
+        let mut before = vec![Vec::new(); plan.steps.len()];
+        for (index, planned) in plan.steps.iter().enumerate() {
+            for earlier in &planned.after {
+                before[*earlier].push(index);
+            }
+        }
+        let is_chosen = |index: usize| chosen.get(index).copied().unwrap_or(false);
+        // What is not chosen waits for itself.
+        let waits_for: Vec<usize> = (plan.steps.iter().enumerate())
+            .map(|(index, planned)| planned.after.len() + usize::from(!is_chosen(index)))
+            .collect();
+        let ready = (waits_for.iter().enumerate())
+            .filter(|(_, count)| **count == 0)
+            .map(|(index, _)| index)
+            .collect();
+        Self {
+            ready,
+            waits_for,
+            before,
+        }
+    }
+
+    fn next(&self) -> Option<usize> {
+        self.ready.first().copied()
+    }
+
+    fn begun(&mut self, index: usize) {
+        self.ready.remove(&index);
+    }
+
+    fn finished(&mut self, index: usize) {
+        for later in &self.before[index] {
+            self.waits_for[*later] -= 1;
+            if self.waits_for[*later] == 0 {
+                self.ready.insert(*later);
+            }
+        }
+    }
+}
+
 fn judge(step: &str, error: &EngineError) -> Outcome {
     let text = crate::error::one_line(&format!("{step}: {}", error_chain(error)));
     if !error.retryable() {
-        let hopeless = matches!(error, EngineError::Unsettled { .. });
         return Outcome::Failed {
             error: text,
-            hopeless,
+            fault: error.fault(),
         };
     }
     // A blob that cannot be fetched, or one call that hangs, says nothing about the rest of the plan.

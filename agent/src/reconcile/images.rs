@@ -9,7 +9,7 @@ use decnet_wire::bundle::BlobKind;
 use decnet_wire::observed::Observed;
 use tokio::time::Instant;
 
-use super::execute::{Execution, Journal, Outcome};
+use super::execute::Outcome;
 use super::{Effective, Machine, Memory, Reconciler};
 use crate::ledger::{LastGood, LedgerError};
 use decnet_wire::ids::StackName;
@@ -101,23 +101,9 @@ impl<M: Machine> Reconciler<M> {
             steps: planned.collect(),
             ..Plan::default()
         };
-        memory.round += 1;
-        let bundles = self.bundles.clone();
-        let journal = Journal {
-            ledger: &self.ledger,
-            clock: &self.clock,
-            round: memory.round,
-        };
-        let execution = Execution {
-            machine: &*self.machine,
-            record: &journal,
-        };
-        let stop = || bundles.has_changed().unwrap_or(true);
         // What fails is in the journal and the log, and is tried again in an hour.
-        execution
-            .run(&plan, &vec![true; plan.steps.len()], stop)
-            .await
-            .map(drop)
+        let all = vec![true; plan.steps.len()];
+        self.execute(memory, &plan, &all).await.map(drop)
     }
 }
 
@@ -128,9 +114,11 @@ fn needed(effective: &Effective, last_good: &BTreeMap<StackName, LastGood>) -> B
         .flat_map(|(_, _, spec)| spec.image.iter().cloned())
         .collect();
     for blob in last_good.values().flat_map(|good| &good.blobs) {
-        let BlobKind::ImageArchive { reference, image_ids } = &blob.kind;
-        needed.insert(reference.clone());
-        needed.extend(image_ids.iter().map(ToString::to_string));
+        // What was built is named by what is desired: nothing is removed while anything else is to be done.
+        if let BlobKind::ImageArchive { reference, image_ids } = &blob.kind {
+            needed.insert(reference.clone());
+            needed.extend(image_ids.iter().map(ToString::to_string));
+        }
     }
     needed
 }

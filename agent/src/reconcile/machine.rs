@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use decnet_docker::{Engine, EngineError, Observer};
+use decnet_docker::{Engine, EngineError, Observer, ProgressSink};
 use decnet_plan::step::Step;
 use decnet_plan::unused::Disk;
 use decnet_wire::bundle::Blob;
@@ -14,19 +15,19 @@ use decnet_wire::observed::Observed;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 
-use super::TIMER;
 use crate::backoff::Backoff;
 use crate::blobs::SharedBlobs;
+use crate::transfers::Transfers;
 
 /// A stream of events that lasted so long was no failure.
-const STEADY: std::time::Duration = std::time::Duration::from_secs(10);
+const STEADY: Duration = Duration::from_secs(10);
 
 /// What the loop asks of an engine.
 pub(crate) trait Machine: Send + Sync + 'static {
     /// What there is, and the engine's version.
     fn observe(&self) -> impl Future<Output = Result<(Arc<Observed>, String), EngineError>> + Send;
-    /// One step.
-    fn apply(&self, step: &Step) -> impl Future<Output = Result<(), EngineError>> + Send;
+    /// One step. `turn` is dropped once it only waits.
+    fn apply(&self, step: &Step, turn: impl Send) -> impl Future<Output = Result<(), EngineError>> + Send;
     /// The disk that the engine keeps images on, where that can be seen.
     fn disk(&self) -> impl Future<Output = Option<Disk>> + Send;
     /// From now on, steps may name these blobs.
@@ -39,6 +40,9 @@ pub(crate) struct DockerMachine {
     socket: PathBuf,
     host: HostId,
     blobs: SharedBlobs,
+    /// The longest time that a lost event goes unnoticed.
+    relist: Duration,
+    transfers: Arc<Transfers>,
     observer: Mutex<Option<(Arc<Observer>, String)>>,
     /// The observer was given up.
     given_up: Notify,
@@ -50,11 +54,19 @@ pub(crate) struct DockerMachine {
 type Reach = std::sync::Mutex<BTreeMap<String, Option<Vec<String>>>>;
 
 impl DockerMachine {
-    pub(crate) fn new(socket: PathBuf, host: HostId, blobs: SharedBlobs) -> Self {
+    pub(crate) fn new(
+        socket: PathBuf,
+        host: HostId,
+        blobs: SharedBlobs,
+        transfers: Arc<Transfers>,
+        relist: Duration,
+    ) -> Self {
         Self {
             socket,
             host,
             blobs,
+            relist,
+            transfers,
             observer: Mutex::new(None),
             given_up: Notify::new(),
             reach: Arc::default(),
@@ -66,10 +78,11 @@ impl DockerMachine {
         if let Some(known) = &*known {
             return Ok(known.clone());
         }
-        let engine = Engine::connect(&self.socket).await?;
+        let sink: Arc<dyn ProgressSink> = Arc::<Transfers>::clone(&self.transfers);
+        let engine = Engine::connect(&self.socket).await?.with_progress(sink);
         let version = engine.version().await?;
         tracing::info!(version, socket = %self.socket.display(), "connected to the Docker Engine");
-        let observer = Arc::new(Observer::new(engine, self.host, TIMER));
+        let observer = Arc::new(Observer::new(engine, self.host, self.relist));
         Ok(known.insert((observer, version)).clone())
     }
 
@@ -147,9 +160,10 @@ impl Machine for DockerMachine {
         }
     }
 
-    async fn apply(&self, step: &Step) -> Result<(), EngineError> {
+    async fn apply(&self, step: &Step, turn: impl Send) -> Result<(), EngineError> {
         let (observer, _) = self.observer().await?;
-        let result = observer.engine().apply(step, &*self.blobs).await;
+        let result = observer.engine().apply_in_turn(step, &*self.blobs, turn).await;
+        self.transfers.end(step);
         // A step that failed may have changed something as well.
         observer.touched(step);
         result

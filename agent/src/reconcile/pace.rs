@@ -108,6 +108,24 @@ impl Pace {
         entry.rounds >= RESTLESS
     }
 
+    /// It is worked on as if for the first time.
+    pub(crate) fn forget(&mut self, part: &Part) {
+        self.parts.remove(part);
+    }
+
+    /// How often it did not work, or did not stay.
+    pub(crate) fn tries(&self, part: &Part) -> u32 {
+        let entry = self.parts.get(part);
+        entry.map_or(0, |entry| {
+            entry.failures.max(entry.rounds.saturating_sub(FREE_ROUNDS))
+        })
+    }
+
+    /// When it has its turn, if that is not now.
+    pub(crate) fn turn(&self, part: &Part) -> Option<Instant> {
+        self.parts.get(part)?.not_before
+    }
+
     /// What went wrong with it last, as long as it is not over.
     pub(crate) fn error(&self, part: &Part) -> Option<&str> {
         self.parts.get(part)?.error.as_deref()

@@ -26,6 +26,7 @@ struct Loop {
     condition: watch::Receiver<Condition>,
     wake: Arc<Notify>,
     clock: Arc<FixedClock>,
+    retries: Arc<Retries>,
     task: JoinHandle<Result<(), LedgerError>>,
 }
 
@@ -46,6 +47,7 @@ impl Lab {
         let (condition, watching) = watch::channel(Condition::default());
         let wake = Arc::new(Notify::new());
         let clock = FixedClock::at(now());
+        let retries = Arc::new(Retries::default());
         let admission = Admission::new(
             self.signer.audience(),
             Arc::clone(&ledger),
@@ -62,7 +64,9 @@ impl Lab {
             wake: Arc::clone(&wake),
             condition,
             engine_backoff: Backoff::for_the_engine(SmallRng::seed_from_u64(1)),
+            retries: Arc::clone(&retries),
             idle_round: Arc::default(),
+            relist: TIMER,
         };
         let task = tokio::spawn(reconciler.run());
         Loop {
@@ -71,6 +75,7 @@ impl Lab {
             condition: watching,
             wake,
             clock,
+            retries,
             task,
         }
     }
@@ -450,6 +455,30 @@ async fn an_image_that_was_fetched_goes_a_week_after_nothing_needs_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_disk_that_is_getting_full_is_given_room_within_hours() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    let deploy = lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy)]);
+    running.admit(&lab, &deploy).await;
+    running.converged().await;
+    running.admit(&lab, &lab.bundle(2, vec![])).await;
+    running.converged().await;
+    running.clock.set(crate::testing::hours(now(), 2));
+    tokio::time::sleep(images::EVERY + TIMER * 2).await;
+    assert!(
+        !lab.machine.engine.lock().unwrap().images.is_empty(),
+        "there is room"
+    );
+    *lab.machine.disk.lock().unwrap() = Some(decnet_plan::unused::Disk {
+        total: 100 << 30,
+        free: 1 << 30,
+    });
+    tokio::time::sleep(images::EVERY + TIMER * 2).await;
+    assert_eq!(lab.machine.engine.lock().unwrap().images, []);
+    running.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_dies_is_brought_back_and_told_once() {
     let lab = Lab::new();
     let mut running = lab.start();
@@ -529,11 +558,14 @@ async fn a_decky_that_does_not_stay_up_is_repaired_ever_more_slowly() {
     assert_eq!(running.told().len(), 3, "no operation is open, so none fails");
     // That the container does not run is seen; why it cannot is what somebody who looks wants to know.
     let condition = running.condition.borrow().clone();
-    let reason = condition.reason.unwrap();
+    let reason = condition.reason.clone().unwrap();
     assert!(reason.contains("start container"), "{reason}");
     assert_eq!(condition.pending.len(), 1);
+    let told = &condition.pending_stacks(now())[0];
+    assert!(told.next_try_at.is_some() && told.tries > 5, "{told:?}");
+    assert!(!told.quarantined, "what has run is never given up");
     assert!(
-        reason.contains(condition.pending.values().next().unwrap()),
+        reason.contains(&condition.pending.values().next().unwrap().reason),
         "{reason}"
     );
     running.kill().await;
@@ -611,6 +643,211 @@ async fn a_kill_after_any_step_ends_in_the_same_state_and_tells_nothing_twice() 
     panic!("the scenario never ran to its end without a kill");
 }
 
+/// Lets a stack's container end whenever it is started.
+fn break_start(lab: &Lab, service: &'static str) {
+    *lab.machine.hook.lock().unwrap() = Some(Box::new(move |step| match step {
+        Step::StartContainer { name, .. } if name.contains(service) => Some(EngineError::Unsettled {
+            name: name.clone(),
+            how: "exited with code 3".to_owned(),
+            logs: String::new(),
+        }),
+        _ => None,
+    }));
+}
+
+fn steps_for(running: &Loop, stack: &str) -> usize {
+    let journal = running.ledger.journal(1000).unwrap();
+    let of_stack =
+        |step: &&crate::ledger::JournalEntry| step.stack.as_ref().is_some_and(|name| name.as_str() == stack);
+    journal.iter().filter(of_stack).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_run_is_quarantined_and_the_others_go_on() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    let mail = |services: &[&str]| {
+        stack(
+            "mail",
+            document(6, services),
+            Some(operation(2, OperationKind::Deploy)),
+        )
+    };
+    break_start(&lab, "web-ssh");
+    let web_stack = web(&["ssh"], 1, OperationKind::Deploy);
+    running
+        .admit(&lab, &lab.bundle(1, vec![web_stack.clone(), mail(&["smtp"])]))
+        .await;
+    running.converged().await;
+    let condition = running.condition.borrow().clone();
+    let pending = &condition.pending[&web_stack.name];
+    assert!(pending.quarantined && pending.next_try.is_none(), "{pending:?}");
+    assert!(pending.reason.contains("exited with code 3"), "{pending:?}");
+    assert!(condition.reason.unwrap().contains("quarantined"));
+    assert_eq!(lab.machine.running().len(), 2, "mail runs");
+    let tried = steps_for(&running, "web");
+
+    // Neither time, nor a restart of the agent, nor a bundle that asks the same of it is a reason to try again; the
+    // neighbour is repaired and changed meanwhile.
+    tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+    running.kill().await;
+    running = lab.start();
+    running.converged().await;
+    let smtp = lab.container("smtp");
+    lab.machine.engine.lock().unwrap().containers.remove(&smtp);
+    running.wake.notify_one();
+    running
+        .condition
+        .wait_for(|condition| !condition.converged)
+        .await
+        .unwrap();
+    running.converged().await;
+    assert!(lab.machine.running().contains(&smtp));
+    running
+        .admit(
+            &lab,
+            &lab.bundle(2, vec![web_stack.clone(), mail(&["smtp", "imap"])]),
+        )
+        .await;
+    running.converged().await;
+    assert_eq!(lab.machine.running().len(), 3);
+    assert_eq!(steps_for(&running, "web"), tried);
+    assert!(running.condition.borrow().pending[&web_stack.name].quarantined);
+
+    // Something else is asked: it is tried, although nothing else has changed.
+    *lab.machine.hook.lock().unwrap() = None;
+    let again = web(&["ssh"], 3, OperationKind::Deploy);
+    running
+        .admit(&lab, &lab.bundle(3, vec![again, mail(&["smtp", "imap"])]))
+        .await;
+    running.converged().await;
+    assert!(running.condition.borrow().pending.is_empty());
+    assert!(running.ledger.troubles().unwrap().is_empty());
+    assert_eq!(lab.machine.running().len(), 5);
+    assert_eq!(running.told().last().unwrap(), "web deploy succeeded");
+    running.kill().await;
+}
+
+/// An image that a newer master brings asks for no operation: nobody would fail, and it was tried for ever.
+#[tokio::test(start_paused = true)]
+async fn a_change_that_nobody_waits_for_is_quarantined_and_what_ran_before_runs_again() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    let first = web(&["ssh"], 1, OperationKind::Deploy);
+    running.admit(&lab, &lab.bundle(1, vec![first.clone()])).await;
+    running.converged().await;
+    let before = lab.machine.running();
+    let mut changed = first.clone();
+    changed.compose["services"]["ssh"]["environment"] = serde_json::json!({"VERSION": "2"});
+    changed.compose["services"]["http"] = changed.compose["services"]["ssh"].clone();
+    changed.compose["services"]["http"]["expose"] = serde_json::json!([80]);
+    break_start(&lab, "http");
+    running.admit(&lab, &lab.bundle(2, vec![changed])).await;
+    running.converged().await;
+    let troubles = running.ledger.troubles().unwrap();
+    let trouble = &troubles[&first.name];
+    assert!(trouble.quarantined, "{trouble:?}");
+    assert_eq!(trouble.counted, 3);
+    assert_eq!(lab.machine.running(), before);
+    assert_eq!(
+        running.told(),
+        ["web deploy running", "web deploy succeeded"],
+        "nothing left by itself"
+    );
+    // What it went back to is repaired.
+    let ssh = lab.container("ssh");
+    lab.machine.engine.lock().unwrap().containers.remove(&ssh);
+    running.wake.notify_one();
+    running
+        .condition
+        .wait_for(|condition| !condition.converged)
+        .await
+        .unwrap();
+    running.converged().await;
+    assert_eq!(lab.machine.running(), before);
+    assert!(running.condition.borrow().pending[&first.name].quarantined);
+    running.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_says_retry_has_it_tried_at_once_and_the_master_learns_that_it_worked() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    break_start(&lab, "ssh");
+    let web = web(&["ssh"], 1, OperationKind::Deploy);
+    running.admit(&lab, &lab.bundle(1, vec![web.clone()])).await;
+    running.converged().await;
+    assert_eq!(lab.machine.running().len(), 0);
+    let stacks = [web.name.clone()];
+    let retry = async |running: &mut Loop| {
+        let stacks = stacks.clone();
+        running.retries.add(stacks.clone());
+        running
+            .ledger
+            .write(move |tx| tx.forget_troubles(&stacks))
+            .await
+            .unwrap();
+        running.wake.notify_one();
+        running
+            .condition
+            .wait_for(|condition| !condition.converged)
+            .await
+            .unwrap();
+        running.converged().await;
+    };
+    // In vain.
+    retry(&mut running).await;
+    assert!(running.condition.borrow().pending[&web.name].quarantined);
+    *lab.machine.hook.lock().unwrap() = None;
+    retry(&mut running).await;
+    assert!(running.condition.borrow().pending.is_empty());
+    assert_eq!(lab.machine.running().len(), 2);
+    assert_eq!(
+        running.told(),
+        ["web deploy running", "web deploy failed", "web deploy succeeded"]
+    );
+    running.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_is_away_fails_the_row_and_is_asked_until_it_is_back() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    *lab.machine.hook.lock().unwrap() = Some(Box::new(|step| {
+        let image = matches!(step, Step::LoadImage { .. } | Step::PullImage { .. });
+        image.then(|| EngineError::Call {
+            what: "pull image r.example/a".to_owned(),
+            source: bollard::errors::Error::DockerStreamError {
+                error: "dial tcp: lookup r.example: no such host".to_owned(),
+            },
+        })
+    }));
+    let begun = Instant::now();
+    let web = web(&["ssh"], 1, OperationKind::Deploy);
+    running.admit(&lab, &lab.bundle(1, vec![web.clone()])).await;
+    running
+        .condition
+        .wait_for(|condition| {
+            condition
+                .pending
+                .get(&web.name)
+                .is_some_and(|pending| pending.tries >= 6)
+        })
+        .await
+        .unwrap();
+    assert!(begun.elapsed() > Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert_eq!(running.told(), ["web deploy running", "web deploy failed"]);
+    // Half a day later, still: at most once in five minutes.
+    tokio::time::sleep(Duration::from_secs(12 * 3600)).await;
+    let tries = running.condition.borrow().pending[&web.name].tries;
+    assert!((140..160).contains(&tries), "{tries}");
+    *lab.machine.hook.lock().unwrap() = None;
+    running.converged().await;
+    assert!(running.condition.borrow().pending.is_empty());
+    assert_eq!(running.told().last().unwrap(), "web deploy succeeded");
+    running.kill().await;
+}
+
 /// A kill while a start is waited for: the engine restarts the broken container meanwhile, so that the next
 /// agent's first looks may meet it in moments in which it runs.
 #[tokio::test(start_paused = true)]
@@ -621,7 +858,7 @@ async fn a_service_that_only_seems_to_run_after_a_kill_does_not_make_its_operati
     let bundle = lab.bundle(1, vec![stack.clone()]);
     running.admit(&lab, &bundle).await;
     running.converged().await;
-    let effective = effective(bundle.host, &bundle, &BTreeMap::new(), &BTreeMap::new()).unwrap();
+    let effective = effective(bundle.host, &bundle, &BTreeSet::new(), &BTreeMap::new()).unwrap();
     let mut observed = lab.machine.engine.lock().unwrap().observe(bundle.host);
     let mut unproven = BTreeMap::from([(stack.operation.unwrap().id, None)]);
     let mut holds_back = |observed: &Observed| {
@@ -646,26 +883,15 @@ async fn a_service_that_only_seems_to_run_after_a_kill_does_not_make_its_operati
 }
 
 mod effective_state {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
-    use decnet_wire::bundle::OperationKind::{Deploy, Mutate, Teardown};
+    use decnet_wire::bundle::OperationKind::{Deploy, Mutate};
 
     use super::*;
-    use crate::ledger::{LastGood, OperationRecord};
+    use crate::ledger::LastGood;
 
-    fn failed(of: &Stack) -> BTreeMap<OperationId, OperationRecord> {
-        let operation = of.operation.unwrap();
-        let record = OperationRecord {
-            stack: of.name.clone(),
-            decky: of.decky.clone(),
-            kind: operation.kind,
-            state: OperationState::Failed,
-            attempts: 3,
-            error: Some("it broke".to_owned()),
-            opened_at: now(),
-            changed_at: now(),
-        };
-        BTreeMap::from([(operation.id, record)])
+    fn given_up(of: &Stack) -> BTreeSet<StackName> {
+        BTreeSet::from([of.name.clone()])
     }
 
     fn good(services: &[&str]) -> BTreeMap<StackName, LastGood> {
@@ -680,10 +906,10 @@ mod effective_state {
 
     fn source(
         bundle: &Bundle,
-        operations: &BTreeMap<OperationId, OperationRecord>,
+        quarantined: &BTreeSet<StackName>,
         last: &BTreeMap<StackName, LastGood>,
     ) -> (Source, usize) {
-        let effective = effective(bundle.host, bundle, operations, last).unwrap();
+        let effective = effective(bundle.host, bundle, quarantined, last).unwrap();
         let name: StackName = "web".parse().unwrap();
         (
             effective.aims[&name].source,
@@ -692,43 +918,28 @@ mod effective_state {
     }
 
     #[test]
-    fn only_a_failed_newest_operation_puts_a_stack_back() {
+    fn only_what_is_quarantined_goes_back() {
         let signer = Signer::new();
-        let (old, new) = (web(&["ssh"], 1, Mutate), web(&["http", "dns"], 2, Mutate));
+        let new = web(&["http", "dns"], 2, Mutate);
         let bundle = signer.bundle(1, vec![new.clone()]);
         assert_eq!(
-            source(&bundle, &BTreeMap::new(), &good(&["ssh"])),
+            source(&bundle, &BTreeSet::new(), &good(&["ssh"])),
             (Source::Bundle, 3)
         );
         assert_eq!(
-            source(&bundle, &failed(&old), &good(&["ssh"])),
-            (Source::Bundle, 3)
-        );
-        assert_eq!(
-            source(&bundle, &failed(&new), &good(&["ssh"])),
+            source(&bundle, &given_up(&new), &good(&["ssh"])),
             (Source::LastGood, 2)
         );
     }
 
     #[test]
-    fn a_deploy_that_failed_without_a_document_before_it_comes_to_nothing() {
+    fn what_is_quarantined_without_a_document_before_it_comes_to_nothing() {
         let signer = Signer::new();
         let deploy = web(&["ssh"], 1, Deploy);
         let bundle = signer.bundle(1, vec![deploy.clone()]);
         assert_eq!(
-            source(&bundle, &failed(&deploy), &BTreeMap::new()),
+            source(&bundle, &given_up(&deploy), &BTreeMap::new()),
             (Source::Nothing, 0)
-        );
-    }
-
-    #[test]
-    fn a_teardown_that_failed_brings_nothing_back() {
-        let signer = Signer::new();
-        let teardown = stack("web", serde_json::json!({}), Some(operation(1, Teardown)));
-        let bundle = signer.bundle(1, vec![teardown.clone()]);
-        assert_eq!(
-            source(&bundle, &failed(&teardown), &good(&["ssh"])),
-            (Source::Bundle, 0)
         );
     }
 
@@ -744,7 +955,7 @@ mod effective_state {
         bundle.networks.clear();
         bundle.blobs.clear();
         assert_eq!(
-            source(&bundle, &failed(&new), &good(&["ssh"])),
+            source(&bundle, &given_up(&new), &good(&["ssh"])),
             (Source::LastGood, 2)
         );
     }
@@ -759,7 +970,7 @@ mod effective_state {
         let other = stack("other", document(5, &["smtp"]), None);
         let bundle = signer.bundle(1, vec![moved, other]);
         assert_eq!(
-            source(&bundle, &failed(&new), &good(&["ssh"])),
+            source(&bundle, &given_up(&new), &good(&["ssh"])),
             (Source::Nothing, 0)
         );
     }

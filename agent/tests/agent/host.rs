@@ -2,6 +2,7 @@
 
 use decnet_wire::bundle::{Bundle, Operation, OperationKind, Stack};
 use decnet_wire::ids::OperationId;
+use decnet_wire::report::PendingStack;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -149,6 +150,134 @@ async fn a_decky_is_deployed_mutated_and_torn_down_through_kills_and_cuts() {
     let journal = lab.run(&["journal", "--json", "--limit", "5"], "").await;
     let journal: Vec<Value> = serde_json::from_slice(&journal.stdout).unwrap();
     assert_eq!(journal.len(), 5);
+}
+
+/// Waits for a heartbeat that says of a decky what `holds` wants to hear.
+async fn until_pending(
+    master: &Master,
+    what: &str,
+    decky: &str,
+    holds: impl Fn(Option<&PendingStack>) -> bool,
+) {
+    master
+        .until(what, |master| {
+            let heartbeat = master.heartbeat();
+            heartbeat.is_some_and(|heartbeat| {
+                let pending = heartbeat.pending.iter();
+                let pending = pending.clone().find(|pending| pending.decky.as_str() == decky);
+                holds(pending)
+            })
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deploy_whose_container_cannot_start_is_quarantined_and_the_others_go_on() {
+    let master = Master::start().await;
+    let mut lab = Lab::new(master.host());
+    let enrolled = lab.run(&["enroll", "-"], &token_text(&master.token())).await;
+    assert!(enrolled.status.success(), "{enrolled:?}");
+    let lan = lab.macvlan();
+    master.add_blob(&lab.image.blob.digest, lab.image.bytes.clone());
+    let bundle = |master: &Master, lab: &Lab, generation: u64, stacks: Vec<Stack>| Bundle {
+        networks: vec![lan.clone()],
+        blobs: vec![lab.image.blob.clone()],
+        stacks,
+        ..master.bundle(generation)
+    };
+    let decky = |lab: &Lab, name: &str, n: u8, services: &[(&str, &[&str])]| {
+        stack(lab, name, lab.decky(&lan, n, services), OperationKind::Deploy)
+    };
+    let services = |lab: &Lab| -> Vec<String> {
+        let running = lab.running();
+        let services = running.iter().map(|line| line.split(' ').next().unwrap());
+        services.map(str::to_owned).collect()
+    };
+    let broken = decky(&lab, "web", 5, &[("http", &["exit", "3", "0"])]);
+    let mail = decky(&lab, "mail", 6, &[("smtp", &["idle"])]);
+    lab.start();
+    master.publish(&bundle(&master, &lab, 1, vec![broken.clone(), mail.clone()]));
+    master.until_converged(1).await;
+    until_pending(&master, "the quarantine is told", "web", |pending| {
+        pending.is_some_and(|pending| {
+            pending.quarantined && pending.next_try_at.is_none() && pending.reason.contains("flux capacitor")
+        })
+    })
+    .await;
+    let told = master.told();
+    let failed = told.iter().find(|told| told.starts_with("web deploy failed"));
+    assert!(
+        failed.is_some_and(|failed| failed.contains("quarantined after 1 try")),
+        "{told:?}"
+    );
+    assert_eq!(services(&lab), ["base", "smtp"]);
+
+    // A person who looks reads it as well, in words and as JSON.
+    let status = lab.run(&["status", "--json"], "").await;
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    let running = &status["running"];
+    assert_eq!(running["converged"], json!(false), "{status}");
+    assert_eq!(running["pending"][0]["quarantined"], json!(true), "{status}");
+    let text = String::from_utf8(lab.run(&["status"], "").await.stdout).unwrap();
+    let line = text.lines().find(|line| line.starts_with("not done")).unwrap();
+    for part in [
+        &lab.stack("web"),
+        "flux capacitor",
+        "1 try failed",
+        "decnet-agent retry",
+    ] {
+        assert!(line.contains(part), "{part}: {text}");
+    }
+
+    // No more tries, also not after a restart and with a bundle that asks the same; the neighbour is repaired and
+    // changed meanwhile.
+    let steps = async |lab: &Lab| {
+        let journal = lab.run(&["journal", "--json", "--limit", "1000"], "").await;
+        let journal: Vec<Value> = serde_json::from_slice(&journal.stdout).unwrap();
+        let of_web = |entry: &&Value| entry["stack"] == json!(lab.stack("web"));
+        journal.iter().filter(of_web).count()
+    };
+    let tried = steps(&lab).await;
+    lab.kill();
+    lab.start();
+    let smtp = lab.running().into_iter().find(|line| line.starts_with("smtp"));
+    let before = smtp.unwrap();
+    lab.remove_container(before.split(' ').nth(1).unwrap());
+    let more = decky(&lab, "mail", 6, &[("smtp", &["idle"]), ("imap", &["idle"])]);
+    master.publish(&bundle(&master, &lab, 2, vec![broken.clone(), more.clone()]));
+    master.until_converged(2).await;
+    assert_eq!(services(&lab), ["base", "imap", "smtp"]);
+    assert_eq!(
+        steps(&lab).await,
+        tried,
+        "nothing was done for what is quarantined"
+    );
+    until_pending(&master, "it stays so", "web", |pending| {
+        pending.is_some_and(|pending| pending.quarantined)
+    })
+    .await;
+
+    // Whoever says so has it tried once more: in vain.
+    let retried = lab.run(&["retry", "web"], "").await;
+    assert!(retried.status.success(), "{retried:?}");
+    let said = String::from_utf8(retried.stdout).unwrap();
+    assert_eq!(said, format!("{}: tried again\n", lab.stack("web")));
+    master
+        .until("it was tried again", |_| {
+            lab.log().matches("quarantined").count() >= 2
+        })
+        .await;
+    assert!(steps(&lab).await > tried);
+    let unknown = lab.run(&["retry", "nothing"], "").await;
+    assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
+
+    // A new wish ends it.
+    let whole = decky(&lab, "web", 5, &[("http", &["idle"])]);
+    master.publish(&bundle(&master, &lab, 3, vec![whole, more]));
+    master.until_converged(3).await;
+    until_pending(&master, "nothing is pending", "web", |pending| pending.is_none()).await;
+    assert_eq!(services(&lab), ["base", "base", "http", "imap", "smtp"]);
+    assert_eq!(lab.terminate(), Some(0));
 }
 
 #[tokio::test]

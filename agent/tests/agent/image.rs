@@ -50,6 +50,23 @@ pub(crate) fn image(reference: &str) -> Image {
     }
 }
 
+/// A build context: a Dockerfile, and the binary that it puts into an empty image.
+pub(crate) fn context(says: &str) -> (Blob, Vec<u8>) {
+    let dockerfile = format!(
+        "FROM scratch\nCOPY decoy /decoy\nLABEL test.says=\"{says}\"\nENTRYPOINT [\"/decoy\"]\nCMD [\"idle\"]\n"
+    );
+    let bytes = tar(&[
+        ("Dockerfile", dockerfile.as_bytes(), 0o644),
+        ("decoy", binary(), 0o755),
+    ]);
+    let blob = Blob {
+        digest: sha256(&bytes),
+        size: bytes.len() as u64,
+        kind: BlobKind::BuildContext {},
+    };
+    (blob, bytes)
+}
+
 fn sha256(bytes: &[u8]) -> Digest {
     Digest::from_sha256(Sha256::digest(bytes).into())
 }

@@ -128,6 +128,8 @@ impl Lab {
             parent: Some(link.parse().unwrap()),
             subnet: subnet(),
             gateway: None,
+            subnet6: None,
+            gateway6: None,
             host_address: None,
             mode: None,
         }
@@ -137,7 +139,9 @@ impl Lab {
     pub(crate) fn decky(&self, network: &Network, n: u8, services: &[(&str, &[&str])]) -> Value {
         let address = Ipv4Addr::from(u32::from(network.subnet.network()) + u32::from(n));
         let hardened = |more: Value| {
-            let decnet_wire::bundle::BlobKind::ImageArchive { reference, .. } = &self.image.blob.kind;
+            let decnet_wire::bundle::BlobKind::ImageArchive { reference, .. } = &self.image.blob.kind else {
+                panic!("an image archive");
+            };
             let mut service = json!({
                 "image": reference,
                 "cap_drop": ["ALL"],
@@ -166,6 +170,38 @@ impl Lab {
         let mut lines: Vec<_> = out.lines().map(str::to_owned).collect();
         lines.sort();
         lines
+    }
+
+    /// The files of blobs and parts of blobs that the agent keeps, each with its size.
+    pub(crate) fn blobs(&self) -> Vec<(String, u64)> {
+        let Ok(files) = std::fs::read_dir(self.state_dir().join("blobs")) else {
+            return Vec::new();
+        };
+        files
+            .map(|file| {
+                let file = file.unwrap();
+                let name = file.file_name().into_string().unwrap();
+                (name, file.metadata().unwrap().len())
+            })
+            .collect()
+    }
+
+    /// The images that were built with this lab's label.
+    pub(crate) fn built(&self) -> Vec<String> {
+        let filter = format!("label=test.tag={}", self.tag);
+        let form = "{{.Repository}}:{{.Tag}}";
+        let out = docker(&["image", "ls", "--filter", &filter, "--format", form]);
+        out.lines().map(str::to_owned).collect()
+    }
+
+    /// What a `build` of this lab says besides its context, so that what it builds is found again.
+    pub(crate) fn build_labels(&self) -> Value {
+        json!({"test.tag": self.tag})
+    }
+
+    /// Removes a container behind the agent's back.
+    pub(crate) fn remove_container(&self, id: &str) {
+        docker(&["rm", "-f", id]);
     }
 
     /// This host's containers, whatever their state.
@@ -201,6 +237,11 @@ impl Drop for Lab {
         remove(&["ps", "-aq", "--filter", &filter], &["rm", "-fv"]);
         remove(&["network", "ls", "-q", "--filter", &filter], &["network", "rm"]);
         quietly(&["image", "rm", "-f", &self.image.id]);
+        let tagged = format!("label=test.tag={}", self.tag);
+        remove(
+            &["image", "ls", "-q", "--filter", &tagged],
+            &["image", "rm", "-f"],
+        );
         for link in &self.links {
             let _ = Command::new("ip").args(["link", "del", link]).status();
         }

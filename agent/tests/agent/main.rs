@@ -3,6 +3,7 @@
 // Helpers of tests are tests: what fails in one ends the test there.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod build;
 mod enrolment;
 mod host;
 mod image;

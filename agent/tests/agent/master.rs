@@ -55,6 +55,8 @@ pub(crate) struct Faults {
     pub(crate) repeated_bundles: u32,
     /// Blob transfers that break off in the middle.
     pub(crate) cut_blobs: u32,
+    /// Blob transfers, after those, whose bytes are others.
+    pub(crate) false_blobs: u32,
 }
 
 #[derive(Default)]
@@ -468,7 +470,18 @@ impl Shared {
                 .parse()
                 .unwrap()
         });
-        let rest = Bytes::from(blob[from..].to_vec());
+        // A range is asked for of the same blob only (RFC 9110 section 13.1.5).
+        let same = request.headers().get(header::IF_RANGE);
+        assert!(
+            from == 0 || same.is_some_and(|tag| *tag == *format!("\"sha256:{hex}\"")),
+            "{same:?}"
+        );
+        let mut rest = blob[from..].to_vec();
+        let cuts = count_down(&mut state.faults.cut_blobs);
+        if !cuts && count_down(&mut state.faults.false_blobs) {
+            rest.iter_mut().for_each(|byte| *byte = !*byte);
+        }
+        let rest = Bytes::from(rest);
         let mut response = Response::builder().header(header::CONTENT_LENGTH, rest.len());
         if from > 0 {
             let value = format!("bytes {from}-{}/{}", blob.len() - 1, blob.len());
@@ -476,7 +489,7 @@ impl Shared {
                 .status(StatusCode::PARTIAL_CONTENT)
                 .header(header::CONTENT_RANGE, value);
         }
-        let pieces = if count_down(&mut state.faults.cut_blobs) {
+        let pieces = if cuts {
             vec![Ok(rest.slice(..rest.len() / 2)), Err(cut())]
         } else {
             vec![Ok(rest)]

@@ -1,8 +1,8 @@
 //! One host's whole desired state. Signed in a DSSE envelope of type [`PAYLOAD_TYPE`]; never a delta.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{
@@ -56,6 +56,12 @@ pub struct Network {
     pub subnet: Ipv4Net,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<Ipv4Addr>,
+    /// Where its deckies have IPv6 as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subnet6: Option<Ipv6Net>,
+    /// Of `subnet6`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway6: Option<Ipv6Addr>,
     /// An address of this network for the host itself, by which it reaches its deckies; without one it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_address: Option<Ipv4Addr>,
@@ -75,6 +81,10 @@ struct NetworkFields {
     subnet: Ipv4Net,
     #[serde(default)]
     gateway: Option<Ipv4Addr>,
+    #[serde(default)]
+    subnet6: Option<Ipv6Net>,
+    #[serde(default)]
+    gateway6: Option<Ipv6Addr>,
     #[serde(default)]
     host_address: Option<Ipv4Addr>,
     #[serde(default)]
@@ -98,6 +108,8 @@ impl TryFrom<NetworkFields> for Network {
             parent,
             subnet,
             gateway,
+            subnet6,
+            gateway6,
             host_address,
             mode,
         } = fields;
@@ -110,6 +122,8 @@ impl TryFrom<NetworkFields> for Network {
             parent,
             subnet,
             gateway,
+            subnet6,
+            gateway6,
             host_address,
             mode,
         })
@@ -296,4 +310,10 @@ pub enum BlobKind {
         /// manifest digest on a containerd store. An image under any other id is not this image.
         image_ids: Vec<Digest>,
     },
+    /// A tar archive, plain or compressed with gzip, bzip2 or xz, that holds what an image is built from. Compose
+    /// documents of this bundle name it as `build.context: blob:sha256:…`.
+    BuildContext {},
 }
+
+/// How the context of a `build` begins that is a blob of the bundle; its digest follows.
+pub const CONTEXT_PREFIX: &str = "blob:";

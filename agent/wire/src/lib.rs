@@ -33,4 +33,6 @@ pub mod limits {
     pub const STACKS: usize = 4096;
     /// Most events in one batch of reports.
     pub const EVENTS: usize = 4096;
+    /// Most stacks that a heartbeat says are not as asked.
+    pub const PENDING: usize = 256;
 }

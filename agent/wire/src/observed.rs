@@ -1,9 +1,9 @@
 //! What an agent sees on its engine: its own objects, the images, the host's interfaces. No clock readings, so
 //! two observations of the same state are equal.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::NetworkDriver;
@@ -50,7 +50,10 @@ pub enum KernelFeature {
     Macvlan,
     /// Links of kind ipvlan.
     Ipvlan,
-    /// nftables with connection tracking: what closes a namespace against calls outwards.
+    /// Links of kind vlan (IEEE 802.1Q), which the engine makes for a parent such as `eth0.30`.
+    Vlan,
+    /// What closes a namespace against calls outwards: neither nftables with connection tracking nor, in its place,
+    /// x_tables.
     Nftables,
 }
 
@@ -61,6 +64,7 @@ impl KernelFeature {
         match self {
             Self::Macvlan => "macvlan",
             Self::Ipvlan => "ipvlan",
+            Self::Vlan => "vlan",
             Self::Nftables => "nftables",
         }
     }
@@ -80,6 +84,10 @@ pub struct ObservedNetwork {
     pub name: String,
     /// The `io.decnet.hash` label.
     pub hash: String,
+    /// The names of running containers on it that do not carry this host's label, sorted. The engine lets no network go
+    /// that one of them is attached to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub guests: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,6 +138,46 @@ pub struct ObservedContainer {
     pub expose: Vec<String>,
     /// Its networks, by name on the engine.
     pub attachments: Vec<Attachment>,
+    /// None where the engine was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuning: Option<Tuning>,
+}
+
+/// What people may change of a container that is there (`docker update`). Units are the Engine API's; 0, or an empty
+/// text, is what is not set, or what the engine has left out because its kernel cannot do it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tuning {
+    #[serde(skip_serializing_if = "is_default")]
+    pub memory: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub memory_reservation: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub memory_swap: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub nano_cpus: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub cpu_shares: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub cpu_period: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub cpu_quota: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub cpuset: String,
+    #[serde(skip_serializing_if = "is_default")]
+    pub pids: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub blkio_weight: i64,
+    /// The restart policy's name; empty for `no`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub restart: String,
+    /// Of the restart policy `on-failure`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub retries: i64,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The engine's container states.
@@ -169,7 +217,20 @@ pub struct Attachment {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Ipv4Addr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddress>,
+}
+
+impl Attachment {
+    /// Whether it has this address.
+    #[must_use]
+    pub fn has(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.address == Some(address),
+            IpAddr::V6(address) => self.address6 == Some(address),
+        }
+    }
 }
 
 /// One of the host's interfaces.
@@ -180,6 +241,9 @@ pub struct Interface {
     pub up: bool,
     /// Addresses with their prefix length.
     pub addresses: Vec<Ipv4Net>,
+    /// The same, without those that every interface gives itself (RFC 4291, section 2.5.6: `fe80::/10`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses6: Vec<Ipv6Net>,
     /// What kind of link it is, in the kernel's word, such as `vlan` or `macvlan`; none for a plain one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
@@ -195,6 +259,15 @@ pub struct Interface {
 }
 
 impl Interface {
+    /// Whether one of its addresses is this one.
+    #[must_use]
+    pub fn has(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.addresses.iter().any(|net| net.addr() == address),
+            IpAddr::V6(address) => self.addresses6.iter().any(|net| net.addr() == address),
+        }
+    }
+
     /// A plain interface that is up and has no address.
     #[must_use]
     pub fn new(name: InterfaceName) -> Self {
@@ -202,6 +275,7 @@ impl Interface {
             name,
             up: true,
             addresses: Vec::new(),
+            addresses6: Vec::new(),
             kind: None,
             parent: None,
             wireless: false,

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::OperationKind;
-use crate::ids::{DeckyName, Digest, OperationId, Timestamp};
+use crate::ids::{DeckyName, Digest, OperationId, StackName, Timestamp};
 use crate::observed::Observed;
 
 /// The version of these documents.
@@ -34,7 +34,7 @@ pub struct Heartbeat {
     /// The generation accepted last, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted: Option<Accepted>,
-    /// True once nothing is left to do for the accepted generation.
+    /// True once nothing is left to do for the accepted generation. Quarantined stacks are nothing to do.
     pub converged: bool,
     /// Why not, when it is not: one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,6 +42,27 @@ pub struct Heartbeat {
     /// The engine's version, or none while it does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<String>,
+    /// The stacks that are not as the accepted generation asks, the quarantined ones first; at most
+    /// [`crate::limits::PENDING`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<PendingStack>,
+}
+
+/// A stack that is not as it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PendingStack {
+    pub stack: StackName,
+    pub decky: DeckyName,
+    /// One line: what is wrong, or what the last try failed with.
+    pub reason: String,
+    /// Tries that failed.
+    pub tries: u32,
+    /// When it is tried again; none when that is now, or not before something else is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_try_at: Option<Timestamp>,
+    /// It was given up: it is tried again when something else is asked of it, or when somebody says so on the host.
+    pub quarantined: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

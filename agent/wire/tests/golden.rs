@@ -41,9 +41,12 @@ fn is_closed<T: DeserializeOwned>(name: &str) {
 fn documents_of_schema_1_read_and_write_as_they_did() {
     holds::<Bundle>("bundle-1.json");
     holds::<Bundle>("bundle-1-modes.json");
+    holds::<Bundle>("bundle-1-build.json");
     holds::<Bundle>("bundle-1-host-address.json");
+    holds::<Bundle>("bundle-1-ipv6.json");
     holds::<Report>("report-1.json");
     holds::<Report>("report-1-network.json");
+    holds::<Report>("report-1-pending.json");
     holds::<ReportAnswer>("report-answer-1.json");
     holds::<Token>("token-1.json");
     holds::<EnrolRequest>("enrol-request-1.json");

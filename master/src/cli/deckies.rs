@@ -10,7 +10,7 @@ use super::client::Client;
 use super::failure::Failure;
 use super::follow::{follow, judge};
 use super::table::{facts, or_none, printable, table};
-use crate::serve::operator::views::{BegunView, DeckyView, MessageView};
+use crate::serve::operator::views::{BegunView, DeckyView, MessageView, PendingView};
 
 /// What `decnet decky` takes.
 #[derive(Debug, Args)]
@@ -141,9 +141,11 @@ async fn show(name: &DeckyName, client: &Client, console: &mut Console<'_>) -> R
             row.id
         )
     });
+    let pending = decky.pending.as_ref().map(PendingView::to_text);
     console.print(&facts([
         ("name", decky.name.to_string()),
         ("state", decky.state.as_str().to_owned()),
+        ("not done", or_none(pending)),
         ("ip", decky.ip.to_string()),
         ("mac", decky.mac.to_string()),
         (
@@ -156,6 +158,7 @@ async fn show(name: &DeckyName, client: &Client, console: &mut Console<'_>) -> R
         ("os family", decky.os_family),
         ("services", decky.services.join(", ")),
         ("settings", settings.join("; ")),
+        ("may call", decky.egress.join(", ")),
         ("mutates", decky.mutate_interval),
         ("last mutated", decky.last_mutated.to_string()),
         ("last seen", or_none(decky.seen_at)),

@@ -237,11 +237,25 @@ async fn show(wanted: &str, client: &Client, console: &mut Console<'_>) -> Resul
     });
     let condition = condition(&host);
     let driver = driver(&host);
+    let pending: Vec<String> = host
+        .pending
+        .iter()
+        .map(|pending| format!("{}: {}", pending.decky_name, pending.to_text()))
+        .collect();
+    let drifts = match &host.last_drift {
+        Some(last) => format!("{}, the newest {last}", host.drifts),
+        None => host.drifts.to_string(),
+    };
     console.print(&facts([
         ("name", host.name.to_string()),
         ("id", host.uuid.to_string()),
         ("status", host.status.as_str().to_owned()),
         ("condition", condition),
+        (
+            "not done",
+            or_none((!pending.is_empty()).then(|| pending.join("; "))),
+        ),
+        ("drifts", drifts),
         ("deckies", host.deckies.to_string()),
         ("address", or_none(host.address)),
         ("last heartbeat", or_none(host.last_heartbeat)),

@@ -122,10 +122,19 @@ pub(super) fn overview(rows: Vec<RowView>, names: &BTreeMap<HostId, String>) -> 
                 row.status.as_str().to_owned(),
                 or_none(host),
                 row.updated_at.to_string(),
-                or_none(row.error),
+                or_none(ended(row.error, row.late)),
             ]
         }),
     )
+}
+
+/// How it ended, and what came of it afterwards.
+fn ended(error: Option<String>, late: Option<String>) -> Option<String> {
+    match (error, late) {
+        (Some(error), Some(late)) => Some(format!("{error}; later: {late}")),
+        (None, Some(late)) => Some(format!("later: {late}")),
+        (error, None) => error,
+    }
 }
 
 async fn show(ids: &[OperationId], client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
@@ -142,6 +151,7 @@ async fn show(ids: &[OperationId], client: &Client, console: &mut Console<'_>) -
                 ("operation", row.operation.as_str().to_owned()),
                 ("status", row.status.as_str().to_owned()),
                 ("error", or_none(row.error)),
+                ("later", or_none(row.late)),
                 ("host", or_none(row.host_uuid)),
                 ("started", row.started_at.to_string()),
                 ("updated", row.updated_at.to_string()),

@@ -201,6 +201,20 @@ pub(super) async fn status(client: &Client, console: &mut Console<'_>) -> Result
     if let Some(hosts) = hosts.filter(|hosts| !hosts.is_empty()) {
         console.print(&format!("\n{}", hosts::overview(hosts)))?;
     }
+    let pending: Vec<String> = deckies
+        .iter()
+        .filter_map(|decky| {
+            Some(format!(
+                "  {}: {}\n",
+                decky.name,
+                decky.pending.as_ref()?.to_text()
+            ))
+        })
+        .map(|line| printable(line.trim_end()))
+        .collect();
+    if !pending.is_empty() {
+        console.print(&format!("\nnot as asked:\n{}\n", pending.join("\n")))?;
+    }
     if !open.rows.is_empty() {
         let names = lifecycle::names(client).await;
         console.print(&format!("\n{}", lifecycle::overview(open.rows, &names)))?;
@@ -211,7 +225,11 @@ pub(super) async fn status(client: &Client, console: &mut Console<'_>) -> Result
 fn host_states(hosts: &[HostView]) -> String {
     tally(hosts.iter().map(|host| {
         if host.status == HostState::Active && !host.converged {
-            "active, still at work"
+            if host.pending.iter().any(|pending| !pending.quarantined) || host.pending.is_empty() {
+                "active, still at work"
+            } else {
+                "active, with deckies in quarantine"
+            }
         } else {
             host.status.as_str()
         }

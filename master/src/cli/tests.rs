@@ -117,6 +117,7 @@ impl Running {
             converged: false,
             reason: None,
             engine: Some("20.10".to_owned()),
+            pending: Vec::new(),
         };
         let report = Report {
             schema: report::SCHEMA,

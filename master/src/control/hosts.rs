@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use decnet_wire::ids::{HostId, HostName, ServiceSlug, Timestamp};
 use decnet_wire::observed::{ContainerState, Observed, ObservedContainer};
+use decnet_wire::report::PendingStack;
 use serde::{Deserialize, Serialize};
 
 use super::deploy::Mode;
@@ -64,7 +65,7 @@ pub enum DeckyState {
     Running,
     /// Some containers run.
     Degraded,
-    /// Its newest operation failed and nothing of it runs.
+    /// Its newest operation failed, or its host has quarantined it, and nothing of it runs.
     Failed,
     /// It is being removed.
     TearingDown,
@@ -93,6 +94,8 @@ pub struct DeckyView {
     pub row: Option<Row>,
     /// When its host last reported what it sees.
     pub seen_at: Option<Timestamp>,
+    /// What its host says, when it is not as it was asked for.
+    pub pending: Option<PendingStack>,
 }
 
 impl Control {
@@ -185,6 +188,7 @@ impl Control {
     /// # Errors
     /// The store's.
     pub fn deckies(&self) -> Result<Vec<DeckyView>, ControlError> {
+        let statuses = self.status().clone();
         self.db.read(|r| {
             let hosts: BTreeMap<HostId, HostName> = Self::read_hosts(r)?
                 .into_iter()
@@ -202,8 +206,13 @@ impl Control {
                     None => None,
                 };
                 let seen = observed.get(&record.decky.host);
-                let state = decky_state(&record, row.as_ref(), seen.map(|seen| &seen.observed));
+                let status = statuses.get(&record.decky.host);
+                let pending = status.and_then(|status| status.pending(&record.decky.name));
+                let given_up = pending.is_some_and(|pending| pending.quarantined);
+                let failed = given_up || row.as_ref().is_some_and(|row| row.status == RowStatus::Failed);
+                let state = decky_state(&record, failed, seen.map(|seen| &seen.observed));
                 views.push(DeckyView {
+                    pending: pending.cloned(),
                     host: hosts.get(&record.decky.host).cloned(),
                     state,
                     row,
@@ -239,7 +248,7 @@ impl Control {
     }
 }
 
-fn decky_state(record: &DeckyRecord, row: Option<&Row>, observed: Option<&Observed>) -> DeckyState {
+fn decky_state(record: &DeckyRecord, failed: bool, observed: Option<&Observed>) -> DeckyState {
     if record.removing {
         return DeckyState::TearingDown;
     }
@@ -262,7 +271,6 @@ fn decky_state(record: &DeckyRecord, row: Option<&Row>, observed: Option<&Observ
     let (all, running) = wanted.fold((0, 0), |(all, running), service| {
         (all + 1, running + usize::from(runs(service)))
     });
-    let failed = row.is_some_and(|row| row.status == RowStatus::Failed);
     match running {
         0 if failed => DeckyState::Failed,
         0 if containers.is_empty() => DeckyState::Pending,

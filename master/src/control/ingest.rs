@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 
 use decnet_wire::bundle::OperationKind;
 use decnet_wire::ids::{HostId, Timestamp};
+use decnet_wire::limits;
 use decnet_wire::observed::Observed;
-use decnet_wire::report::{self, Event, EventBody, Outcome, Report, ReportAnswer};
+use decnet_wire::report::{self, Event, EventBody, Outcome, PendingStack, Report, ReportAnswer};
 
 use super::rows::{self, Applied};
 use super::{Control, ControlError, settings, touch};
@@ -37,6 +38,8 @@ impl Control {
             if let Some(kept) = kept.get_mut(&host) {
                 kept.acked = kept.acked.max(status.acked);
                 kept.refusal.clone_from(&status.refusal);
+                kept.drifts = kept.drifts.max(status.drifts);
+                kept.last_drift.clone_from(&status.last_drift);
             }
             drop(kept);
             self.events.announce(&changed);
@@ -63,13 +66,14 @@ impl Control {
         self.db.read(|r| Ok(r.all::<DeckyRecord>()?.iter().any(left)))
     }
 
-    /// Takes the heartbeat to memory. True when the host is done with another bundle than it last said.
+    /// Takes the heartbeat to memory. True when the host has looked at its engine under another bundle than it last
+    /// said.
     fn heartbeat(&self, host: HostId, report: &Report, now: Timestamp) -> (HostStatus, bool) {
         let heartbeat = &report.heartbeat;
         let mut status = self.status();
         let status = status.entry(host).or_insert_with(|| HostStatus::unheard(host));
         let other = status.accepted != heartbeat.accepted;
-        let news = heartbeat.converged && (other || !status.converged);
+        let had_looked = status.has_looked();
         if other {
             // It took a newer bundle than the one that it refused.
             status.refusal = None;
@@ -80,6 +84,14 @@ impl Control {
         status.accepted.clone_from(&heartbeat.accepted);
         status.converged = heartbeat.converged;
         status.reason = heartbeat.reason.as_deref().map(from_host);
+        let pending = heartbeat.pending.iter().take(limits::PENDING);
+        status.pending = pending
+            .map(|pending| PendingStack {
+                reason: from_host(&pending.reason),
+                ..pending.clone()
+            })
+            .collect();
+        let news = status.has_looked() && (other || !had_looked);
         (status.clone(), news)
     }
 
@@ -104,7 +116,9 @@ impl Control {
     ) -> Result<(Vec<Row>, bool, HostStatus), ControlError> {
         let host = status.host;
         // The store decides what was applied; memory may be older after a failed commit.
-        status.acked = w.get::<HostStatus>(&host)?.map_or(0, |stored| stored.acked);
+        let stored = w.get::<HostStatus>(&host)?;
+        status.acked = stored.as_ref().map_or(0, |stored| stored.acked);
+        status.drifts = stored.as_ref().map_or(0, |stored| stored.drifts);
         let mut changed = Vec::new();
         let mut touched = false;
         for event in &report.events {
@@ -124,10 +138,10 @@ impl Control {
             };
             w.put(&host, &record)?;
             touched |= release(w, &status, &record.observed)?;
-        } else if status.converged
+        } else if status.has_looked()
             && let Some(record) = w.get::<ObservedRecord>(&host)?
         {
-            // It has nothing left to do and sees what it saw before: what it had let go of may be gone by now.
+            // It has looked and sees what it saw before: what it had let go of may be gone by now.
             touched |= release(w, &status, &record.observed)?;
         }
         w.put(&host, &status)?;
@@ -180,6 +194,8 @@ impl Control {
             }
             EventBody::Drift { decky, detail } => {
                 tracing::info!(%host, %decky, detail, "drift");
+                status.drifts = status.drifts.saturating_add(1);
+                status.last_drift = Some((now, from_host(&format!("{decky}: {detail}"))));
                 Ok(false)
             }
         }

@@ -102,15 +102,20 @@ impl Control {
             stack.operation = record.and_then(|record| record.operation);
         }
         stacks.sort_by(|a, b| a.name.cmp(&b.name));
-        let blobs = self
-            .image
-            .iter()
-            .filter(|_| !fleet.deckies.is_empty())
-            .map(|image| image.blob.clone());
+        let image = self.image.iter().filter(|_| !fleet.deckies.is_empty());
+        let mut blobs: Vec<bundle::Blob> = image.map(|image| image.blob.clone()).collect();
+        let slugs = fleet.deckies.values().flat_map(|decky| &decky.services);
+        for context in slugs.filter_map(|slug| self.catalogue.service(slug)?.context()) {
+            if !blobs.contains(context) {
+                blobs.push(context.clone());
+            }
+        }
+        // Another order would be another bundle.
+        blobs.sort_by(|a, b| a.digest.cmp(&b.digest));
         Ok(HostState {
             networks: compiled.networks,
             stacks,
-            blobs: blobs.collect(),
+            blobs,
         })
     }
 
@@ -291,19 +296,23 @@ impl Control {
     }
 
     /// Raises the generation of hosts whose bundle is past half of its life, was issued by a clock that was ahead, or
-    /// names another decoy image than this master has now.
+    /// names another decoy image or build context than this master has now.
     ///
     /// # Errors
     /// The store's.
     pub fn republish_outdated(&self) -> Result<(), ControlError> {
         let now = self.now();
-        let image: BTreeSet<&Digest> = self.image.iter().map(|image| &image.blob.digest).collect();
+        let image = self.image.iter().map(|image| &image.blob);
+        let known: BTreeSet<&Digest> = image
+            .chain(self.catalogue.contexts())
+            .map(|blob| &blob.digest)
+            .collect();
         let touched = self.db.update(|w| {
             let mut touched = 0_usize;
             for bundle in w.all::<BundleRecord>()? {
                 let half = bundle.issued_at.get() + (bundle.expires_at.get() - bundle.issued_at.get()) / 2;
                 let other_image =
-                    self.image.is_some() && bundle.blobs.iter().any(|blob| !image.contains(blob));
+                    self.image.is_some() && bundle.blobs.iter().any(|blob| !known.contains(blob));
                 let host = w.get::<Host>(&bundle.host)?;
                 let published = host.is_some_and(|host| host.generation == bundle.generation);
                 let ahead = bundle.issued_at.get() > now.get() + CLOCK_STEP;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use decnet_wire::bundle::Blob;
 use decnet_wire::ids::{Digest, ServiceSlug};
 use serde::Deserialize;
 
@@ -53,11 +54,29 @@ pub enum Runs {
         /// Empty: the image's own.
         command: Vec<String>,
     },
+    /// An image that hosts build from an archive of the user's own.
+    Build {
+        /// The file beside the catalogue's: a tar archive with a Dockerfile in it.
+        archive: String,
+        /// The archive as a blob; none before [`Catalogue::with_contexts`].
+        context: Option<Box<Blob>>,
+        /// Empty: the image's own.
+        command: Vec<String>,
+    },
     /// Nothing yet: the service is known, but cannot be deployed.
     Nothing,
 }
 
 impl Service {
+    /// The blob that it is built from.
+    #[must_use]
+    pub fn context(&self) -> Option<&Blob> {
+        match &self.runs {
+            Runs::Build { context, .. } => context.as_deref(),
+            Runs::Decoy | Runs::Image { .. } | Runs::Nothing => None,
+        }
+    }
+
     /// Whether a decky can run it: there is something to run, and it is not a singleton.
     #[must_use]
     pub fn is_deployable(&self) -> bool {
@@ -133,6 +152,24 @@ impl Catalogue {
     /// Every fault of every file, each with its file and entry.
     pub fn load(extra: &[(String, String)]) -> Result<Self, Vec<CatalogueError>> {
         load::load(extra)
+    }
+
+    /// Takes the archives that services are built from as blobs; `take` gets their names.
+    ///
+    /// # Errors
+    /// What `take` says, of the first one that it does not give.
+    pub fn with_contexts<E>(mut self, mut take: impl FnMut(&str) -> Result<Blob, E>) -> Result<Self, E> {
+        for service in self.services.values_mut() {
+            if let Runs::Build { archive, context, .. } = &mut service.runs {
+                *context = Some(Box::new(take(archive)?));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Every blob that a service is built from.
+    pub fn contexts(&self) -> impl Iterator<Item = &Blob> {
+        self.services.values().filter_map(Service::context)
     }
 
     /// A service, deployable or not.

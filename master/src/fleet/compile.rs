@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use decnet_wire::bundle::{Network, NetworkDriver, NetworkMode};
+use decnet_wire::bundle::{CONTEXT_PREFIX, Network, NetworkDriver, NetworkMode};
 use decnet_wire::ids::{DeckyName, HostName, NetworkName, ServiceSlug, StackName};
 use serde_json::{Map, Value, json};
 
@@ -141,6 +141,8 @@ fn network(fleet: &Fleet, host: &HostSlot) -> Result<Network, CompileError> {
         })?),
         subnet: lan.subnet,
         gateway: lan.gateway,
+        subnet6: None,
+        gateway6: None,
         host_address: None,
         // The usual one is left out: agents that know no modes have it as well.
         mode: host
@@ -197,6 +199,9 @@ fn base(decky: &Decky, network: &Network, catalogue: &Catalogue, image: &str) ->
         ("networks".to_owned(), json!({ LAN: attachment })),
         ("sysctls".to_owned(), Value::Object(sysctls)),
     ]);
+    if !decky.egress.is_empty() {
+        base.insert("x-decnet".to_owned(), json!({ "egress": decky.egress }));
+    }
     Ok(Value::Object(base))
 }
 
@@ -238,6 +243,7 @@ fn service(
         let json = serde_json::to_string(persona).unwrap_or_default();
         environment.insert("DECNET_PERSONA".to_owned(), literal(&json));
     }
+    let mut built = None;
     let (image, command, ports) = match catalogue.service(slug) {
         Some(known) => match &known.runs {
             Runs::Decoy => {
@@ -246,6 +252,11 @@ fn service(
             }
             // Images of others never see the seed: it gives away all that the decoys make of it.
             Runs::Image { image, command } => (image.as_str(), command.clone(), &known.ports),
+            Runs::Build { context, command, .. } => {
+                let context = context.as_ref().ok_or_else(unknown)?;
+                built = Some(json!({ "context": format!("{CONTEXT_PREFIX}{}", context.digest) }));
+                ("", command.clone(), &known.ports)
+            }
             Runs::Nothing => return Err(unknown()),
         },
         None => {
@@ -255,7 +266,10 @@ fn service(
     };
     let mut service = hardened("64m", 64);
     service.extend([
-        ("image".to_owned(), literal(image)),
+        match built {
+            Some(build) => ("build".to_owned(), build),
+            None => ("image".to_owned(), literal(image)),
+        },
         ("network_mode".to_owned(), json!(format!("service:{BASE}"))),
         ("depends_on".to_owned(), json!([BASE])),
         ("environment".to_owned(), Value::Object(environment)),

@@ -81,6 +81,7 @@ pub fn generate(
                 .map(|archetype| at("archetype", archetype)),
             os_family: None,
             interval: Some(wanted.mutate_interval),
+            egress: BTreeSet::new(),
             distro,
             personas: BTreeMap::new(),
         });

@@ -8,9 +8,10 @@
 //! | `section` | the keys of `[general]`, decky and custom sections |
 //! | `error` | [`IniError`] and its classes |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use decnet_plan::compose::Destination;
 use decnet_wire::ids::{DeckyName, InterfaceName, ServiceSlug};
 use ipnet::Ipv4Net;
 
@@ -87,6 +88,8 @@ pub struct DeckySpec {
     pub archetype: Option<At<ArchetypeSlug>>,
     pub os_family: Option<OsFamilySlug>,
     pub interval: Option<Minutes>,
+    /// What the decky may call.
+    pub egress: BTreeSet<Destination>,
     /// None: by turns.
     pub distro: Option<DistroSlug>,
     pub personas: BTreeMap<ServiceSlug, At<Persona>>,

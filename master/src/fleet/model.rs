@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use decnet_plan::compose::Destination;
 use decnet_wire::bundle::NetworkMode;
 use decnet_wire::ids::{DeckyName, HostId, HostName, InterfaceName, MacAddress, ServiceSlug, Timestamp};
 use ipnet::Ipv4Net;
@@ -82,6 +83,9 @@ pub struct Decky {
     /// What the operator set, by service. May hold services that the decky does not show at the moment.
     #[serde(default)]
     pub service_config: BTreeMap<ServiceSlug, Persona>,
+    /// What the decky may call; it may always answer.
+    #[serde(default)]
+    pub egress: BTreeSet<Destination>,
     #[serde(default)]
     pub interval: Interval,
     /// When the services last changed; the build counts as a change.

@@ -1,8 +1,9 @@
 //! A decky as the API shows it. Secrets go in and never come out again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use decnet_plan::compose::Destination;
 use decnet_wire::ids::{DeckyName, HostId, MacAddress, ServiceSlug, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
@@ -25,6 +26,7 @@ pub struct DeckyView {
     pub os_family: OsFamilySlug,
     pub services: Vec<ServiceSlug>,
     pub service_config: BTreeMap<ServiceSlug, BTreeMap<String, Value>>,
+    pub egress: BTreeSet<Destination>,
     pub interval: Interval,
     pub last_mutated: Timestamp,
     pub host: HostId,
@@ -46,6 +48,7 @@ impl DeckyView {
             os_family: decky.os_family.clone(),
             services: decky.services.clone(),
             service_config: decky.service_config.iter().map(redact).collect(),
+            egress: decky.egress.clone(),
             interval: decky.interval,
             last_mutated: decky.last_mutated,
             host: decky.host,

@@ -13,8 +13,10 @@ use decnet_wire::ids::{Digest, HostId};
 use decnet_wire::limits;
 use decnet_wire::report::{self, Report};
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::header::{
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, IF_RANGE, RANGE,
+};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use super::blobs;
@@ -80,7 +82,7 @@ impl AgentApi {
             }
             (&Method::POST, "/agent/v1/report") => self.report(host, request.into_body()).await,
             (&Method::GET, path) if path.starts_with("/agent/v1/blobs/sha256/") => {
-                self.blob(host, path, request.headers().get(RANGE)).await
+                self.blob(host, path, request.headers()).await
             }
             _ => Ok(message::refuse(StatusCode::NOT_FOUND, "there is nothing here")),
         }
@@ -163,7 +165,7 @@ impl AgentApi {
         &self,
         host: HostId,
         path: &str,
-        range: Option<&HeaderValue>,
+        headers: &HeaderMap,
     ) -> Result<Response<Body>, ControlError> {
         let hex = path.trim_start_matches("/agent/v1/blobs/sha256/");
         let Ok(digest) = format!("sha256:{hex}").parse::<Digest>() else {
@@ -179,9 +181,24 @@ impl AgentApi {
                 "this host's bundle names no such blob",
             ));
         }
-        let range = range.and_then(|range| range.to_str().ok());
-        Ok(send_blob(&self.blobs, &digest, range).await)
+        Ok(send_blob(&self.blobs, &digest, range(headers, &digest)).await)
     }
+}
+
+/// A blob never changes, so that its digest is a strong validator (RFC 9110 §8.8.1).
+fn entity_tag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
+}
+
+/// The range that is asked for, unless it is meant for something else (RFC 9110 §13.1.5).
+fn range<'a>(headers: &'a HeaderMap, digest: &Digest) -> Option<&'a str> {
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
+    let same = !headers.contains_key(IF_RANGE) || text(IF_RANGE) == Some(entity_tag(digest).as_str());
+    text(RANGE).filter(|_| same)
 }
 
 async fn send_blob(folder: &Path, digest: &Digest, range: Option<&str>) -> Response<Body> {
@@ -192,6 +209,9 @@ async fn send_blob(folder: &Path, digest: &Digest, range: Option<&str>) -> Respo
             let headers = response.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
             headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+            if let Ok(tag) = HeaderValue::from_str(&entity_tag(digest)) {
+                headers.insert(ETAG, tag);
+            }
             headers.insert(CONTENT_LENGTH, HeaderValue::from(part.length));
             if part.start > 0
                 && let Ok(value) = HeaderValue::from_str(&content_range)
@@ -229,5 +249,79 @@ pub(super) async fn blocking<T: Send + 'static>(
             what: "an answer: the work was cut off",
             source: error.into(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    async fn get(
+        folder: &Path,
+        digest: &Digest,
+        headers: &[(&'static str, &str)],
+    ) -> (StatusCode, String, Vec<u8>) {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, value.parse().unwrap());
+        }
+        let response = send_blob(folder, digest, range(&map, digest)).await;
+        let status = response.status();
+        let text = |name| {
+            response
+                .headers()
+                .get(name)
+                .map(|value| value.to_str().unwrap().to_owned())
+        };
+        let content_range = text(CONTENT_RANGE).unwrap_or_default();
+        if status.is_success() {
+            assert_eq!(text(ETAG).unwrap(), entity_tag(digest));
+        }
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, content_range, body.to_vec())
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_blob_is_sent_to_whoever_has_the_beginning_of_the_same_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, b"0123456789").unwrap();
+        let (digest, size) = blobs::take(folder.path(), &file).unwrap();
+        assert_eq!(size, 10);
+        let blob = |headers: Vec<(&'static str, String)>| {
+            let (folder, digest) = (folder.path().to_owned(), digest.clone());
+            async move {
+                let headers: Vec<_> = headers
+                    .iter()
+                    .map(|(name, value)| (*name, value.as_str()))
+                    .collect();
+                get(&folder, &digest, &headers).await
+            }
+        };
+        let from = |at: u64| ("range", format!("bytes={at}-"));
+        let whole = (StatusCode::OK, String::new(), b"0123456789".to_vec());
+        assert_eq!(blob(vec![]).await, whole);
+        let rest = (
+            StatusCode::PARTIAL_CONTENT,
+            "bytes 7-9/10".to_owned(),
+            b"789".to_vec(),
+        );
+        assert_eq!(blob(vec![from(7)]).await, rest);
+        let same = ("if-range", entity_tag(&digest));
+        assert_eq!(blob(vec![from(7), same]).await, rest);
+        for other in ["\"sha256:00\"", "Sat, 01 Jan 2028 00:00:00 GMT", "W/\"x\""] {
+            assert_eq!(
+                blob(vec![from(7), ("if-range", other.to_owned())]).await,
+                whole,
+                "{other}"
+            );
+        }
+        let (status, content_range, _) = blob(vec![from(10)]).await;
+        assert_eq!(
+            (status, content_range.as_str()),
+            (StatusCode::RANGE_NOT_SATISFIABLE, "bytes */10")
+        );
     }
 }

@@ -111,6 +111,21 @@ pub fn put(folder: &Path, file: &Path, digest: &Digest) -> Result<PathBuf, PutEr
     Ok(kept)
 }
 
+/// Puts a file into the folder under the digest that it has; gives it and the size in bytes.
+///
+/// # Errors
+/// The file does not read, changes meanwhile, or cannot be written.
+pub fn take(folder: &Path, file: &Path) -> Result<(Digest, u64), PutError> {
+    let failed = |source| PutError::Copy {
+        file: file.to_owned(),
+        source,
+    };
+    let digest = sha256(file).map_err(failed)?;
+    let kept = put(folder, file, &digest)?;
+    let size = std::fs::metadata(kept).map_err(failed)?.len();
+    Ok((digest, size))
+}
+
 /// Why a blob was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum PutError {

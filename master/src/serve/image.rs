@@ -38,6 +38,8 @@ pub enum ImageError {
     Archive(#[from] PutError),
     #[error("{0} has another size than its description says: build the image again")]
     Size(PathBuf),
+    #[error("{0} is empty: it is to be a tar archive with a Dockerfile in it")]
+    Empty(PathBuf),
     #[error("{0} is not UTF-8 text")]
     Text(PathBuf),
     #[error("could not list {path}")]
@@ -81,6 +83,22 @@ pub fn load(archive: &Path, blobs: &Path) -> Result<Option<DecoyImage>, ImageErr
     }))
 }
 
+/// Takes an archive that hosts build an image from.
+///
+/// # Errors
+/// It does not read, is empty, or cannot be written.
+pub fn context(archive: &Path, blobs: &Path) -> Result<Blob, ImageError> {
+    let (digest, size) = blobs::take(blobs, archive)?;
+    if size == 0 {
+        return Err(ImageError::Empty(archive.to_owned()));
+    }
+    Ok(Blob {
+        digest,
+        size,
+        kind: BlobKind::BuildContext {},
+    })
+}
+
 /// The TOML files of a folder, by name. No folder is no error.
 ///
 /// # Errors
@@ -107,4 +125,24 @@ pub fn catalogue_files(folder: &Path) -> Result<Vec<(String, String)>, ImageErro
     }
     found.sort();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_context_is_taken_as_it_is_and_an_empty_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (archive, blobs) = (folder.path().join("nfs.tar"), folder.path().join("blobs"));
+        let missing = context(&archive, &blobs).unwrap_err();
+        assert!(crate::text::chain(&missing).contains("nfs.tar"), "{missing}");
+        std::fs::write(&archive, b"").unwrap();
+        assert!(matches!(context(&archive, &blobs), Err(ImageError::Empty(_))));
+        std::fs::write(&archive, b"an archive").unwrap();
+        let blob = context(&archive, &blobs).unwrap();
+        assert_eq!(blob.size, 10);
+        let kept = std::fs::read(blobs.join(blob.digest.hex())).unwrap();
+        assert_eq!(kept, b"an archive");
+    }
 }

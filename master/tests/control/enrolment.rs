@@ -28,6 +28,8 @@ fn the_embedded_worker_enrols_again_under_its_old_identity() {
         .unwrap();
     let mut host = Host {
         id: first.host,
+        converged: true,
+        pending: Vec::new(),
         seq: 1_000_000,
     };
     master.control.publish_due().unwrap();

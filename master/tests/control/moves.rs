@@ -3,6 +3,7 @@
 use decnet::control::hosts::DeckyState;
 use decnet_wire::ids::HostId;
 use decnet_wire::observed::Observed;
+use decnet_wire::report::PendingStack;
 
 use crate::scene::{Host, Master, lan0, names};
 
@@ -86,6 +87,33 @@ fn a_host_that_never_had_it_lets_go_of_it_as_well() {
     hosts[0].report(&master, None, vec![]);
     master.deploy(&on(2), true).unwrap();
     assert!(names(&hosts[1].bundle(&master)).is_empty());
+    hosts[0].report(&master, None, vec![]);
+    assert_eq!(names(&hosts[1].bundle(&master)), ["a"]);
+}
+
+/// One decky that did not come to rest kept all others from leaving its host.
+#[test]
+fn a_host_with_a_decky_that_cannot_run_lets_go_of_others_all_the_same() {
+    let master = Master::new();
+    let mut hosts = fleet(&master, 2);
+    hosts[0].report(&master, nothing(), vec![]);
+    master.deploy(&on(1), false).unwrap();
+    hosts[0].converged = false;
+    hosts[0].report(&master, None, vec![]);
+    master.deploy(&on(2), true).unwrap();
+    hosts[0].report(&master, None, vec![]);
+    assert!(
+        names(&hosts[1].bundle(&master)).is_empty(),
+        "it has not looked since"
+    );
+    hosts[0].pending = vec![PendingStack {
+        stack: "decnet-other".parse().unwrap(),
+        decky: "other".parse().unwrap(),
+        reason: "eth1 is down".to_owned(),
+        tries: 4,
+        next_try_at: None,
+        quarantined: false,
+    }];
     hosts[0].report(&master, None, vec![]);
     assert_eq!(names(&hosts[1].bundle(&master)), ["a"]);
 }

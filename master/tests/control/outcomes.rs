@@ -4,7 +4,8 @@ use decnet::control::hosts::{DeckyState, HostState};
 use decnet::fleet::model::{Decky, Interval, Minutes};
 use decnet::records::RowStatus;
 use decnet_wire::ids::{DeckyName, OperationId};
-use decnet_wire::report::{Event, EventBody, Outcome};
+use decnet_wire::observed::Observed;
+use decnet_wire::report::{Event, EventBody, Outcome, PendingStack};
 
 use crate::scene::{Host, Master, TWO};
 
@@ -255,4 +256,67 @@ fn absurd_events_hurt_their_host_alone() {
     let id = mutate(&master, "a");
     host.say(&master, id, Outcome::Succeeded);
     assert_eq!(master.row(id).status, RowStatus::Succeeded);
+}
+
+#[test]
+fn what_a_host_has_quarantined_stands_with_its_decky() {
+    let (master, mut host) = rotating();
+    let id = mutate(&master, "a");
+    host.say(&master, id, failed());
+    host.pending = vec![PendingStack {
+        stack: "decnet-a".parse().unwrap(),
+        decky: name("a"),
+        reason: "line\nfeed".to_owned(),
+        tries: 3,
+        next_try_at: None,
+        quarantined: true,
+    }];
+    host.report(&master, Some(Observed::default()), vec![]);
+    let deckies = master.control.deckies().unwrap();
+    let pending = deckies[0].pending.as_ref().unwrap();
+    assert!(pending.quarantined);
+    assert_eq!(pending.reason, "line feed", "no control characters from a host");
+    assert_eq!(deckies[0].state, DeckyState::Failed, "and nothing of it runs");
+    let hosts = master.control.hosts().unwrap();
+    let status = &hosts.iter().find(|view| view.host.id == host.id).unwrap().status;
+    assert_eq!(status.pending.len(), 1);
+    // It stands until the host says otherwise, also for a master that was restarted.
+    master.control.flush_status().unwrap();
+    host.pending.clear();
+    host.report(&master, None, vec![]);
+    assert_eq!(master.control.deckies().unwrap()[0].pending, None);
+}
+
+#[test]
+fn drift_is_counted_once_each_and_over_restarts_of_the_master() {
+    let (master, mut host) = rotating();
+    let drift = |host: &mut Host, master: &Master, detail: &str| {
+        host.seq += 1;
+        Event {
+            seq: host.seq,
+            at: *master.now.lock().unwrap(),
+            body: EventBody::Drift {
+                decky: name("a"),
+                detail: detail.to_owned(),
+            },
+        }
+    };
+    let first = drift(&mut host, &master, "it ended");
+    host.report(&master, None, vec![first.clone()]);
+    // Its answer was lost.
+    host.report(&master, None, vec![first]);
+    let master = master.restart();
+    let second = drift(&mut host, &master, "it was removed");
+    host.report(&master, None, vec![second]);
+    let hosts = master.control.hosts().unwrap();
+    let status = &hosts.iter().find(|view| view.host.id == host.id).unwrap().status;
+    assert_eq!(status.drifts, 2);
+    assert!(
+        status
+            .last_drift
+            .as_ref()
+            .unwrap()
+            .1
+            .contains("a: it was removed")
+    );
 }

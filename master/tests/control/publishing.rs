@@ -2,7 +2,12 @@
 
 use decnet::control::deploy::DeployRequest;
 use decnet::control::{Control, Parts};
+use decnet::fleet::catalogue::Catalogue;
 use decnet::init;
+use decnet_plan::desired::Desired;
+use decnet_plan::policy::{self, Policy};
+use decnet_wire::bundle::{Blob, BlobKind, Bundle};
+use decnet_wire::ids::Digest;
 
 use crate::scene::{Host, Master, TWO, clock, names, parts};
 
@@ -77,4 +82,64 @@ fn an_idle_pass_writes_nothing() {
     master.control.republish_outdated().unwrap();
     master.control.mutate_due().unwrap();
     assert!(std::fs::read(&store).unwrap() == before);
+}
+
+/// A catalogue with a service that hosts build, from an archive with that digest.
+fn with_build(byte: u8) -> Catalogue {
+    let text = "[[service]]\nslug = \"nfs\"\nname = \"NFS\"\nports = [\"2049/tcp\"]\nbuild = \"nfs.tar\"\n";
+    let catalogue = Catalogue::load(&[("nfs.toml".to_owned(), text.to_owned())]).unwrap();
+    let take = |archive: &str| {
+        assert_eq!(archive, "nfs.tar");
+        Ok::<_, std::convert::Infallible>(Blob {
+            digest: Digest::from_sha256([byte; 32]),
+            size: 10,
+            kind: BlobKind::BuildContext {},
+        })
+    };
+    catalogue.with_contexts(take).unwrap()
+}
+
+#[test]
+fn a_service_that_hosts_build_brings_its_context_and_another_archive_is_published_once() {
+    let master = Master::new().restart_with(with_build(1));
+    let host = Host::enrol(&master, "h");
+    let ini =
+        "[general]\nnet=10.9.0.0/24\ngw=10.9.0.1\ninterface=lan0\n[a]\nservices=ssh,nfs\n[b]\nservices=nfs\n";
+    master.deploy(ini, false).unwrap();
+    let check = |bundle: &Bundle, byte: u8| {
+        let digest = Digest::from_sha256([byte; 32]);
+        let named: Vec<_> = bundle.blobs.iter().map(|blob| &blob.digest).collect();
+        assert_eq!(named.len(), 2, "the decoy image, and the context once");
+        assert!(named.contains(&&digest));
+        // What the host's agent makes of it.
+        let stacks = bundle.stacks.iter().map(|stack| (&stack.name, &stack.compose));
+        let desired = Desired::new(bundle.host, &bundle.networks, &bundle.blobs, stacks).unwrap();
+        assert_eq!(policy::check(&desired, &Policy::built_in()), []);
+        let nfs: Vec<_> = desired
+            .containers()
+            .filter(|(_, service, _)| *service == "nfs")
+            .collect();
+        assert_eq!(nfs.len(), 2);
+        assert!(
+            nfs.iter().all(|(_, _, spec)| spec.image == nfs[0].2.image),
+            "one image"
+        );
+    };
+    let first = host.bundle(&master);
+    check(&first, 1);
+    assert!(
+        master
+            .control
+            .may_fetch(host.id, &Digest::from_sha256([1; 32]))
+            .unwrap()
+    );
+
+    let master = master.restart_with(with_build(2));
+    master.control.publish_due().unwrap();
+    let second = host.bundle(&master);
+    assert_eq!(second.generation, first.generation + 1);
+    check(&second, 2);
+    let master = master.restart_with(with_build(2));
+    master.control.publish_due().unwrap();
+    assert_eq!(host.bundle(&master).generation, second.generation);
 }

@@ -22,7 +22,7 @@ use decnet_wire::enrol::{EnrolRequest, Token};
 use decnet_wire::ids::{Digest, HostId, OperationId, Timestamp};
 use decnet_wire::limits;
 use decnet_wire::observed::{ContainerState, Interface, Observed, ObservedContainer};
-use decnet_wire::report::{Accepted, Event, EventBody, Heartbeat, Outcome, Report};
+use decnet_wire::report::{Accepted, Event, EventBody, Heartbeat, Outcome, PendingStack, Report};
 use time::macros::datetime;
 
 pub(crate) const TWO: &str =
@@ -92,6 +92,19 @@ impl Master {
         Self { control, now, folder }
     }
 
+    /// The same with another catalogue.
+    pub(crate) fn restart_with(self, catalogue: Catalogue) -> Self {
+        let Self { control, now, folder } = self;
+        assert_eq!(Arc::strong_count(&control), 1);
+        drop(control);
+        let parts = Parts {
+            catalogue,
+            ..parts(&folder.path().join("master"))
+        };
+        let control = Control::new(parts, clock(&now)).unwrap();
+        Self { control, now, folder }
+    }
+
     pub(crate) fn pass(&self, time: time::Duration) {
         let mut now = self.now.lock().unwrap();
         *now = Timestamp::new(now.get() + time);
@@ -121,6 +134,9 @@ impl Master {
 pub(crate) struct Host {
     pub(crate) id: HostId,
     pub(crate) seq: u64,
+    pub(crate) converged: bool,
+    /// What its heartbeats say is not as asked.
+    pub(crate) pending: Vec<PendingStack>,
 }
 
 impl Host {
@@ -162,6 +178,8 @@ impl Host {
         Self {
             id: invited.host,
             seq: 0,
+            converged: true,
+            pending: Vec::new(),
         }
     }
 
@@ -198,9 +216,10 @@ impl Host {
             agent_version: "test".to_owned(),
             sent_at: *master.now.lock().unwrap(),
             accepted: Some(accepted),
-            converged: true,
+            converged: self.converged,
             reason: None,
             engine: Some("20.10".to_owned()),
+            pending: self.pending.clone(),
         };
         Report {
             schema: 1,
@@ -277,6 +296,7 @@ pub(crate) fn container(stack: &str, service: &str) -> ObservedContainer {
         warnings: Vec::new(),
         attachments: Vec::new(),
         expose: Vec::new(),
+        tuning: None,
     }
 }
 

@@ -121,6 +121,12 @@ impl Host {
         &self.plan.address
     }
 
+    /// The MAC of its interface.
+    #[must_use]
+    pub fn mac(&self) -> &str {
+        &self.plan.mac
+    }
+
     /// What its consoles said, of all boots.
     #[must_use]
     pub fn console(&self) -> &Path {

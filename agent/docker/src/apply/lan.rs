@@ -1,7 +1,7 @@
 //! Steps that are done by the kernel and not by the engine.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use bollard::models::ContainerInspectResponse;
 use decnet_plan::compose::Egress;
@@ -9,17 +9,21 @@ use decnet_plan::step::HostLink;
 use decnet_wire::ids::InterfaceName;
 
 use crate::host::namespace::Namespace;
-use crate::host::{arp, interfaces, links, lock};
+use crate::host::{arp, closes, interfaces, links, lock, nd};
 use crate::{Engine, EngineError};
 
 /// Fails when somebody on the LAN answers for the address.
 pub(super) async fn probe_address(
     container: &str,
     parent: &InterfaceName,
-    address: Ipv4Addr,
+    address: IpAddr,
 ) -> Result<(), EngineError> {
     let interface = parent.clone();
-    let asked = blocking(move || arp::probe(interface.as_str(), address)).await;
+    let asked = blocking(move || match address {
+        IpAddr::V4(address) => arp::probe(interface.as_str(), address),
+        IpAddr::V6(address) => nd::probe(interface.as_str(), address),
+    })
+    .await;
     match asked {
         Ok(None) => Ok(()),
         Ok(Some(mac)) => Err(EngineError::AddressTaken {
@@ -41,7 +45,7 @@ pub(super) async fn create_host_link(link: &HostLink) -> Result<(), EngineError>
         .iter()
         .any(|interface| interface.addresses.iter().any(|net| net.addr() == link.address));
     if !held {
-        probe_address(link.name.as_str(), &link.parent, link.address).await?;
+        probe_address(link.name.as_str(), &link.parent, link.address.into()).await?;
     }
     let wanted = link.clone();
     blocking(move || Ok(links::create_host_link(&wanted)?))
@@ -88,10 +92,12 @@ impl Engine {
             let why = "it shares the network of the host itself";
             return Err(failed(io::Error::other(why)));
         }
-        let (egress, rules) = (egress.clone(), rules.to_owned());
+        let (egress, rules, closing) = (egress.clone(), rules.to_owned(), self.closing);
         blocking(move || {
+            // Where the kernel has no way, nftables tells why.
+            let way = closing.or_else(closes).unwrap_or(lock::Way::Nftables);
             namespace
-                .run(|| lock::close(&egress, &rules))?
+                .run(|| lock::close(way, &egress, &rules))?
                 .map_err(io::Error::from)
         })
         .await

@@ -13,14 +13,19 @@ use crate::observe::{restarts, to_state};
 use crate::{Engine, EngineError};
 
 /// How often a container is looked at while it settles. An end is seen at the next look in any case, so a longer
-/// interval costs no failure, only the time until it is told.
-const POLL: Duration = Duration::from_millis(500);
+/// interval costs no failure, only the time until it is told. A look costs a busy engine what it needs for starts.
+const POLL: Duration = Duration::from_secs(1);
 /// Log lines and characters that an error carries.
 const LOG_LINES: usize = 5;
 const LOG_CHARACTERS: usize = 800;
 
 impl Engine {
-    pub(super) async fn start_container(&self, name: &str, settle: Duration) -> Result<(), EngineError> {
+    pub(super) async fn start_container(
+        &self,
+        name: &str,
+        settle: Duration,
+        turn: impl Send,
+    ) -> Result<(), EngineError> {
         // A start sets the count of restarts to zero, but not that of a container that runs already.
         let before = if settle.is_zero() || self.known.takes_its_first_start(name) {
             0
@@ -31,6 +36,7 @@ impl Engine {
         let what = || format!("start container {name}");
         self.call(CHANGE, what, self.docker.start_container(name, None))
             .await?;
+        drop(turn);
         let started = Instant::now();
         while started.elapsed() < settle {
             tokio::time::sleep(settle.saturating_sub(started.elapsed()).min(POLL)).await;

@@ -4,6 +4,7 @@
 //! each is tried in a namespace of its own, where a link is made and goes with the namespace.
 
 use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,8 @@ use decnet_wire::observed::KernelFeature;
 use netlink_packet_route::link::InfoKind;
 use nix::errno::Errno;
 
-use super::{links, lock, namespace};
+use super::lock::{self, Way};
+use super::{links, namespace};
 
 /// What was found missing is looked for again: somebody may have loaded the module meanwhile.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -22,7 +24,15 @@ static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
 
 struct Known {
     at: Instant,
+    found: Found,
+}
+
+/// What trying has shown.
+#[derive(Default)]
+struct Found {
     lacks: BTreeSet<KernelFeature>,
+    /// What closes namespaces; None when nothing does, and when nothing could be tried.
+    closes: Option<Way>,
 }
 
 /// What the kernel was seen to lack, sorted. What could not be tried, as without the right to make a namespace, is
@@ -32,72 +42,121 @@ struct Known {
 /// behind their backs.
 #[must_use]
 pub fn lacks() -> Vec<KernelFeature> {
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    match known.as_mut() {
-        None => {
-            *known = Some(Known {
-                at: Instant::now(),
-                lacks: find_out(),
-            });
-        }
-        Some(found) if !found.lacks.is_empty() && found.at.elapsed() >= AGAIN => {
-            // Also keeps others from starting one more.
-            found.at = Instant::now();
-            let again = std::thread::Builder::new().name("kernel".to_owned());
-            let tried = again.spawn(|| {
-                let lacks = find_out();
-                if let Some(found) = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-                    found.lacks = lacks;
-                }
-            });
-            if let Err(error) = tried {
-                tracing::debug!(%error, "what the kernel lacks is tried again later");
-            }
-        }
-        Some(_) => {}
-    }
-    known
-        .iter()
-        .flat_map(|known| known.lacks.iter().copied())
-        .collect()
+    known(|found| found.lacks.iter().copied().collect())
 }
 
-fn find_out() -> BTreeSet<KernelFeature> {
+/// What the kernel closes namespaces with; None when it can do so in no way, which is then among what it lacks. As
+/// [`lacks`] otherwise.
+#[must_use]
+pub fn closes() -> Option<Way> {
+    known(|found| found.closes)
+}
+
+fn known<T>(read: impl FnOnce(&Found) -> T) -> T {
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = known.get_or_insert_with(|| Known {
+        at: Instant::now(),
+        found: find_out(),
+    });
+    if !known.found.lacks.is_empty() && known.at.elapsed() >= AGAIN {
+        // Also keeps others from starting one more.
+        known.at = Instant::now();
+        let again = std::thread::Builder::new().name("kernel".to_owned());
+        let tried = again.spawn(|| {
+            let found = find_out();
+            if let Some(known) = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                known.found = found;
+            }
+        });
+        if let Err(error) = tried {
+            tracing::debug!(%error, "what the kernel lacks is tried again later");
+        }
+    }
+    read(&known.found)
+}
+
+fn find_out() -> Found {
     namespace::in_a_new_one(try_all).unwrap_or_else(|error| {
         tracing::warn!(%error, "cannot try what the kernel has: no namespace can be made");
-        BTreeSet::new()
+        Found::default()
     })
 }
 
-fn try_all() -> BTreeSet<KernelFeature> {
+fn try_all() -> Found {
     let mut lacks = BTreeSet::new();
     // Any Ethernet will do to sit on. Without one, loopback, on which the drivers refuse to sit once they are there.
-    let ground = links::create_pair("ground", "other")
-        .and_then(|()| links::index("ground"))
-        .or_else(|_| links::index("lo"));
-    // `EOPNOTSUPP`: no nftables at all; `ENOENT`: not one of the expressions.
-    if let Err(Errno::EOPNOTSUPP | Errno::ENOENT | Errno::EPROTONOSUPPORT) =
-        lock::close(&Egress::default(), &Egress::default().rules())
-    {
+    // One carries one of the kinds, so each has its own.
+    let paired = links::create_pair("ground", "other").is_ok();
+    let grounds = if paired { ["ground", "other"] } else { ["lo"; 2] };
+    let closes = try_to_close();
+    if closes == Err(Unclosable) {
         lacks.insert(KernelFeature::Nftables);
     }
-    let Ok(ground) = ground else { return lacks };
-    for (feature, kind) in [
-        (KernelFeature::Macvlan, InfoKind::MacVlan),
-        (KernelFeature::Ipvlan, InfoKind::IpVlan),
-    ] {
-        let made = links::create_on("try", kind, ground);
+    let kinds = [
+        (KernelFeature::Macvlan, InfoKind::MacVlan, "try-macvlan"),
+        (KernelFeature::Ipvlan, InfoKind::IpVlan, "try-ipvlan"),
+        (KernelFeature::Vlan, InfoKind::Vlan, "try-vlan"),
+    ];
+    for (feature, kind, name) in kinds {
+        // One ground carries macvlan or ipvlan; a VLAN goes beside either.
+        let ground = grounds[usize::from(feature == KernelFeature::Ipvlan)];
+        let made = links::index(ground).and_then(|ground| match kind {
+            InfoKind::Vlan => links::create_vlan(name, 1, ground),
+            kind => links::create_on(name, kind, ground),
+        });
         if made == Err(Errno::EOPNOTSUPP) {
             lacks.insert(feature);
         }
-        // The ground carries one of the kinds at a time.
-        if let (Ok(()), Ok(index)) = (made, links::index("try"))
-            && let Err(error) = links::remove(index)
-        {
-            tracing::debug!(%error, "the link that was tried stays until its namespace goes");
+    }
+    Found {
+        lacks,
+        closes: closes.ok().flatten(),
+    }
+}
+
+/// The kernel has no filter that serves.
+#[derive(Debug, PartialEq, Eq)]
+struct Unclosable;
+
+/// Closes the namespace of the calling thread; None when that could not be tried.
+fn try_to_close() -> Result<Option<Way>, Unclosable> {
+    let close = |way| lock::close(way, &Egress::default(), &Egress::default().rules());
+    match close(Way::Nftables) {
+        Ok(()) => return Ok(Some(Way::Nftables)),
+        // No nftables at all, or not the family; not one of the expressions.
+        Err(Errno::EOPNOTSUPP | Errno::ENOENT | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT) => {}
+        Err(error) => {
+            tracing::debug!(%error, "cannot try whether nftables closes namespaces");
+            return Ok(None);
         }
     }
-    lacks
+    let mut second = close(Way::XTables);
+    if second == Err(Errno::ENOPROTOOPT) {
+        // What these modules add to it the kernel loads by itself.
+        load(&["ip_tables", "ip6_tables"]);
+        second = close(Way::XTables);
+    }
+    match second {
+        Ok(()) => Ok(Some(Way::XTables)),
+        Err(error) => {
+            tracing::debug!(%error, "neither nftables nor x_tables closes namespaces");
+            Err(Unclosable)
+        }
+    }
+}
+
+/// Loads modules that exist. Whether that helped is seen by trying.
+fn load(modules: &[&str]) {
+    let mut modprobe = Command::new("modprobe");
+    modprobe.args(["--quiet", "--all"]).args(modules);
+    let loaded = modprobe
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    if let Err(error) = loaded {
+        tracing::debug!(%error, "cannot run modprobe");
+    }
 }
 
 #[cfg(test)]
@@ -107,7 +166,7 @@ mod tests {
     #[test]
     fn what_the_kernel_can_make_is_not_said_to_be_missing() {
         let can = |kind: &str| {
-            std::process::Command::new("unshare")
+            Command::new("unshare")
                 .args(["--net", "sh", "-c"])
                 .arg(format!(
                     "ip link add ground type veth peer name other && ip link add try link ground type {kind}"
@@ -122,6 +181,11 @@ mod tests {
         assert_eq!(
             lacks.contains(&KernelFeature::Ipvlan),
             !can("ipvlan"),
+            "{lacks:?}"
+        );
+        assert_eq!(
+            lacks.contains(&KernelFeature::Vlan),
+            !can("vlan id 1"),
             "{lacks:?}"
         );
     }

@@ -7,8 +7,8 @@ use netlink_packet_core::{Emitable, Parseable as _};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoVeth, IpVlanMode, LinkAttribute, LinkFlags, LinkHeader,
-    LinkInfo, LinkMessage, MacVlanMode,
+    InfoData, InfoIpVlan, InfoKind, InfoMacVlan, InfoVeth, InfoVlan, IpVlanMode, LinkAttribute, LinkFlags,
+    LinkHeader, LinkInfo, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -49,6 +49,12 @@ pub(crate) fn list() -> Result<Vec<Link>, Errno> {
 /// Makes a link of a kind on another one.
 pub(crate) fn create_on(name: &str, kind: InfoKind, below: u32) -> Result<(), Errno> {
     create(name, kind, None, &[LinkAttribute::Link(below)])
+}
+
+/// Makes VLAN `id` (IEEE 802.1Q) on a link.
+pub(crate) fn create_vlan(name: &str, id: u16, below: u32) -> Result<(), Errno> {
+    let data = InfoData::Vlan(vec![InfoVlan::Id(id)]);
+    create(name, InfoKind::Vlan, Some(data), &[LinkAttribute::Link(below)])
 }
 
 /// Makes two links that are each other's other end.

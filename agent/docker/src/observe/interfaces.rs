@@ -6,7 +6,7 @@ use std::path::Path;
 use decnet_plan::desired::HOST_LINK;
 use decnet_wire::ids::InterfaceName;
 use decnet_wire::observed::Interface;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
@@ -38,6 +38,15 @@ pub fn list() -> Result<Vec<Interface>, EngineError> {
         {
             interface.addresses.push(net);
         }
+        let ipv6 = |address: Option<nix::sys::socket::SockaddrStorage>| {
+            address.and_then(|address| address.as_sockaddr_in6().map(nix::sys::socket::SockaddrIn6::ip))
+        };
+        if let (Some(address), Some(mask)) = (ipv6(entry.address), ipv6(entry.netmask))
+            && !address.is_unicast_link_local()
+            && let Ok(net) = Ipv6Net::with_netmask(address, mask)
+        {
+            interface.addresses6.push(net);
+        }
     }
     let all = links::list().map_err(EngineError::ListInterfaces)?;
     for link in &all {
@@ -55,6 +64,8 @@ pub fn list() -> Result<Vec<Interface>, EngineError> {
         interface.wireless = is_wireless(&interface.name);
         interface.addresses.sort();
         interface.addresses.dedup();
+        interface.addresses6.sort();
+        interface.addresses6.dedup();
     }
     Ok(interfaces)
 }

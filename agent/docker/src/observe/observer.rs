@@ -5,7 +5,8 @@
 //!
 //! Guarantees: events are a hint. The lists are read again after every reconnect and whenever the last time is longer
 //! ago than the timer; what they, or the kernel, show to be different is inspected. So an event that was lost is made
-//! up for by then. While no events are heard, every look reads the lists.
+//! up for by then. Limits and restart policies are in no list: with each list of the timer, some containers are inspected
+//! in turn, those first that were longest ago. While no events are heard, every look reads the lists.
 
 use std::collections::{BTreeSet, HashMap};
 use std::pin::pin;
@@ -16,12 +17,12 @@ use bollard::models::{EventMessage, EventMessageTypeEnum};
 use decnet_plan::labels;
 use decnet_plan::step::Step;
 use decnet_wire::ids::HostId;
-use decnet_wire::observed::{ForeignNetwork, Observed, ObservedImage, ObservedNetwork, ObservedVolume};
+use decnet_wire::observed::{Observed, ObservedImage, ObservedVolume};
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::seen::{Seen, to_containers};
-use super::{interfaces, lacks, read_locks};
+use super::{How, Networks, interfaces, lacks, read_locks};
 use crate::{Engine, EngineError};
 
 /// How long a stream of events has to be open before it counts. The engine does not say when it begins to listen.
@@ -62,7 +63,7 @@ struct Doubts {
 struct Memory {
     listed: Option<Instant>,
     images: Vec<ObservedImage>,
-    networks: (Vec<ObservedNetwork>, Vec<ForeignNetwork>),
+    networks: Networks,
     volumes: Vec<ObservedVolume>,
     /// By id.
     containers: HashMap<String, Seen>,
@@ -219,7 +220,14 @@ impl Observer {
             .iter()
             .filter(|id| memory.containers.contains_key(*id));
         suspects.extend(attached.cloned());
+        let strangers = doubts
+            .attached
+            .iter()
+            .any(|id| !memory.containers.contains_key(id));
         let lists = !doubts.hears || !recent || doubts.all || doubts.lists || suspects.len() > FEW;
+        if memory.listed.is_some() && !recent {
+            suspects.extend(memory.oldest(FEW));
+        }
         let begun = Instant::now();
 
         let images = async {
@@ -229,8 +237,9 @@ impl Observer {
             }
         };
         let networks = async {
-            match lists || doubts.networks {
-                true => self.engine.networks(self.host).await.map(Some),
+            // Somebody else's container, or one that is new, has joined or left one.
+            match lists || doubts.networks || strangers {
+                true => self.engine.networks(self.host, How::Inspect).await.map(Some),
                 false => Ok(None),
             }
         };
@@ -272,6 +281,9 @@ impl Observer {
         memory.networks = networks.unwrap_or_else(|| std::mem::take(&mut memory.networks));
         memory.volumes = volumes.unwrap_or_else(|| std::mem::take(&mut memory.volumes));
         let told = containers.map(|containers| {
+            // What was ours when it was attached is no stranger's now that it has gone.
+            let gone = |id: &str| memory.containers.contains_key(id) && !containers.contains_key(id);
+            memory.networks.forget(gone);
             memory.containers = containers;
             to_containers(&memory.containers)
         });
@@ -280,8 +292,8 @@ impl Observer {
             self.engine.remember(self.host, &containers);
             let observed = Observed {
                 images: memory.images.clone(),
-                networks: memory.networks.0.clone(),
-                foreign_networks: memory.networks.1.clone(),
+                networks: memory.networks.told(|id| memory.containers.contains_key(id)),
+                foreign_networks: memory.networks.foreign.clone(),
                 volumes: memory.volumes.clone(),
                 containers,
                 interfaces,
@@ -311,6 +323,15 @@ impl Observer {
         all.extend(self.engine.inspect_all(ids).await?);
         read_locks(&mut all).await;
         Ok(all)
+    }
+}
+
+impl Memory {
+    /// The containers whose inspection is the longest ago.
+    fn oldest(&self, most: usize) -> impl Iterator<Item = String> {
+        let mut all: Vec<_> = self.containers.iter().map(|(id, seen)| (seen.at(), id)).collect();
+        all.sort_unstable();
+        all.into_iter().take(most).map(|(_, id)| id.clone())
     }
 }
 

@@ -1,14 +1,15 @@
 //! One container, made of what the engine says of it.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Instant;
 
 use bollard::models::{
     ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum,
-    EndpointSettings,
+    EndpointSettings, HostConfig, RestartPolicyNameEnum,
 };
 use decnet_plan::labels;
-use decnet_wire::observed::{Attachment, ContainerState, ObservedContainer};
+use decnet_wire::observed::{Attachment, ContainerState, ObservedContainer, Tuning};
 
 use super::namespace::{self, Run};
 use super::process::Process;
@@ -26,6 +27,8 @@ pub(super) struct Seen {
     process: Option<Process>,
     /// Its network namespace is its own, and has something in it.
     is_apart: bool,
+    /// When it was inspected.
+    at: Instant,
 }
 
 /// The containers that run in a network namespace of their own with something in it: their ids and processes.
@@ -93,12 +96,14 @@ impl Seen {
                 restarts: restarts(container),
                 refers: refers(container),
                 attachments: attachments(settings.and_then(|settings| settings.networks.as_ref())),
+                tuning: container.host_config.as_ref().map(tuning),
                 ..known
             }),
             owner: owner(mode),
             run,
             process: pid.and_then(Process::find),
             is_apart: is_apart(mode),
+            at: Instant::now(),
         }
     }
 
@@ -139,7 +144,13 @@ impl Seen {
             run: Some(run),
             process: Process::find(pid),
             is_apart: is_apart(mode),
+            at: Instant::now(),
         })
+    }
+
+    /// When it was inspected.
+    pub(super) fn at(&self) -> Instant {
+        self.at
     }
 
     /// Whether the list, and the kernel, say that nothing has changed since it was seen: it runs, in the process that
@@ -190,6 +201,7 @@ fn of_labels(
         spec: label(labels::SPEC).map(str::to_owned),
         lock: None,
         warnings: Vec::new(),
+        tuning: None,
         expose: expose
             .split(',')
             .filter(|port| !port.is_empty())
@@ -220,6 +232,30 @@ fn refers(container: &ContainerInspectResponse) -> Vec<String> {
     all.sort();
     all.dedup();
     all
+}
+
+fn tuning(config: &HostConfig) -> Tuning {
+    let restart = config.restart_policy.as_ref();
+    let name = restart.and_then(|policy| policy.name);
+    Tuning {
+        memory: config.memory.unwrap_or_default(),
+        memory_reservation: config.memory_reservation.unwrap_or_default(),
+        memory_swap: config.memory_swap.unwrap_or_default(),
+        nano_cpus: config.nano_cpus.unwrap_or_default(),
+        cpu_shares: config.cpu_shares.unwrap_or_default(),
+        cpu_period: config.cpu_period.unwrap_or_default(),
+        cpu_quota: config.cpu_quota.unwrap_or_default(),
+        cpuset: config.cpuset_cpus.clone().unwrap_or_default(),
+        pids: config.pids_limit.unwrap_or_default(),
+        blkio_weight: config.blkio_weight.map_or(0, i64::from),
+        restart: match name {
+            None | Some(RestartPolicyNameEnum::EMPTY | RestartPolicyNameEnum::NO) => String::new(),
+            Some(name) => name.to_string(),
+        },
+        retries: restart
+            .and_then(|policy| policy.maximum_retry_count)
+            .unwrap_or_default(),
+    }
 }
 
 fn owner(mode: Option<&str>) -> Option<String> {
@@ -290,20 +326,24 @@ pub(crate) fn to_state(container: &ContainerInspectResponse) -> ContainerState {
 
 /// The engine tells the address in use while the container runs, and the one asked for always.
 fn to_attachment(network: &str, endpoint: &EndpointSettings) -> Attachment {
-    let asked = endpoint
-        .ipam_config
-        .as_ref()
-        .and_then(|config| config.ipv4_address.as_ref());
-    let address = [endpoint.ip_address.as_ref(), asked]
+    let asked = endpoint.ipam_config.as_ref();
+    let asked4 = asked.and_then(|config| config.ipv4_address.as_ref());
+    let asked6 = asked.and_then(|config| config.ipv6_address.as_ref());
+    let address = [endpoint.ip_address.as_ref(), asked4]
         .into_iter()
         .flatten()
         .find_map(|address| address.parse::<Ipv4Addr>().ok());
+    let address6 = [endpoint.global_ipv6_address.as_ref(), asked6]
+        .into_iter()
+        .flatten()
+        .find_map(|address| address.parse::<Ipv6Addr>().ok());
     let network_id = endpoint.network_id.clone().filter(|id| !id.is_empty());
     let mac = endpoint.mac_address.as_deref().and_then(|mac| mac.parse().ok());
     Attachment {
         network: network.to_owned(),
         network_id,
         address,
+        address6,
         mac,
     }
 }

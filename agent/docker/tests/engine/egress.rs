@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bollard::query_parameters::{KillContainerOptions, RestartContainerOptions};
 use decnet_docker::EngineError;
-use decnet_docker::host::EgressCounters;
+use decnet_docker::host::{EgressCounters, Way};
 use decnet_plan::planner::describe;
 use decnet_wire::bundle::Network;
 use decnet_wire::observed::ContainerState;
@@ -23,17 +23,17 @@ use crate::lab::{Lab, address, ip, lines, mac as mac_of};
 /// Long enough for an answer on a veth pair of a busy machine.
 const ANSWER: Duration = Duration::from_secs(2);
 /// The peer's address in the subnet, and the decky's.
-const PEER: u8 = 1;
-const DECKY: u8 = 5;
+pub(crate) const PEER: u8 = 1;
+pub(crate) const DECKY: u8 = 5;
 
 /// The other end of a LAN: a namespace with an address on it.
-struct Peer {
+pub(crate) struct Peer {
     name: String,
-    network: Network,
+    pub(crate) network: Network,
 }
 
 impl Peer {
-    fn new(lab: &mut Lab) -> Self {
+    pub(crate) fn new(lab: &mut Lab) -> Self {
         let network = lab.macvlan();
         let parent = network.parent.as_ref().unwrap().as_str().to_owned();
         let name = format!("{}-peer", lab.tag);
@@ -55,23 +55,23 @@ impl Peer {
         peer
     }
 
-    fn ip(&self, arguments: &[&str]) {
+    pub(crate) fn ip(&self, arguments: &[&str]) {
         let mut all = vec!["-n", &self.name];
         all.extend(arguments);
         ip(&all);
     }
 
     /// Takes the `n`th address of the subnet.
-    fn has(&self, n: u8) {
+    pub(crate) fn has(&self, n: u8) {
         let address = format!("{}/26", address(&self.network, n));
         self.ip(&["addr", "add", &address, "dev", "lan0"]);
     }
 
-    fn namespace(&self) -> PathBuf {
+    pub(crate) fn namespace(&self) -> PathBuf {
         PathBuf::from("/var/run/netns").join(&self.name)
     }
 
-    fn mac(&self) -> String {
+    pub(crate) fn mac(&self) -> String {
         within(self.namespace(), || {
             let address = Command::new("ip")
                 .args(["-br", "link", "show", "lan0"])
@@ -90,7 +90,7 @@ impl Drop for Peer {
 }
 
 /// Runs `work` in a network namespace, on a thread that ends with it.
-fn within<T: Send>(namespace: PathBuf, work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn within<T: Send>(namespace: PathBuf, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || {
             let file =
@@ -102,14 +102,14 @@ fn within<T: Send>(namespace: PathBuf, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-async fn namespace_of(lab: &Lab, container: &str) -> PathBuf {
+pub(crate) async fn namespace_of(lab: &Lab, container: &str) -> PathBuf {
     let container = lab.docker.inspect_container(container, None).await.unwrap();
     let pid = container.state.unwrap().pid.unwrap();
     assert!(pid > 0, "it does not run");
     PathBuf::from(format!("/proc/{pid}/ns/net"))
 }
 
-fn web(lab: &Lab, network: &Network, more: &Value) -> Value {
+pub(crate) fn web(lab: &Lab, network: &Network, more: &Value) -> Value {
     let mut service = json!({"expose": [80]});
     for (key, value) in more.as_object().into_iter().flatten() {
         service[key] = value.clone();
@@ -118,7 +118,7 @@ fn web(lab: &Lab, network: &Network, more: &Value) -> Value {
 }
 
 /// Whether a TCP connection from the calling thread's namespace comes about.
-fn connects(to: SocketAddr) -> bool {
+pub(crate) fn connects(to: SocketAddr) -> bool {
     TcpStream::connect_timeout(&to, Duration::from_secs(1)).is_ok()
 }
 
@@ -132,7 +132,7 @@ fn throws(to: SocketAddr) {
 }
 
 /// Whether an ICMP echo request is answered.
-fn pings(to: Ipv4Addr) -> bool {
+pub(crate) fn pings(to: Ipv4Addr) -> bool {
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     // Echo request, its checksum, identifier 1, number 1.
@@ -248,7 +248,16 @@ fn answers(peer: &Peer, decky: PathBuf) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_decky_answers_and_does_not_call_not_even_after_a_restart() {
-    let mut lab = Lab::new().await;
+    keeps_closed(Way::Nftables).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decky_answers_and_does_not_call_where_the_kernel_has_no_nftables() {
+    keeps_closed(Way::XTables).await;
+}
+
+async fn keeps_closed(way: Way) {
+    let mut lab = Lab::closing_with(way).await;
     let peer = Peer::new(&mut lab);
     let desired = lab.desire(&[&peer.network], &[("web", web(&lab, &peer.network, &json!({})))]);
     lab.converge(&desired).await;
@@ -313,7 +322,16 @@ async fn when_a_base_ends_the_engine_brings_back_neither_it_nor_a_service_withou
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_declared_gets_out_and_a_change_recreates_nothing() {
-    let mut lab = Lab::new().await;
+    opens_what_is_declared(Way::Nftables).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_declared_gets_out_where_the_kernel_has_no_nftables() {
+    opens_what_is_declared(Way::XTables).await;
+}
+
+async fn opens_what_is_declared(way: Way) {
+    let mut lab = Lab::closing_with(way).await;
     let peer = Peer::new(&mut lab);
     let closed = web(&lab, &peer.network, &json!({}));
     lab.converge(&lab.desire(&[&peer.network], &[("web", closed)]))

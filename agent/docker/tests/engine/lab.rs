@@ -13,6 +13,7 @@ use bollard::query_parameters::{
     ListContainersOptions, ListImagesOptions, ListNetworksOptions, ListVolumesOptions,
     RemoveContainerOptions, RemoveImageOptions, RemoveVolumeOptions,
 };
+use decnet_docker::host::Way;
 use decnet_docker::{BlobSource, Engine, EngineError};
 use decnet_plan::desired::Desired;
 use decnet_plan::labels;
@@ -75,6 +76,13 @@ impl Lab {
         }
     }
 
+    /// One whose namespaces are closed in this way.
+    pub(crate) async fn closing_with(way: Way) -> Self {
+        let mut lab = Self::new().await;
+        lab.engine = lab.engine.clone().closing_with(way);
+        lab
+    }
+
     pub(crate) fn add_image(&mut self, version: &str, extra: &Value) -> String {
         let reference = format!("decnet-test/{}:{version}", self.tag);
         self.images.push(image(&reference, extra));
@@ -94,6 +102,8 @@ impl Lab {
             parent: None,
             subnet,
             gateway: None,
+            subnet6: None,
+            gateway6: None,
             host_address: None,
             mode: None,
         }
@@ -113,8 +123,17 @@ impl Lab {
             parent: Some(link.parse().unwrap()),
             subnet: subnet(),
             gateway: None,
+            subnet6: None,
+            gateway6: None,
             host_address: None,
             mode: None,
+        }
+    }
+
+    /// A link that a test gives another name.
+    pub(crate) fn renamed(&mut self, from: &str, to: &str) {
+        for link in self.links.iter_mut().filter(|link| *link == from) {
+            to.clone_into(link);
         }
     }
 
@@ -242,7 +261,9 @@ impl Lab {
 
     pub(crate) async fn load(&self) {
         for image in &self.images {
-            let BlobKind::ImageArchive { reference, image_ids } = &image.blob.kind;
+            let BlobKind::ImageArchive { reference, image_ids } = &image.blob.kind else {
+                panic!("an image archive");
+            };
             let step = Step::LoadImage {
                 blob: image.blob.digest.clone(),
                 size: image.blob.size,

@@ -380,7 +380,12 @@ async fn a_glance_sees_what_a_look_sees_with_fewer_calls() {
     let engine = Engine::connect(&line.socket).await.unwrap();
     line.asked();
     let seen = engine.glance(lab.host).await.unwrap();
-    assert_eq!(seen.containers, lab.observe().await.containers);
+    let mut looked = lab.observe().await.containers;
+    // What the list does not tell of containers that run.
+    for container in looked.iter_mut().filter(|container| container.state.is_running()) {
+        container.tuning = None;
+    }
+    assert_eq!(seen.containers, looked);
     assert_eq!(inspected(&line.asked()), 1);
     let mut joined = seen
         .containers

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use decnet_wire::bundle::CONTEXT_PREFIX;
 use serde_json::Value;
 
 use super::read::{Node, Origin, Problems};
@@ -11,7 +12,7 @@ use crate::step::{Dockerfile, Ulimit};
 /// As the document has it; paths are absolute once the loader has been over it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Build {
-    /// An absolute path, or a URL.
+    /// An absolute path, a URL, or `blob:sha256:…`.
     pub context: String,
     pub dockerfile: Dockerfile,
     pub args: BTreeMap<String, Option<String>>,
@@ -97,7 +98,8 @@ impl Build {
 
     /// A relative path starts from the file's folder, which only the loader knows.
     fn checked(build: Self, path: &str, p: &mut Problems) -> Option<Self> {
-        let absolute = build.context.starts_with('/') || is_remote(&build.context);
+        let blob = build.context.starts_with(CONTEXT_PREFIX);
+        let absolute = build.context.starts_with('/') || is_remote(&build.context) || blob;
         if p.origin == Origin::Written && !absolute {
             p.add(
                 path,

@@ -16,8 +16,6 @@ use sha2::{Digest as _, Sha256};
 
 use super::read::{Node, Problems};
 
-/// Most destinations that one service may name.
-const MOST: usize = 64;
 /// Raised when the meaning of the rules changes: namespaces that are closed by older ones are closed anew.
 const VERSION: u32 = 1;
 
@@ -29,6 +27,9 @@ pub struct Egress {
 }
 
 impl Egress {
+    /// Most destinations that one service may name.
+    pub const MOST: usize = 64;
+
     /// A name for exactly these rules: 16 hexadecimal digits.
     #[must_use]
     pub fn rules(&self) -> String {
@@ -151,8 +152,11 @@ pub(super) fn parse(node: Node<'_>, problems: &mut Problems) -> Option<Egress> {
         for node in node.items(problems)? {
             allow.extend(node.parsed(problems, str::parse::<Destination>));
         }
-        if allow.len() > MOST {
-            problems.add(&path, format_args!("names more than {MOST} destinations"));
+        if allow.len() > Egress::MOST {
+            problems.add(
+                &path,
+                format_args!("names more than {} destinations", Egress::MOST),
+            );
         }
     }
     map.finish(problems);

@@ -44,11 +44,11 @@ pub(super) fn check(desired: &Desired, errors: &mut Vec<DocumentError>) {
             let path = format!("services.{service}.networks");
             let mut fail = |problem: String| errors.push(DocumentError::new(Some(stack), &*path, problem));
             let network = &endpoint.network;
-            if let Some(address) = endpoint.address {
+            for address in endpoint.addresses() {
                 let network_spec = desired.networks().get(network);
-                if let Some(problem) = network_spec.and_then(|spec| misplaced(spec, address.into())) {
+                if let Some(problem) = network_spec.and_then(|spec| misplaced(spec, address)) {
                     fail(problem);
-                } else if desired.host_addresses.get(network) == Some(&address) {
+                } else if desired.host_addresses.get(network).copied().map(IpAddr::V4) == Some(address) {
                     fail(format!("{address} is reserved in network {network}"));
                 }
                 if let Some(other) = addresses.insert((network, address), &spec.name) {

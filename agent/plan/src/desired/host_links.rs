@@ -23,15 +23,6 @@ pub(crate) fn is_ours(alias: &str, host: HostId) -> bool {
         .is_some_and(|id| id == host.to_string())
 }
 
-/// The modes of a bundle's networks, by their name on the engine.
-pub(super) fn modes(networks: &[Network]) -> BTreeMap<String, NetworkMode> {
-    let mode = |network: &Network| network.mode.or_else(|| NetworkMode::usual(network.driver));
-    networks
-        .iter()
-        .filter_map(|network| Some((network.name.as_str().to_owned(), mode(network)?)))
-        .collect()
-}
-
 /// Reads what a bundle's networks say about the host itself.
 pub(super) fn addresses(networks: &[Network], errors: &mut Vec<DocumentError>) -> BTreeMap<String, Ipv4Addr> {
     let mut addresses = BTreeMap::new();
@@ -83,7 +74,7 @@ impl Desired {
                 name: name.clone(),
                 network: network.clone(),
                 driver,
-                mode: self.modes.get(network).copied(),
+                mode: spec.link_mode(),
                 parent,
                 mac: (driver == NetworkDriver::Macvlan).then(|| MacAddress::unicast(mac)),
                 address: *address,

@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use decnet_wire::bundle::{Blob, BlobKind};
+use decnet_wire::bundle::{Blob, BlobKind, CONTEXT_PREFIX};
 use decnet_wire::ids::{Digest, StackName};
 use decnet_wire::observed::ObservedImage;
 
-use super::DocumentError;
+use super::{DocumentError, hash};
 use crate::compose::{Build, PullPolicy, Service, is_remote};
 use crate::step::{BuildContext, BuildSpec};
 
@@ -18,7 +18,7 @@ pub(crate) enum Image {
     Archive(Archive),
     /// `repository@sha256:…`, pulled by the engine.
     Pinned(String),
-    /// By a tag, which may mean another image tomorrow. Of projects alone.
+    /// By a tag, which may mean another image tomorrow; of projects alone, but for what a bundle builds.
     Named(Box<Named>),
 }
 
@@ -41,11 +41,26 @@ pub(crate) struct Archive {
     pub(crate) image_ids: Vec<Digest>,
 }
 
-/// The bundle's image archives by the reference under which documents name them.
-pub(super) fn archives(blobs: &[Blob], errors: &mut Vec<DocumentError>) -> BTreeMap<String, Archive> {
+/// What a bundle brings that images come from.
+#[derive(Debug, Default)]
+pub(super) struct Blobs {
+    /// By the reference under which documents name them.
+    archives: BTreeMap<String, Archive>,
+    /// Build contexts, with their size in bytes.
+    contexts: BTreeMap<Digest, u64>,
+}
+
+pub(super) fn blobs(blobs: &[Blob], errors: &mut Vec<DocumentError>) -> Blobs {
     let mut archives: BTreeMap<String, Archive> = BTreeMap::new();
+    let mut contexts = BTreeMap::new();
     for blob in blobs {
-        let BlobKind::ImageArchive { reference, image_ids } = &blob.kind;
+        let (reference, image_ids) = match &blob.kind {
+            BlobKind::ImageArchive { reference, image_ids } => (reference, image_ids),
+            BlobKind::BuildContext {} => {
+                contexts.insert(blob.digest.clone(), blob.size);
+                continue;
+            }
+        };
         let mut image_ids = image_ids.clone();
         image_ids.sort();
         image_ids.dedup();
@@ -75,12 +90,12 @@ pub(super) fn archives(blobs: &[Blob], errors: &mut Vec<DocumentError>) -> BTree
             }
         }
     }
-    archives
+    Blobs { archives, contexts }
 }
 
 /// Resolves a document's reference; None when it is neither an archive's nor pinned.
-pub(super) fn resolve(reference: &str, archives: &BTreeMap<String, Archive>) -> Option<Image> {
-    if let Some(archive) = archives.get(reference) {
+pub(super) fn resolve(reference: &str, blobs: &Blobs) -> Option<Image> {
+    if let Some(archive) = blobs.archives.get(reference) {
         return Some(Image::Archive(archive.clone()));
     }
     let (repository, digest) = reference.split_once('@')?;
@@ -92,16 +107,70 @@ pub(super) fn resolve(reference: &str, archives: &BTreeMap<String, Archive>) -> 
     plain.then(|| Image::Pinned(format!("{}@{digest}", without_tag(repository))))
 }
 
+/// The image that a bundle's service builds. It is named after what it is built from, so that one name never means two
+/// images and no name of anybody else is taken.
+pub(super) fn built(
+    service: &Service,
+    build: &Build,
+    blobs: &Blobs,
+) -> Result<Image, (&'static str, String)> {
+    if service.image.is_some() {
+        let problem = "an image that a bundle builds has no name of its own: remove it";
+        return Err(("image", problem.to_owned()));
+    }
+    let digest = build.context.strip_prefix(CONTEXT_PREFIX);
+    let context = digest
+        .and_then(|digest| digest.parse::<Digest>().ok())
+        .and_then(|digest| {
+            let size = *blobs.contexts.get(&digest)?;
+            Some(BuildContext::Blob { digest, size })
+        });
+    let context = context.ok_or_else(|| {
+        let problem = format!("{} is no build context of this bundle", build.context);
+        ("build.context", problem)
+    })?;
+    for (attribute, used) in [
+        ("build.tags", !build.tags.is_empty()),
+        ("build.cache_from", !build.cache_from.is_empty()),
+    ] {
+        if used {
+            let problem = "not in a bundle: what it builds depends on its context alone";
+            return Err((attribute, problem.to_owned()));
+        }
+    }
+    let mut spec = to_build(context, Vec::new(), build, service.platform.as_ref());
+    // What a build fetches is another thing tomorrow, and a decky's host does not call out.
+    spec.network.get_or_insert_with(|| "none".to_owned());
+    let reference = format!("decnet-build:{}", &hash::of(&spec)[..32]);
+    spec.tags = vec![reference.clone()];
+    Ok(Image::Named(Box::new(Named {
+        reference,
+        platform: service.platform.clone(),
+        policy: service.pull_policy,
+        build: Some(spec),
+    })))
+}
+
 /// The image of a project's service. One that is only built is named after the service, as Compose does it.
 pub(super) fn named(stack: &StackName, name: &str, service: &Service) -> Image {
     let reference = match service.image.as_deref() {
         Some(image) if !image.is_empty() => image.to_owned(),
         _ => format!("{stack}-{name}"),
     };
-    let build = service
-        .build
-        .as_ref()
-        .map(|build| to_build(&reference, build, service.platform.as_ref()));
+    let build = service.build.as_ref().map(|build| {
+        let mut tags = vec![reference.clone()];
+        tags.extend(build.tags.iter().filter(|tag| **tag != reference).cloned());
+        let context = if is_remote(&build.context) {
+            BuildContext::Remote {
+                url: build.context.clone(),
+            }
+        } else {
+            BuildContext::Folder {
+                path: build.context.clone(),
+            }
+        };
+        to_build(context, tags, build, service.platform.as_ref())
+    });
     Image::Named(Box::new(Named {
         reference,
         platform: service.platform.clone(),
@@ -110,18 +179,7 @@ pub(super) fn named(stack: &StackName, name: &str, service: &Service) -> Image {
     }))
 }
 
-fn to_build(reference: &str, build: &Build, platform: Option<&String>) -> BuildSpec {
-    let mut tags = vec![reference.to_owned()];
-    tags.extend(build.tags.iter().filter(|tag| *tag != reference).cloned());
-    let context = if is_remote(&build.context) {
-        BuildContext::Remote {
-            url: build.context.clone(),
-        }
-    } else {
-        BuildContext::Folder {
-            path: build.context.clone(),
-        }
-    };
+fn to_build(context: BuildContext, tags: Vec<String>, build: &Build, platform: Option<&String>) -> BuildSpec {
     BuildSpec {
         tags,
         context,
@@ -153,6 +211,26 @@ impl Image {
                 .collect(),
             Self::Pinned(reference) => vec![reference.clone()],
             Self::Named(named) => vec![named.reference.clone()],
+        }
+    }
+
+    /// The blob that it comes from.
+    pub(crate) fn blob(&self) -> Option<&Digest> {
+        match self {
+            Self::Archive(archive) => Some(&archive.blob),
+            Self::Pinned(_) => None,
+            Self::Named(named) => match &named.build.as_ref()?.context {
+                BuildContext::Blob { digest, .. } => Some(digest),
+                BuildContext::Folder { .. } | BuildContext::Remote { .. } => None,
+            },
+        }
+    }
+
+    /// How it is built, if it is.
+    pub(crate) fn build(&self) -> Option<&BuildSpec> {
+        match self {
+            Self::Named(named) => named.build.as_ref(),
+            Self::Archive(_) | Self::Pinned(_) => None,
         }
     }
 
@@ -215,7 +293,7 @@ mod tests {
     #[test]
     fn only_a_digest_or_a_blob_of_the_bundle_names_an_image() {
         let digest = Digest::from_sha256([7; 32]);
-        let none = BTreeMap::new();
+        let none = Blobs::default();
         for bad in [
             "nginx",
             "nginx:1",
@@ -254,7 +332,7 @@ mod tests {
             id: "sha256:1".to_owned(),
             references: vec![format!("nginx@{digest}")],
         };
-        let pinned = resolve(&format!("docker.io/library/nginx:1@{digest}"), &BTreeMap::new()).unwrap();
+        let pinned = resolve(&format!("docker.io/library/nginx:1@{digest}"), &Blobs::default()).unwrap();
         assert!(pinned.is_among(&[image]));
     }
 }

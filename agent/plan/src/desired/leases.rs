@@ -5,7 +5,7 @@
 //! recreates nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use decnet_wire::bundle::NetworkDriver;
 use decnet_wire::ids::MacAddress;
@@ -25,6 +25,8 @@ pub struct Leases(BTreeMap<String, Lease>);
 #[serde(deny_unknown_fields)]
 pub struct Lease {
     pub address: Ipv4Addr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddress>,
 }
@@ -49,7 +51,7 @@ impl Desired {
             for endpoint in spec.endpoints() {
                 addresses.extend(
                     endpoint
-                        .address
+                        .addresses()
                         .map(|address| (endpoint.network.clone(), address)),
                 );
                 macs.extend(endpoint.mac.map(|mac| (endpoint.network.clone(), mac)));
@@ -73,13 +75,15 @@ impl Desired {
                     let Some(lease) = leases.0.get(&key(stack, name, &endpoint.network)) else {
                         continue;
                     };
-                    if endpoint.address.is_none()
-                        && network
-                            .subnets()
-                            .any(|subnet| subnet.contains(&std::net::IpAddr::V4(lease.address)))
-                        && addresses.insert((endpoint.network.clone(), lease.address))
-                    {
+                    let mut free = |address: IpAddr| {
+                        network.subnets().any(|subnet| subnet.contains(&address))
+                            && addresses.insert((endpoint.network.clone(), address))
+                    };
+                    if endpoint.address.is_none() && free(lease.address.into()) {
                         endpoint.address = Some(lease.address);
+                    }
+                    if endpoint.address6.is_none() {
+                        endpoint.address6 = lease.address6.filter(|address| free((*address).into()));
                     }
                     if let (None, Some(mac), Some(NetworkDriver::Macvlan)) =
                         (endpoint.mac, lease.mac, network.known_driver())
@@ -126,6 +130,7 @@ impl Desired {
                 let lease = seen.and_then(|attachment| {
                     Some(Lease {
                         address: endpoint.address.or(attachment.address)?,
+                        address6: endpoint.address6.or(attachment.address6),
                         mac: endpoint.mac.or(attachment.mac),
                     })
                 });

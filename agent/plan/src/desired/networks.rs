@@ -1,9 +1,11 @@
 //! Networks as the engine is to have them, and how containers are attached to them.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use decnet_wire::bundle::{Network, NetworkDriver};
 use decnet_wire::ids::HostId;
+use ipnet::IpNet;
 
 use super::normalise::{Context, Found, Kind, replicas};
 use super::{DocumentError, hash};
@@ -33,20 +35,30 @@ pub(super) fn of_bundle(
         if gateway.is_some_and(|gateway| !network.subnet.contains(&gateway)) {
             fail("the gateway is outside the subnet");
         }
-        let pool = Pool {
-            subnet: Some(network.subnet.trunc().into()),
-            gateway: gateway.map(Into::into),
+        let pool = |subnet: IpNet, gateway: Option<IpAddr>| Pool {
+            subnet: Some(subnet),
+            gateway,
             ..Pool::default()
         };
+        let mut pools = vec![pool(network.subnet.trunc().into(), gateway.map(Into::into))];
+        match (network.subnet6, network.gateway6) {
+            (None, None) => {}
+            (None, Some(_)) => fail("has a gateway for IPv6 and no subnet for it"),
+            (Some(subnet), Some(gateway)) if !subnet.contains(&gateway) => {
+                fail("the gateway for IPv6 is outside the subnet");
+            }
+            (Some(subnet), gateway) => pools.push(pool(subnet.trunc().into(), gateway.map(Into::into))),
+        }
         let spec = NetworkSpec {
             name: network.name.as_str().to_owned(),
             driver: network.driver.as_str().to_owned(),
             driver_opts: driver_opts(network),
             ipam: Ipam {
                 driver: Some("default".to_owned()),
-                pools: vec![pool],
+                pools,
                 ..Ipam::default()
             },
+            enable_ipv6: network.subnet6.is_some(),
             ..NetworkSpec::default()
         };
         if specs.insert(spec.name.clone(), labelled(host, spec)).is_some() {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use decnet_wire::ids::{HostId, StackName};
 
-use super::image::{self, Archive, Image};
-use super::{Closed, DesiredService, DesiredStack, DocumentError, hash, networks, storage};
+use super::image::{self, Blobs, Image};
+use super::{DesiredService, DesiredStack, DocumentError, hash, networks, storage};
 use crate::compose::{Condition, Dependency, Egress, NetworkMode, Project, PullPolicy, Service, Share};
 use crate::labels;
 use crate::step::{
@@ -18,7 +18,6 @@ pub(super) struct Context<'a> {
     pub(super) host: HostId,
     pub(super) stack: &'a StackName,
     pub(super) kind: Kind<'a>,
-    pub(super) closed: Closed,
 }
 
 /// Whose document it is.
@@ -27,7 +26,7 @@ pub(super) enum Kind<'a> {
     /// One of a bundle's: its networks and images are the bundle's.
     Bundle {
         networks: &'a BTreeMap<String, NetworkSpec>,
-        archives: &'a BTreeMap<String, Archive>,
+        blobs: &'a Blobs,
     },
     /// One that stands alone, as Docker Compose has it.
     Project,
@@ -159,7 +158,7 @@ impl Context<'_> {
             .chain(joining)
             .filter_map(|service| service.egress.as_ref())
             .collect();
-        if declared.is_empty() && self.closed == Closed::Declared {
+        if declared.is_empty() && matches!(self.kind, Kind::Project) {
             return None;
         }
         let allow = declared
@@ -317,22 +316,20 @@ impl Context<'_> {
 
     fn image(self, name: &str, service: &Service, found: &mut Found) -> Option<Image> {
         match self.kind {
-            Kind::Bundle { archives, .. } => {
-                if service.build.is_some() {
-                    found.push((
-                        "build",
-                        "a bundle carries images: build it before, and name the image".to_owned(),
-                    ));
-                    return None;
-                }
+            Kind::Bundle { blobs, .. } => {
                 if service.pull_policy != PullPolicy::Missing {
                     found.push((
                         "pull_policy",
                         "an image of a bundle never changes: remove it".to_owned(),
                     ));
                 }
+                if let Some(build) = &service.build {
+                    return image::built(service, build, blobs)
+                        .map_err(|problem| found.push(problem))
+                        .ok();
+                }
                 let reference = service.image.as_deref()?;
-                let image = image::resolve(reference, archives);
+                let image = image::resolve(reference, blobs);
                 if image.is_none() {
                     let problem =
                         format!("{reference} is no image of this bundle; pin it as repository@sha256:…");

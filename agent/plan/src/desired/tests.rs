@@ -15,6 +15,8 @@ fn networks() -> Vec<Network> {
         parent: Some("eth0".parse().unwrap()),
         subnet: subnet.parse().unwrap(),
         gateway: None,
+        subnet6: None,
+        gateway6: None,
         host_address: None,
         mode: None,
     };
@@ -34,6 +36,11 @@ fn desire(stacks: &[(&str, Value)]) -> Result<Desired, Vec<String>> {
         size: 1,
         kind,
     };
+    let context = Blob {
+        digest: Digest::from_sha256([3; 32]),
+        size: 1,
+        kind: BlobKind::BuildContext {},
+    };
     let stacks: Vec<(StackName, &Value)> = stacks
         .iter()
         .map(|(name, value)| (name.parse().unwrap(), value))
@@ -42,7 +49,7 @@ fn desire(stacks: &[(&str, Value)]) -> Result<Desired, Vec<String>> {
     Desired::new(
         host,
         &networks(),
-        &[blob],
+        &[blob, context],
         stacks.iter().map(|(name, value)| (name, *value)),
     )
     .map_err(|errors| errors.iter().map(ToString::to_string).collect())
@@ -369,7 +376,7 @@ fn no_policy_at_all_hands_out_the_engine() {
 }
 
 #[test]
-fn a_bundle_neither_builds_nor_makes_networks() {
+fn a_bundle_makes_no_networks() {
     let mut own = document(&json!({}));
     own["networks"]["lan"] = json!({"driver": "bridge"});
     let found = desire(&[("web", own)]).unwrap_err();
@@ -377,9 +384,102 @@ fn a_bundle_neither_builds_nor_makes_networks() {
         found[0].contains("networks.lan: only external networks are supported"),
         "{found:?}"
     );
-    let found = errors(&json!({"base": {"build": "/srv"}}));
-    assert!(
-        found[0].contains("services.base.build: a bundle carries images"),
-        "{found:?}"
+}
+
+/// A base that is built, with `more` merged into it.
+fn built(build: &Value, more: &Value) -> Value {
+    let mut document = document(&json!({"base": more}));
+    document["services"]["base"]["build"] = build.clone();
+    if more.get("image").is_none() {
+        document["services"]["base"]
+            .as_object_mut()
+            .unwrap()
+            .remove("image");
+    }
+    document
+}
+
+fn context() -> String {
+    format!("blob:{}", Digest::from_sha256([3; 32]))
+}
+
+#[test]
+fn a_bundle_builds_from_its_own_contexts_and_from_nothing_else() {
+    let other = format!("blob:{}", Digest::from_sha256([2; 32]));
+    for (build, more, expected) in [
+        (
+            json!("/srv"),
+            json!({}),
+            "build.context: /srv is no build context",
+        ),
+        (json!("https://r.example/a.git"), json!({}), "is no build context"),
+        // The blob of an image.
+        (json!(other), json!({}), "is no build context"),
+        (json!("blob:sha256:00"), json!({}), "is no build context"),
+        (
+            json!(context()),
+            json!({"image": "decoy:1"}),
+            "image: an image that a bundle builds has no name",
+        ),
+        (
+            json!({"context": context(), "tags": ["nginx:latest"]}),
+            json!({}),
+            "build.tags: not in a bundle",
+        ),
+        (
+            json!({"context": context(), "cache_from": ["nginx"]}),
+            json!({}),
+            "build.cache_from: not in a bundle",
+        ),
+    ] {
+        let found = desire(&[("web", built(&build, &more))]).unwrap_err();
+        assert!(found[0].contains(expected), "{build} {more}: {found:?}");
+    }
+}
+
+/// Two services that build the same have one image; another argument is another image.
+#[test]
+fn what_a_bundle_builds_is_named_after_what_it_is_built_from() {
+    let hardened = json!({"cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]});
+    let image = |build: Value| -> String {
+        let desired = desire(&[("web", built(&build, &hardened))]).unwrap();
+        assert_eq!(check(&desired, &Policy::built_in()), []);
+        let (_, _, spec) = desired.containers().next().unwrap();
+        let stack = desired.stack(&"web".parse().unwrap()).unwrap();
+        assert_eq!(stack.blobs().len(), 1);
+        spec.image.concat()
+    };
+    let plain = image(json!(context()));
+    assert!(plain.starts_with("decnet-build:"), "{plain}");
+    assert_eq!(
+        plain,
+        image(json!({"context": context(), "dockerfile": "Dockerfile"}))
+    );
+    assert_ne!(plain, image(json!({"context": context(), "args": {"A": "1"}})));
+}
+
+#[test]
+fn a_build_reaches_no_network_unless_the_policy_says_so() {
+    let hardened = json!({"cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]});
+    let found = |network: &str, policy: &Policy| {
+        let build = json!({"context": context(), "network": network});
+        let desired = desire(&[("web", built(&build, &hardened))]).unwrap();
+        check(&desired, policy)
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    let mut policy = Policy::built_in();
+    assert!(found("none", &policy).is_empty());
+    assert_eq!(
+        found("host", &policy),
+        ["stack web: services.base.build.network: the policy does not allow it"]
+    );
+    policy.attributes.insert("build.network".to_owned());
+    assert!(found("default", &policy).is_empty());
+    policy.attributes.remove("build");
+    assert_eq!(
+        found("none", &policy),
+        ["stack web: services.base.build: the policy does not allow it"]
     );
 }

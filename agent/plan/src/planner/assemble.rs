@@ -128,25 +128,28 @@ impl<'s, 'a> Assembly<'s, 'a> {
                 let network = self.survey.desired.networks().get_key_value(&endpoint.network);
                 let Some((name, network)) = network else { continue };
                 let parent: Option<InterfaceName> = network.parent().and_then(|parent| parent.parse().ok());
-                let (Some(parent), Some(address)) = (parent, endpoint.address) else {
+                let Some(parent) = parent.filter(|_| !network.is_routed()) else {
                     continue;
                 };
-                if self.survey.desired.is_routed(name) || self.survey.holds(name, address) {
-                    continue;
-                }
-                let step = Step::ProbeAddress {
-                    name: service.spec.name.clone(),
-                    network: name.clone(),
-                    parent: parent.clone(),
-                    address,
-                };
-                let node = self.graph.add(Some(place.0), step);
-                self.probes.entry(place).or_default().push(node);
                 let interfaces = &self.survey.observed.interfaces;
-                if interfaces.iter().any(|interface| interface.name == parent) {
-                    self.before_stops.entry(place.0).or_default().insert(node);
-                } else {
-                    self.late_probes.push((name, node));
+                let is_there = interfaces.iter().any(|interface| interface.name == parent);
+                for address in endpoint.addresses() {
+                    if self.survey.holds(name, address) {
+                        continue;
+                    }
+                    let step = Step::ProbeAddress {
+                        name: service.spec.name.clone(),
+                        network: name.clone(),
+                        parent: parent.clone(),
+                        address,
+                    };
+                    let node = self.graph.add(Some(place.0), step);
+                    self.probes.entry(place).or_default().push(node);
+                    if is_there {
+                        self.before_stops.entry(place.0).or_default().insert(node);
+                    } else {
+                        self.late_probes.push((name, node));
+                    }
                 }
             }
         }
@@ -519,6 +522,7 @@ fn why(service: &DesiredService, container: &ObservedContainer, cause: Cause) ->
     let reason = match cause {
         Cause::Outdated => "it is to be another one",
         Cause::Image => "its image's name means another image now",
+        Cause::Updated => "somebody has changed its limits or its restart policy",
         Cause::Broken => "the engine has half removed it",
         Cause::Network => "it is not on its network as it should be",
         Cause::Namespace => "what it shares with another container is made anew",

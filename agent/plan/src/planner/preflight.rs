@@ -3,19 +3,19 @@
 //! A network that is there as it should be is not put in question by what could also be otherwise: an address that
 //! somebody gives to its parent, or a network that somebody else defines, is no reason to stop repairing it.
 
-use decnet_wire::bundle::NetworkDriver;
+use decnet_wire::bundle::{NetworkDriver, NetworkMode};
 use decnet_wire::ids::InterfaceName;
 use decnet_wire::observed::{Interface, KernelFeature, Observed};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use crate::desired::{Desired, HOST_LINK};
 use crate::labels;
 use crate::step::NetworkSpec;
 
 /// Why no decky can be had at all.
-pub(super) const NO_NFTABLES: &str = "nftables with connection tracking does not exist in this host's kernel, and \
-     without it a decky cannot be kept from calling out: load the modules nf_tables and nft_ct, or use a kernel that \
-     has them";
+pub(super) const UNCLOSABLE: &str = "nothing in this host's kernel can keep a decky from calling out: load the modules \
+     nf_tables and nft_ct (nftables), or ip_tables, ip6_tables, iptable_filter, ip6table_filter and xt_conntrack \
+     (x_tables), or use a kernel that has the ones or the others";
 
 /// Why the network cannot be had: one line, or None when nothing speaks against it.
 pub(super) fn obstacle(
@@ -27,10 +27,7 @@ pub(super) fn obstacle(
     let lan = Lan {
         driver: network.known_driver()?,
         parent: network.parent()?.parse().ok()?,
-        subnet: network.subnets().find_map(|subnet| match subnet {
-            IpNet::V4(subnet) => Some(subnet),
-            IpNet::V6(_) => None,
-        }),
+        subnets: network.subnets().collect(),
     };
     let is_there = observed.networks.iter().any(|other| {
         other.name == name
@@ -46,23 +43,26 @@ pub(super) fn obstacle(
     };
     let before_it_is_made = || {
         let shared = lan.shared(name, desired, observed);
-        let subnet = || (!desired.is_routed(name)).then(|| lan.subnet(observed)).flatten();
-        shared.or_else(subnet)
+        let subnet = || (!network.is_routed()).then(|| lan.subnet(observed)).flatten();
+        shared.or_else(|| lan.vlan(observed)).or_else(subnet)
     };
-    let problem = always().or_else(|| if is_there { None } else { before_it_is_made() })?;
+    let problem = always()
+        .or_else(|| crowded(name, network, desired))
+        .or_else(|| if is_there { None } else { before_it_is_made() })?;
     Some(format!("network {name}: {problem}"))
 }
 
 /// Why a decky cannot have this address on this network.
 pub(super) fn address_obstacle(
-    address: std::net::Ipv4Addr,
+    address: std::net::IpAddr,
     network: &NetworkSpec,
     observed: &Observed,
 ) -> Option<String> {
     let parent = network.parent()?;
-    let interface = observed.interfaces.iter().find(|interface| {
-        interface.addresses.iter().any(|net| net.addr() == address) && !is_host_link(&interface.name)
-    })?;
+    let interface = observed
+        .interfaces
+        .iter()
+        .find(|interface| interface.has(address) && !is_host_link(&interface.name))?;
     Some(format!(
         "{address} on network {}: it is the address of this host's own interface {}, {}",
         network.name,
@@ -79,8 +79,8 @@ pub(super) fn address_obstacle(
 struct Lan {
     driver: NetworkDriver,
     parent: InterfaceName,
-    /// None where only IPv6 is asked for, or the engine chooses.
-    subnet: Option<Ipv4Net>,
+    /// Of both families; none where the engine chooses.
+    subnets: Vec<IpNet>,
 }
 
 impl Lan {
@@ -139,6 +139,20 @@ impl Lan {
         Some(format!(
             "{feature} does not exist in this host's kernel: {advice}"
         ))
+    }
+
+    /// The engine makes the VLAN of a parent that is not there when it makes the network.
+    fn vlan(&self, observed: &Observed) -> Option<String> {
+        let is_there = |interface: &Interface| interface.name == self.parent;
+        let (trunk, id) = vlan(&self.parent)?;
+        let to_be_made = !observed.interfaces.iter().any(is_there);
+        (to_be_made && observed.lacks.contains(&KernelFeature::Vlan)).then(|| {
+            format!(
+                "its parent {} is VLAN {id} of {trunk}, and VLANs do not exist in this host's kernel: load the module \
+                 8021q, or use a kernel that has it",
+                self.parent
+            )
+        })
     }
 
     fn wireless(&self, observed: &Observed) -> Option<String> {
@@ -203,30 +217,56 @@ impl Lan {
         })
     }
 
-    /// An interface without an address says nothing about what is on its wire; nor does one with link-local
-    /// addresses only (RFC 3927).
+    /// An interface without an address of the family says nothing about what is on its wire; nor does one with
+    /// link-local addresses only (RFC 3927).
     fn subnet(&self, observed: &Observed) -> Option<String> {
         let parent = self
             .parent(observed)
             .ok()
             .filter(|found| found.name == self.parent)?;
-        let addresses: Vec<&Ipv4Net> = parent
-            .addresses
-            .iter()
-            .filter(|net| !net.addr().is_link_local())
+        let four = parent.addresses.iter().filter(|net| !net.addr().is_link_local());
+        let six = parent.addresses6.iter();
+        let addresses: Vec<IpNet> = four
+            .map(|net| IpNet::V4(*net))
+            .chain(six.map(|net| IpNet::V6(*net)))
             .collect();
-        let subnet = self.subnet?;
-        if addresses.is_empty() || addresses.iter().any(|net| subnet.contains(&net.addr())) {
-            return None;
-        }
-        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        Some(format!(
-            "its subnet {subnet} is not that of its parent interface {}, which has {}: nobody on that LAN would reach its \
-             deckies",
-            parent.name,
-            addresses.join(" and ")
-        ))
+        self.subnets.iter().find_map(|subnet| {
+            let mut family = addresses
+                .iter()
+                .filter(|net| net.addr().is_ipv4() == subnet.addr().is_ipv4())
+                .peekable();
+            family.peek()?;
+            if family.clone().any(|net| subnet.contains(&net.addr())) {
+                return None;
+            }
+            let addresses: Vec<String> = family.map(ToString::to_string).collect();
+            Some(format!(
+                "its subnet {subnet} is not that of its parent interface {}, which has {}: nobody on that LAN would \
+                 reach its deckies",
+                parent.name,
+                addresses.join(" and ")
+            ))
+        })
     }
+}
+
+/// In this mode the interface is one container's: the kernel gives the next one EINVAL when it starts.
+fn crowded(name: &str, network: &NetworkSpec, desired: &Desired) -> Option<String> {
+    if network.link_mode() != Some(NetworkMode::Passthru) {
+        return None;
+    }
+    let containers: Vec<&str> = desired
+        .containers()
+        .filter(|(_, _, spec)| spec.endpoints().iter().any(|endpoint| endpoint.network == name))
+        .map(|(_, _, spec)| spec.name.as_str())
+        .collect();
+    (containers.len() > 1).then(|| {
+        format!(
+            "in the mode passthru its parent interface is one container's, and {} are to have it: use another mode, or \
+             an interface for each",
+            containers.join(", ")
+        )
+    })
 }
 
 fn is_host_link(name: &InterfaceName) -> bool {

@@ -108,6 +108,10 @@ fn reason(name: &str, fate: Fate<'_>) -> Option<(Weight, String)> {
             Weight::Outdated,
             format!("container {name} runs an earlier image"),
         ),
+        Fate::Replace(_, Cause::Updated) => (
+            Weight::Outdated,
+            format!("somebody has changed the limits or the restart policy of container {name}"),
+        ),
         Fate::Replace(_, Cause::Broken) => (Weight::Outdated, format!("container {name} is half removed")),
         Fate::Replace(_, Cause::Network) => (
             Weight::Outdated,

@@ -1,14 +1,14 @@
 //! Compares what is desired with what is observed, object by object. No order yet.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use decnet_wire::ids::StackName;
 use decnet_wire::observed::{
     ContainerState, Interface, KernelFeature, Observed, ObservedContainer, ObservedNetwork,
 };
 
-use super::preflight;
+use super::{preflight, tuning};
 use crate::compose::{Condition, Egress, PullPolicy};
 use crate::desired::{Desired, DesiredService, DesiredStack, HOST_LINK, Image, is_ours};
 use crate::labels;
@@ -68,6 +68,8 @@ pub(super) enum Cause {
     Outdated,
     /// Its image's name means another image by now.
     Image,
+    /// Somebody has changed its limits or its restart policy.
+    Updated,
     /// The engine has half removed it.
     Broken,
     /// Its network is made anew, or it has lost its attachment, address or MAC.
@@ -177,11 +179,12 @@ impl<'a> Survey<'a> {
                 .flat_map(|service| service.spec.endpoints());
             let reason = endpoints.find_map(|endpoint| {
                 let network = self.desired.networks().get(&endpoint.network)?;
-                preflight::address_obstacle(endpoint.address?, network, self.observed)
+                let mut addresses = endpoint.addresses();
+                addresses.find_map(|address| preflight::address_obstacle(address, network, self.observed))
             });
             let closed = desired.services.values().any(|service| service.egress.is_some());
             let unclosable = closed && self.observed.lacks.contains(&KernelFeature::Nftables);
-            let reason = reason.or_else(|| unclosable.then(|| preflight::NO_NFTABLES.to_owned()));
+            let reason = reason.or_else(|| unclosable.then(|| preflight::UNCLOSABLE.to_owned()));
             if let Some(reason) = reason {
                 self.blocked_stacks.entry(stack).or_insert(reason);
             }
@@ -260,6 +263,14 @@ impl<'a> Survey<'a> {
                     _ => false,
                 };
                 if wanted.is_some_and(fits) || self.blocked_networks.contains_key(name) {
+                    continue;
+                }
+                if let Some(guest) = group.iter().find_map(|network| network.guests.first()) {
+                    let reason = format!(
+                        "network {name} cannot go: container {guest}, which is not this host's, is attached to it: \
+                         disconnect it"
+                    );
+                    held = Some((*name, reason));
                     continue;
                 }
                 let holder = self.observed.containers.iter().find(|container| {
@@ -471,6 +482,10 @@ impl<'a> Survey<'a> {
         {
             return Some(Cause::Image);
         }
+        let updated = |seen| tuning::differs(&service.spec, seen);
+        if container.tuning.as_ref().is_some_and(updated) {
+            return Some(Cause::Updated);
+        }
         let leaving = |name: &str| self.leaving.iter().any(|network| network.name == name);
         let coming = |name: &str| self.coming.iter().any(|network| network.name.as_str() == name);
         let mut attached = container
@@ -541,13 +556,13 @@ impl<'a> Survey<'a> {
 
     /// Whether a container of ours has had this address since it was first started, so that nobody else can have it
     /// without our knowing.
-    pub(super) fn holds(&self, network: &str, address: Ipv4Addr) -> bool {
+    pub(super) fn holds(&self, network: &str, address: IpAddr) -> bool {
         self.observed.containers.iter().any(|container| {
             container.state != ContainerState::Created
                 && container
                     .attachments
                     .iter()
-                    .any(|attachment| attachment.network == network && attachment.address == Some(address))
+                    .any(|attachment| attachment.network == network && attachment.has(address))
         })
     }
 
@@ -563,6 +578,7 @@ impl<'a> Survey<'a> {
                 attachment.network == endpoint.network
                     && fits(network.map(|network| &network.id), attachment.network_id.as_ref())
                     && fits(endpoint.address, attachment.address)
+                    && fits(endpoint.address6, attachment.address6)
                     && fits(endpoint.mac, attachment.mac)
             })
         })

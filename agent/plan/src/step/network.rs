@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use decnet_wire::bundle::NetworkDriver;
+use decnet_wire::bundle::{NetworkDriver, NetworkMode as LinkMode};
 use decnet_wire::ids::MacAddress;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,26 @@ impl NetworkSpec {
         ]
         .into_iter()
         .find(|driver| driver.as_str() == self.driver)
+    }
+
+    /// How a macvlan or ipvlan network passes frames on: what its options say, or the driver's usual mode.
+    #[must_use]
+    pub fn link_mode(&self) -> Option<LinkMode> {
+        let driver = self.known_driver()?;
+        let key = match driver {
+            NetworkDriver::Macvlan => "macvlan_mode",
+            NetworkDriver::Ipvlan => "ipvlan_mode",
+            NetworkDriver::Bridge => return None,
+        };
+        let said = self.driver_opts.get(key).and_then(|mode| mode.parse().ok());
+        said.filter(|mode: &LinkMode| mode.driver() == driver)
+            .or_else(|| LinkMode::usual(driver))
+    }
+
+    /// Whether the LAN reaches the subnet by a route and not by asking for its addresses.
+    #[must_use]
+    pub fn is_routed(&self) -> bool {
+        matches!(self.link_mode(), Some(LinkMode::L3 | LinkMode::L3s))
     }
 
     /// The subnets that are asked for; the engine chooses where there are none.
@@ -149,4 +169,12 @@ pub struct Endpoint {
     /// The interface's name in the container. From API 1.49 on.
     #[serde(skip_serializing_if = "is_default")]
     pub interface_name: Option<String>,
+}
+
+impl Endpoint {
+    /// The addresses that it is to have on the LAN.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let four = self.address.map(IpAddr::V4);
+        four.into_iter().chain(self.address6.map(IpAddr::V6))
+    }
 }

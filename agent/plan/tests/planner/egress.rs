@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::fleet::{
     blobs, converge_at_once, decky, desire, engine, host, lan, lines, plan_now, round, stack,
 };
+use crate::project;
 
 const WEB: [(&str, u16, u8); 2] = [("ssh", 22, 1), ("http", 80, 1)];
 const CLOSE: &str = "close the network namespace of container web-base-1";
@@ -147,7 +148,7 @@ fn a_misspelt_extension_is_an_error() {
 }
 
 #[test]
-fn a_kernel_without_nftables_runs_no_decky() {
+fn a_kernel_that_can_close_no_namespace_runs_no_decky() {
     let mut engine = engine();
     engine.lacks = vec![decnet_wire::observed::KernelFeature::Nftables];
     let plan = plan_now(&desire(&[lan()], &[("web", web())]), &engine);
@@ -161,11 +162,13 @@ fn a_kernel_without_nftables_runs_no_decky() {
 
 #[test]
 fn documents_that_are_no_deckies_are_left_as_compose_has_them() {
-    let name = stack("web");
-    let document = web();
-    let desired = Desired::open(host(), &[lan()], &blobs(), [(&name, &document)].into_iter()).unwrap();
-    let mut engine = engine();
-    engine.strict_about_egress = false;
+    let mut document = web();
+    if let Some(document) = document.as_object_mut() {
+        document.remove("networks");
+    }
+    document["services"]["base"]["networks"] = json!({"default": {}});
+    let desired = Desired::project(host(), &stack("web"), &document).unwrap();
+    let mut engine = project::engine();
     let plan = converge_at_once(&mut engine, &desired);
     assert!(!texts(&plan).contains(&CLOSE.to_owned()), "{}", lines(&plan));
     assert!(
@@ -174,9 +177,8 @@ fn documents_that_are_no_deckies_are_left_as_compose_has_them() {
             .all(|(_, _, spec)| spec.restart == RestartPolicy::UnlessStopped)
     );
 
-    let mut document = web();
     document["services"]["ssh"]["x-decnet"] = json!({});
-    let desired = Desired::open(host(), &[lan()], &blobs(), [(&name, &document)].into_iter()).unwrap();
+    let desired = Desired::project(host(), &stack("web"), &document).unwrap();
     // Its restart policy changes with it, so that it is made anew.
     assert!(texts(&plan_now(&desired, &engine)).contains(&format!("{CLOSE}.next")));
 }
@@ -205,7 +207,7 @@ fn a_decky_that_is_to_move_to_an_address_that_somebody_has_is_not_stopped() {
     let address = Ipv4Addr::new(10, 9, 0, 5);
     engine
         .strangers
-        .insert(address, "02:00:00:00:00:99".parse().unwrap());
+        .insert(address.into(), "02:00:00:00:00:99".parse().unwrap());
     let desired = desire(&[lan()], &[("web", web())]);
     let failures = round(&mut engine, &desired);
     assert_eq!(failures, ["10.9.0.5 is in use by 02:00:00:00:00:99"]);
@@ -221,7 +223,7 @@ fn a_decky_whose_address_somebody_has_is_not_started() {
     let address = Ipv4Addr::new(10, 9, 0, 5);
     engine
         .strangers
-        .insert(address, "02:00:00:00:00:99".parse().unwrap());
+        .insert(address.into(), "02:00:00:00:00:99".parse().unwrap());
     let desired = desire(&[lan()], &[("web", web())]);
     assert_eq!(round(&mut engine, &desired).len(), 1);
     assert_eq!(round(&mut engine, &desired).len(), 1);

@@ -40,6 +40,8 @@ pub(crate) fn network(name: &str, parent: &str, subnet: &str) -> Network {
         parent: Some(parent.parse().unwrap()),
         subnet: subnet.parse().unwrap(),
         gateway: None,
+        subnet6: None,
+        gateway6: None,
         host_address: None,
         mode: None,
     }

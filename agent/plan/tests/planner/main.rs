@@ -6,6 +6,7 @@
 mod egress;
 mod fleet;
 mod host_links;
+mod ipv6;
 mod leases;
 mod preflight;
 mod project;

@@ -7,7 +7,7 @@ use decnet_wire::bundle::{Network, NetworkDriver, NetworkMode};
 use decnet_wire::observed::{ForeignNetwork, Interface, KernelFeature};
 
 use crate::fleet::{converge_at_once, decky, desire, engine, lan, lines, plan_now, stack};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const WEB: [(&str, u16, u8); 1] = [("ssh", 22, 1)];
 
@@ -132,6 +132,42 @@ fn a_subnet_that_is_not_the_parents_is_refused_with_both() {
     );
 }
 
+/// The mode used to be known for bundles only, so that a project's routed network was held against its parent's subnet.
+#[test]
+fn a_routed_network_of_a_project_needs_not_be_its_parents_subnet() {
+    let mut engine = engine();
+    eth0(&mut engine).addresses = vec!["192.0.2.7/24".parse().unwrap()];
+    let reasons = |options: Value| {
+        let document = json!({
+            "services": {"a": {
+                "image": "decoy:1",
+                "cap_drop": ["ALL"],
+                "security_opt": ["no-new-privileges:true"],
+                "networks": {"lan": {"ipv4_address": "10.9.0.5"}},
+            }},
+            "networks": {"lan": {
+                "driver": "ipvlan",
+                "driver_opts": options,
+                "ipam": {"config": [{"subnet": "10.9.0.0/24"}]},
+            }},
+        });
+        let desired = Desired::project(crate::fleet::host(), &stack("web"), &document).unwrap();
+        let plan = plan_now(&desired, &engine);
+        (plan.blocked.len(), lines(&plan))
+    };
+    for mode in ["l3", "l3s"] {
+        let (blocked, lines) = reasons(json!({"parent": "eth0", "ipvlan_mode": mode}));
+        assert!(blocked == 0 && !lines.contains("ask on"), "{mode}: {lines}");
+    }
+    for options in [
+        json!({"parent": "eth0", "ipvlan_mode": "l2"}),
+        json!({"parent": "eth0"}),
+    ] {
+        let (blocked, lines) = reasons(options);
+        assert!(blocked == 1 && lines.contains("192.0.2.7/24"), "{lines}");
+    }
+}
+
 #[test]
 fn a_network_that_is_there_is_repaired_whatever_else_came_to_its_parent() {
     let mut engine = engine();
@@ -191,4 +227,41 @@ fn a_vlan_that_the_engine_is_to_make_needs_its_trunk() {
     // The trunk's own subnet is another LAN's.
     eth0(&mut up).addresses = vec!["192.0.2.7/24".parse().unwrap()];
     converge_at_once(&mut up, &desire(&[vlan("eth0.30")], &[("web", plain())]));
+}
+
+#[test]
+fn a_vlan_is_refused_on_a_kernel_that_makes_none_unless_somebody_else_has_made_it() {
+    let parent = Network {
+        parent: Some("eth0.30".parse().unwrap()),
+        ..lan()
+    };
+    let desired = desire(&[parent], &[("web", plain())]);
+    let mut engine = engine();
+    engine.lacks = vec![KernelFeature::Vlan];
+    refused(&desired, &engine, &["VLAN 30 of eth0", "8021q"]);
+    engine.interfaces.push(Interface::new("eth0.30".parse().unwrap()));
+    converge_at_once(&mut engine, &desired);
+}
+
+/// The kernel lets one container have the interface, and tells the next one EINVAL.
+#[test]
+fn passthru_is_refused_for_more_than_one_container() {
+    let passthru = || Network {
+        mode: Some(NetworkMode::Passthru),
+        ..lan()
+    };
+    let other = decky("decnet-lan", 6, &WEB);
+    let plan = plan_now(
+        &desire(&[passthru()], &[("web", plain()), ("db", other)]),
+        &engine(),
+    );
+    assert!(plan.steps.is_empty(), "{}", lines(&plan));
+    let reason = &plan.blocked[0].reason;
+    assert!(
+        ["passthru", "web-base-1", "db-base-1"]
+            .iter()
+            .all(|text| reason.contains(text)),
+        "{reason}"
+    );
+    converge_at_once(&mut engine(), &desire(&[passthru()], &[("web", plain())]));
 }

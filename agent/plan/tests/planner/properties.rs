@@ -131,6 +131,7 @@ enum Mishap {
     IsHalfRemoved,
     IsOfAnotherVersion,
     LosesItsImage,
+    IsUpdated,
     /// Everything on its network ends, and somebody prunes the network.
     LosesItsNetwork,
     /// The same, and the network has been made anew since.
@@ -147,6 +148,7 @@ fn mishaps() -> impl Strategy<Value = Vec<(usize, Mishap)>> {
         Mishap::IsHalfRemoved,
         Mishap::IsOfAnotherVersion,
         Mishap::LosesItsImage,
+        Mishap::IsUpdated,
         Mishap::LosesItsNetwork,
         Mishap::HasAnOutdatedNetwork,
     ]);
@@ -197,6 +199,7 @@ fn happen(engine: &mut Engine, mishaps: &[(usize, Mishap)]) {
                 (container.run, container.restarts) = (container.run + 1, 1);
                 container.state = ContainerState::Running;
             }
+            Mishap::IsUpdated => container.spec.memory = Some(7 << 20),
             Mishap::IsHalfRemoved => container.state = ContainerState::Dead,
             Mishap::IsOfAnotherVersion => {
                 container

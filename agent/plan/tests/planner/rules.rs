@@ -2,7 +2,7 @@
 
 use crate::fleet::{
     converge_at_once, decky, decky_with_base, desire, engine, host, lan, lines, network, plan_now, round,
-    stack,
+    run, stack,
 };
 use decnet_plan::labels;
 use decnet_plan::planner::{StackState, describe, plan, stack_state, stack_states};
@@ -89,7 +89,9 @@ fn images_are_there_before_anything_is_stopped() {
 fn an_image_that_is_there_under_any_of_its_ids_is_not_loaded_again() {
     let desired = desire(&[lan()], &[("web", decky("decnet-lan", 5, &[]))]);
     let mut engine = engine();
-    let decnet_wire::bundle::BlobKind::ImageArchive { image_ids, .. } = crate::fleet::blob(1).kind;
+    let decnet_wire::bundle::BlobKind::ImageArchive { image_ids, .. } = crate::fleet::blob(1).kind else {
+        panic!("an image archive");
+    };
     let id = image_ids[1].to_string();
     engine.images.push(decnet_wire::observed::ObservedImage {
         id,
@@ -417,11 +419,15 @@ fn the_hash_follows_the_image_and_not_the_order_of_its_ids() {
         spec.labels[labels::HASH].clone()
     };
     let mut reversed = crate::fleet::blob(1);
-    let decnet_wire::bundle::BlobKind::ImageArchive { image_ids, .. } = &mut reversed.kind;
+    let decnet_wire::bundle::BlobKind::ImageArchive { image_ids, .. } = &mut reversed.kind else {
+        panic!("an image archive");
+    };
     image_ids.reverse();
     assert_eq!(hash(&[crate::fleet::blob(1)]), hash(&[reversed]));
     let mut changed = crate::fleet::blob(2);
-    let decnet_wire::bundle::BlobKind::ImageArchive { reference, .. } = &mut changed.kind;
+    let decnet_wire::bundle::BlobKind::ImageArchive { reference, .. } = &mut changed.kind else {
+        panic!("an image archive");
+    };
     *reference = "decoy:1".to_owned();
     assert_ne!(hash(&[crate::fleet::blob(1)]), hash(&[changed]));
 }
@@ -434,4 +440,41 @@ fn every_step_of_a_plan_tells_its_stack_but_those_for_shared_objects() {
         let shared = matches!(planned.step, Step::LoadImage { .. } | Step::CreateNetwork { .. });
         assert_eq!(planned.stack.is_none(), shared, "{}", describe(&planned.step));
     }
+}
+
+/// The engine would have kept the network, and every decky on it would have been stopped for nothing.
+#[test]
+fn nobody_is_stopped_for_a_network_that_a_container_of_somebody_else_keeps() {
+    let mut engine = engine();
+    let before = desire(&[lan()], &[("web", decky("decnet-lan", 5, &[("ssh", 22, 1)]))]);
+    converge_at_once(&mut engine, &before);
+    engine
+        .guests
+        .insert("decnet-lan".to_owned(), vec!["theirs".to_owned()]);
+    // While nothing has to go, nobody cares.
+    engine.containers.remove("web-ssh-1");
+    converge_at_once(&mut engine, &before);
+
+    let moved = network("decnet-lan", "eth1", "10.9.0.0/24");
+    let after = desire(&[moved], &[("web", decky("decnet-lan", 5, &[("ssh", 22, 1)]))]);
+    let plan = plan_now(&after, &engine);
+    assert!(plan.steps.is_empty(), "{}", lines(&plan));
+    assert!(
+        plan.blocked[0].reason.contains("container theirs"),
+        "{}",
+        lines(&plan)
+    );
+    // What is torn down goes all the same; the network stays until the other has left.
+    let gone = desire(&[], &[("web", json!({"services": {}}))]);
+    let plan = plan_now(&gone, &engine);
+    assert!(run(&mut engine, &plan, usize::MAX).is_empty());
+    assert!(engine.containers.is_empty(), "{}", lines(&plan));
+    assert!(
+        plan.blocked[0].reason.contains("container theirs"),
+        "{}",
+        lines(&plan)
+    );
+    engine.guests.clear();
+    converge_at_once(&mut engine, &gone);
+    assert!(engine.networks.is_empty());
 }

@@ -94,6 +94,7 @@ impl<R: Rng> Maker<'_, R> {
             os_family,
             service_config: draft.service_config(&services, &mut self.warnings),
             services,
+            egress: spec.egress.clone(),
             interval: spec.interval.map_or(Interval::Inherit, Interval::Minutes),
             last_mutated,
             seed: kept.map_or_else(|| Seed::new(self.rng.random()), |old| old.seed.clone()),

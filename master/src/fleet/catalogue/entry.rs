@@ -35,6 +35,8 @@ pub(super) struct ServiceEntry {
     #[serde(default)]
     pub(super) image: Option<String>,
     #[serde(default)]
+    pub(super) build: Option<String>,
+    #[serde(default)]
     pub(super) command: Vec<String>,
     #[serde(default)]
     pub(super) singleton: bool,

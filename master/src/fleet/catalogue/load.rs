@@ -167,8 +167,22 @@ impl Loader {
                 "is the name of every decky's base container; choose another slug",
             );
         }
-        if entry.decoy && entry.image.is_some() {
-            self.fault(file, &name, "has both `decoy` and `image`; keep one");
+        let sources = [entry.decoy, entry.image.is_some(), entry.build.is_some()];
+        if sources.iter().filter(|there| **there).count() > 1 {
+            self.fault(
+                file,
+                &name,
+                "has more than one of `decoy`, `image` and `build`; keep one",
+            );
+        }
+        let plain =
+            |archive: &str| !archive.is_empty() && !archive.starts_with('.') && !archive.contains('/');
+        if entry.build.as_deref().is_some_and(|archive| !plain(archive)) {
+            self.fault(
+                file,
+                &name,
+                "`build` names a tar archive that lies beside the catalogue's files",
+            );
         }
         if entry
             .image
@@ -356,13 +370,18 @@ impl Catalogue {
 
 impl ServiceEntry {
     fn into_service(self) -> Service {
-        let runs = match self.image {
-            Some(image) => Runs::Image {
+        let runs = match (self.image, self.build) {
+            (Some(image), _) => Runs::Image {
                 image,
                 command: self.command,
             },
-            None if self.decoy => Runs::Decoy,
-            None => Runs::Nothing,
+            (None, Some(archive)) => Runs::Build {
+                archive,
+                context: None,
+                command: self.command,
+            },
+            (None, None) if self.decoy => Runs::Decoy,
+            (None, None) => Runs::Nothing,
         };
         Service {
             slug: self.slug,

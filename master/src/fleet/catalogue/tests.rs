@@ -176,6 +176,11 @@ fn every_fault_names_its_file_and_entry() {
         ("\nnonsense = 1\n".to_owned(), "mine.toml: line 2: unknown field `nonsense`"),
         (service("ports = [\"80/sctp\"]"), "mine.toml: line 4: "),
         (service("decoy = true"), "mine.toml: service x: the decoy program has no such service"),
+        (service("build = \"../etc/x.tar\""), "mine.toml: service x: `build` names a tar archive"),
+        (
+            service(&format!("build = \"x.tar\"\nimage = \"x@sha256:{}\"", "0".repeat(64))),
+            "mine.toml: service x: has more than one of",
+        ),
         (service("image = \"nginx:latest\""), "mine.toml: service x: `image` must be pinned"),
         ("[[service]]\nslug = \"base\"\nname = \"B\"".to_owned(), "mine.toml: service base: is the name of every"),
         (service("[[service.field]]\nkey = \"A\"\nlabel = \"a\"\ntype = \"int\""), "mine.toml: service x: field A: a key"),

@@ -87,6 +87,23 @@ fn a_decky_becomes_a_base_container_and_one_for_each_service() {
     );
 }
 
+#[test]
+fn what_a_decky_may_call_reaches_its_base_and_a_change_leaves_the_rest_as_it_was() {
+    let mut master = master();
+    master.add(TEXT);
+    let before = compile(&master.fleet, &master.targets[0], &CATALOGUE, IMAGE).unwrap();
+    let text = TEXT.replace(
+        "nmap_os=windows",
+        "nmap_os=windows\negress=tcp/10.0.0.7:80,icmp/10.0.0.7",
+    );
+    master.replace(&text);
+    let after = compile(&master.fleet, &master.targets[0], &CATALOGUE, IMAGE).unwrap();
+    let mut expected = stack(&before, "a");
+    expected["services"]["base"]["x-decnet"] = json!({ "egress": ["tcp/10.0.0.7:80", "icmp/10.0.0.7"] });
+    assert_eq!(stack(&after, "a"), expected);
+    assert_eq!(stack(&after, "b"), stack(&before, "b"));
+}
+
 /// A host marked ipvlan got macvlan: the mark never reached the code that made the network.
 #[test]
 fn a_host_marked_ipvlan_gets_ipvlan_and_no_mac() {

@@ -340,6 +340,7 @@ fn spec(name: DeckyName, section: &Section, keys: &DeckyKeys) -> DeckySpec {
         archetype: keys.archetype.clone(),
         os_family: keys.os_family.clone(),
         interval: keys.interval,
+        egress: keys.egress.clone(),
         distro: None,
         personas: BTreeMap::new(),
     }

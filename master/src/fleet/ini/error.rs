@@ -108,6 +108,8 @@ pub enum IniClass {
     OsFamily,
     Distro,
     Persona,
+    /// What a decky may call.
+    Egress,
     /// A `[custom-NAME]` section.
     Custom,
     Address,

@@ -1,9 +1,11 @@
 //! The keys of `[general]`, decky and `[custom-NAME]` sections.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
+use decnet_plan::compose::{Destination, Egress};
 use decnet_wire::ids::ServiceSlug;
 use ipnet::Ipv4Net;
 
@@ -16,11 +18,12 @@ use crate::fleet::model::{ArchetypeSlug, CustomService, Minutes, OsFamilySlug, P
 /// Most deckies of one section.
 pub(super) const MAX_AMOUNT: usize = 100;
 /// The keys of a decky section, and of `[DEFAULT]`.
-const DECKY_KEYS: [&str; 6] = [
+const DECKY_KEYS: [&str; 7] = [
     "ip",
     "services",
     "archetype",
     "nmap_os",
+    "egress",
     "mutate_interval",
     "amount",
 ];
@@ -57,6 +60,7 @@ pub(super) struct DeckyKeys {
     pub(super) services: Option<At<Vec<ServiceSlug>>>,
     pub(super) archetype: Option<At<ArchetypeSlug>>,
     pub(super) os_family: Option<OsFamilySlug>,
+    pub(super) egress: BTreeSet<Destination>,
     pub(super) interval: Option<Minutes>,
     /// None when it is wrong.
     pub(super) amount: Option<usize>,
@@ -147,7 +151,7 @@ pub(super) fn unknown_decky_keys(section: &Section, faults: &mut Faults) {
                 section: &section.name,
                 entry,
             };
-            let message = "is not a key of a decky, which has ip, services, archetype, nmap_os, mutate_interval and amount; \
+            let message = "is not a key of a decky, which has ip, services, archetype, nmap_os, egress, mutate_interval and amount; \
                            remove it, or move a service's setting to [name.service]";
             faults.push(place.fault(IniClass::UnknownKey, message));
         }
@@ -202,6 +206,9 @@ pub(super) fn decky(
             faults,
         );
     }
+    if let Some(place) = filled("egress") {
+        keys.egress = destinations(&place, faults);
+    }
     if let Some(place) = filled("mutate_interval") {
         match interval(&place) {
             Ok(minutes) => keys.interval = Some(minutes),
@@ -253,6 +260,28 @@ fn service_list(place: &Place<'_>, known: &Known<'_>, faults: &mut Faults) -> Op
             None
         }
     }
+}
+
+/// What a decky may call, in the words of the Compose extension.
+fn destinations(place: &Place<'_>, faults: &mut Faults) -> BTreeSet<Destination> {
+    let mut all = BTreeSet::new();
+    for item in place.entry.value.split(',').map(str::trim) {
+        match item.parse() {
+            Ok(destination) => drop(all.insert(destination)),
+            Err(rule) => {
+                let message = format!("`{}` {rule}", shown(item));
+                faults.push(place.fault(IniClass::Egress, message));
+            }
+        }
+    }
+    if all.len() > Egress::MOST {
+        let message = format!(
+            "names more than {} destinations; name networks instead",
+            Egress::MOST
+        );
+        faults.push(place.fault(IniClass::Egress, message));
+    }
+    all
 }
 
 /// The digits of a whole number without sign; None when it is none.

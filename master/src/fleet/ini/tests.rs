@@ -102,6 +102,13 @@ fn every_refused_text_has_its_class_status_and_line() {
             409,
             4,
         ),
+        ("[a]\negress=tcp/web:80", IniClass::Egress, 409, 2),
+        (
+            "[a]\negress=tcp/192.0.2.1:80,\n  udp/192.0.2.1",
+            IniClass::Egress,
+            409,
+            2,
+        ),
         ("[custom-x]\nports=80\n[a]", IniClass::Custom, 409, 1),
         ("[custom-ssh]\nbinary=x\n[a]", IniClass::Custom, 409, 1),
         ("[custom-base]\nbinary=x\n[a]", IniClass::Custom, 409, 1),
@@ -208,6 +215,34 @@ fn default_is_inherited_by_deckies_and_a_section_overrides_it() {
     // The two spellings are one key: the section's wins over the inherited one.
     let mixed = parse("[DEFAULT]\nmutate_interval=60\n[a]\nmutate-interval=15").unwrap();
     assert_eq!(mixed.deckies[0].interval.unwrap().get(), 15);
+}
+
+#[test]
+fn what_a_decky_may_call_is_a_list_that_a_section_can_take_back() {
+    let text = "[DEFAULT]\negress = udp/192.0.2.1:53, tcp/203.0.113.0/24:443-445\n[a]\n[b]\negress =\n\
+                [c]\negress = icmp/192.0.2.1,\n    tcp/[2001:db8::1]:25\n";
+    let document = parse(text).unwrap();
+    let told: Vec<Vec<String>> = document
+        .deckies
+        .iter()
+        .map(|decky| decky.egress.iter().map(ToString::to_string).collect())
+        .collect();
+    assert_eq!(told[0], ["tcp/203.0.113.0/24:443-445", "udp/192.0.2.1:53"]);
+    assert!(told[1].is_empty());
+    assert_eq!(told[2], ["tcp/[2001:db8::1]:25", "icmp/192.0.2.1"]);
+
+    let error = fault("[web]\nservices = ssh\negress = tcp/192.0.2.1:80, tcp/web.example:80");
+    let said = error.to_string();
+    assert!(
+        said.starts_with("line 3: [web] egress: `tcp/web.example:80` must be a destination such as"),
+        "{said}"
+    );
+    assert!(!said.contains('\n'));
+    let many: Vec<String> = (1..=65).map(|port| format!("tcp/192.0.2.1:{port}")).collect();
+    assert_eq!(
+        fault(&format!("[a]\negress={}", many.join(","))).class,
+        IniClass::Egress
+    );
 }
 
 /// Keys of [DEFAULT] leaked into the settings of every service, where they went to the containers.

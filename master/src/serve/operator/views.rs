@@ -9,6 +9,7 @@ use decnet_wire::bundle::{NetworkMode, OperationKind};
 use decnet_wire::ids::{
     DeckyName, HostId, HostName, InterfaceName, MacAddress, OperationId, StackName, Timestamp,
 };
+use decnet_wire::report::{Outcome, PendingStack};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -159,6 +160,8 @@ pub struct DeckyView {
     /// What the operator set, by service. Secret values are masked for everybody.
     #[schema(value_type = Object)]
     pub service_config: BTreeMap<String, serde_json::Value>,
+    /// What it may call, as in `tcp/192.0.2.1:80`; it may always answer.
+    pub egress: Vec<String>,
     /// `inherit` (as the fleet), `disabled`, or minutes as in `30m`.
     #[schema(example = "inherit")]
     pub mutate_interval: String,
@@ -169,6 +172,56 @@ pub struct DeckyView {
     pub seen_at: Option<Timestamp>,
     /// The row of its newest operation.
     pub lifecycle: Option<RowView>,
+    /// Why its host has not brought it to what was asked; null when it has, or has not said.
+    #[serde(default)]
+    pub pending: Option<PendingView>,
+}
+
+/// Why a decky is not as it was asked for, in the words of its host.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PendingView {
+    #[schema(value_type = String)]
+    pub decky_name: DeckyName,
+    /// What is wrong, or what the last try failed with: one line.
+    pub reason: String,
+    /// Tries that failed.
+    pub tries: u32,
+    /// When it is tried again; null when that is now, or not by itself.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub next_try_at: Option<Timestamp>,
+    /// It was given up, and what ran before runs again: it is tried again when something else is asked of it, or by
+    /// `decnet-agent retry` on its host.
+    pub quarantined: bool,
+}
+
+impl From<PendingStack> for PendingView {
+    fn from(pending: PendingStack) -> Self {
+        Self {
+            decky_name: pending.decky,
+            reason: pending.reason,
+            tries: pending.tries,
+            next_try_at: pending.next_try_at,
+            quarantined: pending.quarantined,
+        }
+    }
+}
+
+impl PendingView {
+    /// One line for people.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let tries = match self.tries {
+            0 => String::new(),
+            1 => "1 try failed, ".to_owned(),
+            tries => format!("{tries} tries failed, "),
+        };
+        let state = match (self.quarantined, self.next_try_at) {
+            (true, _) => "quarantined".to_owned(),
+            (false, Some(at)) => format!("the next one at {at}"),
+            (false, None) => "at work".to_owned(),
+        };
+        format!("{} ({tries}{state})", self.reason)
+    }
 }
 
 impl DeckyView {
@@ -180,6 +233,7 @@ impl DeckyView {
             state,
             row,
             seen_at,
+            pending,
         } = view;
         let decky = record.decky;
         let config = decky.service_config.iter().map(|(service, persona)| {
@@ -198,10 +252,12 @@ impl DeckyView {
             os_family: decky.os_family.to_string(),
             services: decky.services.iter().map(ToString::to_string).collect(),
             service_config: config.collect(),
+            egress: decky.egress.iter().map(ToString::to_string).collect(),
             mutate_interval: interval_text(decky.interval),
             last_mutated: decky.last_mutated,
             seen_at,
             lifecycle: row.map(RowView::from),
+            pending: pending.map(PendingView::from),
             name: decky.name,
         }
     }
@@ -239,11 +295,20 @@ pub struct RowView {
     pub updated_at: Timestamp,
     #[schema(value_type = Option<String>, format = "date-time")]
     pub completed_at: Option<Timestamp>,
+    /// What the host said after the row had ended otherwise, as in `succeeded` once the cause of a failure had passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<String>,
 }
 
 impl From<Row> for RowView {
     fn from(row: Row) -> Self {
+        let late = row.late.map(|late| match late {
+            Outcome::Running => "running".to_owned(),
+            Outcome::Succeeded => "succeeded".to_owned(),
+            Outcome::Failed { error } => format!("failed: {error}"),
+        });
         Self {
+            late,
             id: row.id,
             decky_name: row.decky,
             host_uuid: row.host,
@@ -315,10 +380,19 @@ pub struct HostView {
     pub generation: u64,
     /// The generation that its agent accepted last.
     pub accepted_generation: Option<u64>,
-    /// Nothing is left to do for the accepted generation.
+    /// Everything is as the accepted generation asks.
     pub converged: bool,
     /// Why it is not done, or why it refused its bundle.
     pub reason: Option<String>,
+    /// The deckies that are not as they were asked for, the quarantined ones first.
+    #[serde(default)]
+    pub pending: Vec<PendingView>,
+    /// How often one of its deckies left what was asked by itself and was brought back.
+    #[serde(default)]
+    pub drifts: u64,
+    /// The newest of those: which decky, and what was seen.
+    #[serde(default)]
+    pub last_drift: Option<String>,
     /// SHA-256 of its certificate, as `sha256:…`.
     pub client_cert_fingerprint: Option<String>,
     pub use_ipvlan: bool,
@@ -357,8 +431,11 @@ impl From<Host> for HostView {
             engine: status.engine,
             generation: host.generation,
             accepted_generation: status.accepted.map(|accepted| accepted.generation),
-            converged: status.converged,
+            converged: status.converged && status.pending.is_empty(),
+            pending: status.pending.into_iter().map(PendingView::from).collect(),
             reason: status.reason.or(status.refusal),
+            drifts: status.drifts,
+            last_drift: status.last_drift.map(|(at, what)| format!("{at} {what}")),
             client_cert_fingerprint: host.certificate.map(|digest| digest.to_string()),
             use_ipvlan: host.ipvlan,
             mode: host.mode,

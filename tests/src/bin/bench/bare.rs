@@ -1,6 +1,7 @@
 //! The bare loop: what the engine itself needs, and nothing else.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -12,7 +13,8 @@ use serde_json::json;
 
 use crate::project::{LABEL, Project, Service};
 
-const NETWORK: &str = "decnet-bench-lan";
+/// A name of this run's own: an engine that cannot let a network go is no obstacle to the next run.
+static NETWORK: LazyLock<String> = LazyLock::new(|| format!("decnet-bench-lan-{}", std::process::id()));
 
 /// The number of deckies at once with which `up` takes the least time.
 pub(crate) async fn fastest(docker: &Docker, project: &Project) -> Result<usize> {
@@ -29,7 +31,7 @@ pub(crate) async fn fastest(docker: &Docker, project: &Project) -> Result<usize>
 pub(crate) async fn up(docker: &Docker, project: &Project, at_once: usize) -> Result<Duration> {
     let begun = Instant::now();
     let request = NetworkCreateRequest {
-        name: NETWORK.to_owned(),
+        name: NETWORK.clone(),
         driver: project.network.driver.clone(),
         ipam: project.network.ipam.clone(),
         options: project.network.options.clone(),
@@ -57,7 +59,7 @@ pub(crate) async fn down(docker: &Docker, project: &Project, at_once: usize) -> 
         .try_collect::<()>()
         .await?;
     docker
-        .remove_network(NETWORK)
+        .remove_network(&NETWORK)
         .await
         .context("remove the network")?;
     Ok(begun.elapsed())
@@ -70,10 +72,10 @@ async fn decky_up(docker: &Docker, decky: &str, services: &[Service]) -> Result<
         let mut mac = None;
         let host = body.host_config.get_or_insert_default();
         if service.is_base() {
-            host.network_mode = Some(NETWORK.to_owned());
+            host.network_mode = Some(NETWORK.clone());
             let endpoint = service.endpoint().context("a base without a network")?.clone();
             mac.clone_from(&endpoint.mac_address);
-            let endpoints = HashMap::from([(NETWORK.to_owned(), endpoint)]);
+            let endpoints = HashMap::from([(NETWORK.clone(), endpoint)]);
             body.networking_config.get_or_insert_default().endpoints_config = Some(endpoints);
         } else {
             host.network_mode = Some(format!("container:{}", base_name(decky)));

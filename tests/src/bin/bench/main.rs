@@ -11,10 +11,13 @@
 //! | compose | `docker compose up -d`, `down` |
 //! | command | `decnet-agent compose up`, `down`: the same file |
 //! | agent | master and agent: signed bundle, admission, ledger, journal, reports |
+//!
+//! Then, alone, what an agent takes that knows a fleet of `KNOWN` deckies.
 
 mod agent;
 mod bare;
 mod command;
+mod known;
 mod project;
 mod report;
 
@@ -23,6 +26,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use decnet_tests::scene::Scene;
 
+use known::Known;
 use project::Project;
 use report::{Contender, Phase, Report};
 
@@ -44,9 +48,18 @@ fn main() -> Result<()> {
         scene.end()?;
         report.print(size);
     }
+    let mut tables = report.to_markdown();
+    for deckies in numbers("KNOWN", &[250])?
+        .into_iter()
+        .filter(|deckies| *deckies > 0)
+    {
+        println!("\n{deckies} deckies that an agent knows");
+        let known = Known::measure(deckies)?.to_markdown();
+        print!("{known}");
+        tables.push_str(&format!("\n{known}"));
+    }
     if let Some(path) = std::env::var_os("BENCH_OUT").filter(|path| !path.is_empty()) {
-        std::fs::write(&path, report.to_markdown())
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(&path, tables).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }

@@ -210,8 +210,6 @@ impl Rule {
 
     /// Of a connection that the other side has opened, or an error about one (`NF_CT_STATE_BIT` of
     /// `IP_CT_ESTABLISHED` and `IP_CT_RELATED`).
-    ///
-    /// A connection that is opened from here has its first packet dropped and never becomes one.
     pub(super) fn established(self) -> Self {
         const STATE: u32 = 0;
         const ESTABLISHED_OR_RELATED: u32 = (1 << 1) | (1 << 2);
