@@ -33,8 +33,12 @@ WantedBy=multi-user.target
 
 /// The addresses of the deckies end in these.
 const DECKIES: [u8; 4] = [11, 12, 13, 14];
-/// What every decky of these runs: its base, http and redis.
-const CONTAINERS: usize = 3;
+/// Decky `n` may call the web server of decky `n ^ PARTNER` and nobody else; not that of decky `n ^ STRANGER`, which is
+/// on the other host as well.
+const PARTNER: usize = 1;
+const STRANGER: usize = 3;
+/// What every decky of these runs: its base and http.
+const CONTAINERS: usize = 2;
 /// The gateway over IPv6, for who finds a way to speak it.
 const GATEWAY_V6: &str = "fd66::1";
 
@@ -45,13 +49,17 @@ name=$1 gateway=$3 port=$4 other=$5
 # IPv6 is off where the network has none; an intruder may find it on.
 sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0
 ip -6 addr add fd66::$2/64 dev eth0 nodad
-tcp() { timeout 2 bash -c "</dev/tcp/$1/$2" 2>/dev/null && echo "$name reaches $1 port $2"; }
+tcp() { exec 2>/dev/null; exec 3<>/dev/tcp/$1/$2 && echo "$name reaches $1 port $2"; }
 tcp $gateway $port &
 tcp fd66::1 $port &
-tcp $other 6379 &
-ping -c1 -W2 $gateway >/dev/null && echo "$name pings $gateway" &
+tcp $other 80 &
+calls=$(jobs -p)
+ping -c1 -W2 $gateway >/dev/null && echo "$name pings $gateway"
 for to in $gateway/$port fd66::1/$port 127.0.0.11/53; do echo $name >/dev/udp/$to; done 2>/dev/null
-wait
+# On a busy machine a call takes its time to be made.
+sleep 2
+kill $calls 2>/dev/null
+wait 2>/dev/null
 ip -6 addr del fd66::$2/64 dev eth0
 sysctl -qw net.ipv6.conf.all.disable_ipv6=1
 "#;
@@ -122,26 +130,25 @@ impl Swarm {
         Ok(swarm)
     }
 
-    /// Deckies that may call each other's web servers, and nothing else.
+    /// Deckies that may call one other's web server, and nobody else.
     fn deploy(&self) -> Result<(BTreeMap<String, Decky>, Vec<String>)> {
+        let mut text = format!("{}\n[DEFAULT]\nservices = http\n", self.lab.general());
         let addresses = DECKIES.map(|last| self.lab.address(last));
-        let egress = addresses.each_ref().map(|address| format!("tcp/{address}:80"));
-        let mut text = format!(
-            "{}\n[DEFAULT]\nservices = http, redis\negress = {}\n",
-            self.lab.general(),
-            egress.join(", ")
-        );
         for (number, address) in addresses.iter().enumerate() {
-            writeln!(text, "[web-{number}]\nip = {address}")?;
+            let partner = &addresses[number ^ PARTNER];
+            writeln!(text, "[web-{number}]\nip = {address}\negress = tcp/{partner}:80")?;
         }
         let description = self.lab.folder().join("fleet.ini");
         std::fs::write(&description, text)?;
         let rows = self.operator.deploy(&description, false)?;
         self.explained(self.operator.succeeded(&rows))?;
         let deckies = self.operator.deckies()?;
-        for worker in &self.workers {
-            let count = worker.own(&deckies).count();
-            ensure!(count == 2, "{} has {count} of 4 deckies", worker.host.name());
+        for decky in deckies.values() {
+            for relation in [PARTNER, STRANGER] {
+                let other = related(&deckies, &decky.name, relation)?;
+                let told = format!("{} and {} are on one host", decky.name, other.name);
+                ensure!(other.host_uuid != decky.host_uuid, "{told}");
+            }
         }
         Ok((deckies, rows))
     }
@@ -186,14 +193,14 @@ impl Swarm {
     /// Looks at every decky from everywhere.
     fn check(&self, deckies: &BTreeMap<String, Decky>, bases: &[Container]) -> Result<()> {
         self.on_both(|worker| {
-            let (own, others): (Vec<&Decky>, Vec<&Decky>) =
-                deckies.values().partition(|decky| decky.host_uuid == worker.uuid);
-            let is_own = |base: &&Container| own.iter().any(|decky| decky.name == base.decky());
-            let bases: Vec<&Container> = bases.iter().filter(is_own).collect();
-            self.visit(worker, &own)?;
+            let bases: Vec<&Container> = bases
+                .iter()
+                .filter(|base| worker.own(deckies).any(|decky| decky.name == base.decky()))
+                .collect();
+            self.visit(worker, deckies)?;
             let before = worker.counters()?;
-            self.call(worker, &bases, &others)?;
-            self.intrude(worker, &bases, &others)?;
+            self.call(worker, &bases, deckies)?;
+            self.intrude(worker, &bases, deckies)?;
             let after = worker.counters()?;
             for base in &bases {
                 let of = |counters: &BTreeMap<String, Counters>| counters.get(&base.name).copied();
@@ -204,7 +211,7 @@ impl Swarm {
                 ensure!(after.dropped_icmp > before.dropped_icmp, "{told}");
                 ensure!(after.dropped_dns > before.dropped_dns, "{told}");
                 // Only the first packet of a call has to be allowed.
-                ensure!(after.allowed >= before.allowed + 2, "{told}");
+                ensure!(after.allowed > before.allowed, "{told}");
             }
             Ok(())
         })?;
@@ -212,8 +219,8 @@ impl Swarm {
     }
 
     /// From the LAN: every decky of a host answers, as itself.
-    fn visit(&self, worker: &Worker, own: &[&Decky]) -> Result<()> {
-        for decky in own {
+    fn visit(&self, worker: &Worker, deckies: &BTreeMap<String, Decky>) -> Result<()> {
+        for decky in worker.own(deckies) {
             let mac = self.lab.mac_of(&decky.ip)?;
             let expected = if worker.ipvlan {
                 worker.host.mac()
@@ -238,45 +245,45 @@ impl Swarm {
         Ok(())
     }
 
-    /// From every decky of a host: web servers on the other host, which are declared, answer, and know who calls.
-    fn call(&self, worker: &Worker, bases: &[&Container], others: &[&Decky]) -> Result<()> {
-        let mut script = String::new();
-        let mut marks: BTreeMap<&str, Vec<(&Decky, String, String)>> = BTreeMap::new();
+    /// From every decky of a host: its partner's web server, which is declared, answers, and knows who calls.
+    fn call(&self, worker: &Worker, bases: &[&Container], deckies: &BTreeMap<String, Decky>) -> Result<()> {
+        let (mut script, mut marks) = (String::new(), Vec::new());
         for base in bases {
             let (address, _) = base.endpoint().context("a base without an address")?;
-            for decky in others {
-                let mark = self.seed.word();
-                writeln!(
-                    script,
-                    "nsenter -t {} -n curl -sS -o /dev/null -m 20 http://{}/{mark} ||
-                         echo '{} does not reach {}'",
-                    base.pid, decky.ip, base.name, decky.name
-                )?;
-                let seen = marks.entry(&decky.host_uuid).or_default();
-                seen.push((decky, address.clone(), mark));
-            }
+            let partner = related(deckies, base.decky(), PARTNER)?;
+            let mark = self.seed.word();
+            writeln!(
+                script,
+                "nsenter -t {} -n curl -sS -o /dev/null -m 20 http://{}/{mark} ||
+                     echo '{} does not reach {}'",
+                base.pid, partner.ip, base.name, partner.name
+            )?;
+            marks.push((partner, address, mark));
         }
         let said = worker.host.run(&script)?;
         ensure!(said.stdout.is_empty(), "{}", said.said());
-        for worker in &self.workers {
-            worker.captured(marks.get(worker.uuid.as_str()).map_or(&[], Vec::as_slice))?;
-        }
-        Ok(())
+        let other = self.workers.iter().find(|other| other.uuid != worker.uuid);
+        other.context("no other host")?.captured(&marks)
     }
 
     /// From inside every decky of a host, as somebody who has broken in: nothing that is not declared answers. The host
     /// itself calls as well.
-    fn intrude(&self, worker: &Worker, bases: &[&Container], others: &[&Decky]) -> Result<()> {
+    fn intrude(
+        &self,
+        worker: &Worker,
+        bases: &[&Container],
+        deckies: &BTreeMap<String, Decky>,
+    ) -> Result<()> {
         let (gateway, port) = (self.lab.gateway(), self.ear.port());
-        let other = &others.first().context("no deckies on the other host")?.ip;
         let mut script = format!("cat >/run/intruder <<'END'{INTRUDER}END\n");
         for (number, base) in bases.iter().enumerate() {
             writeln!(
                 script,
-                "nsenter -t {} -n bash /run/intruder {} {} {gateway} {port} {other} &",
+                "nsenter -t {} -n bash /run/intruder {} {} {gateway} {port} {} &",
                 base.pid,
                 base.name,
-                number + 2
+                number + 2,
+                related(deckies, base.decky(), STRANGER)?.ip
             )?;
         }
         writeln!(
@@ -331,6 +338,13 @@ impl Swarm {
 fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     let ended = thread.join();
     ended.unwrap_or_else(|_| bail!("a thread of this test panicked"))
+}
+
+/// The decky that stands in a relation to the one of that name.
+fn related<'a>(deckies: &'a BTreeMap<String, Decky>, name: &str, relation: usize) -> Result<&'a Decky> {
+    let number: usize = name.trim_start_matches("web-").parse()?;
+    let name = format!("web-{}", number ^ relation);
+    deckies.get(&name).with_context(|| format!("no decky {name}"))
 }
 
 fn is_base(container: &Container) -> bool {
@@ -401,10 +415,10 @@ impl Worker {
         let journal: Vec<Value> =
             serde_json::from_str(&self.host.ok("decnet-agent journal --json --limit 1000")?)?;
         for base in containers.values().filter(|container| is_base(container)) {
-            // A container that takes another's place has a longer name at that moment, which ends with this one.
             let closes = |step: &str| {
-                step.strip_prefix("close the network namespace of container ")
-                    .is_some_and(|name| name.ends_with(&base.name))
+                let name = step.strip_prefix("close the network namespace of container ");
+                // What takes another's place has this behind its name until it does.
+                name.is_some_and(|name| name.trim_end_matches(".next") == base.name)
             };
             let text = |entry: &Value, pointer: &str| {
                 let text = entry.pointer(pointer).and_then(Value::as_str);
@@ -459,9 +473,6 @@ impl Worker {
                 "grep -ahF {mark} \"$(docker inspect --format '{{{{.LogPath}}}}' decnet-{}-http-1)\" || true",
                 decky.name
             )?;
-        }
-        if visits.is_empty() {
-            return Ok(());
         }
         let what = format!("{} notes {visits:?}", self.host.name());
         until(&what, SHORT, || {

@@ -328,7 +328,10 @@ fn pull_policy(text: &str) -> Result<PullPolicy, &'static str> {
         "always" => Ok(PullPolicy::Always),
         "never" => Ok(PullPolicy::Never),
         "build" => Ok(PullPolicy::Build),
-        _ => Err("must be always, never, missing, if_not_present or build"),
+        // When an image was last asked for is kept nowhere.
+        _ => Err(
+            "must be always, never, missing, if_not_present or build; daily, weekly and every_… are not supported",
+        ),
     }
 }
 

@@ -132,8 +132,6 @@ pub(super) fn built(
     for (attribute, used) in [
         ("build.tags", !build.tags.is_empty()),
         ("build.cache_from", !build.cache_from.is_empty()),
-        ("build.cache_to", !build.cache_to.is_empty()),
-        ("build.additional_contexts", !build.additional_contexts.is_empty()),
     ] {
         if used {
             let problem = "not in a bundle: what it builds depends on its context alone";

@@ -431,11 +431,6 @@ fn a_bundle_builds_from_its_own_contexts_and_from_nothing_else() {
             json!({}),
             "build.cache_from: not in a bundle",
         ),
-        (
-            json!({"context": context(), "additional_contexts": {"a": "/etc"}}),
-            json!({}),
-            "build.additional_contexts: not in a bundle",
-        ),
     ] {
         let found = desire(&[("web", built(&build, &more))]).unwrap_err();
         assert!(found[0].contains(expected), "{build} {more}: {found:?}");

@@ -218,6 +218,7 @@ fn what_the_fuzzer_has_found_stays_mended() {
         "services: {a: {image: x, security_opt: ['seccomp:./p.json']}}\n##### p.json\n0\n",
         "name: \"${A:-\\x01\"\nservices: {a: {image: x}}",
         "services: {a: {image: x, command: [\"$$A\"], labels: {b: $$}}}",
+        &format!("services: {{\"{}\\x01\": {{image: x}}}}", "a".repeat(800)),
         &format!("name: {long}\nservices: {{a: {{image: x}}}}"),
         &format!(
             "services: {{a: {{image: x}}}}\n##### .env\nCOMPOSE_FILE={}\n",

@@ -7,6 +7,7 @@ mod damaged;
 mod fuzz;
 mod meaning;
 mod promise;
+mod published;
 mod table;
 
 use decnet_plan::compose::load::{Inputs, LoadError, Loaded, load};

@@ -431,12 +431,9 @@ secrets: {key: {environment: KEY}}",
     .document();
     let web = &document["services"]["web"];
     assert_eq!(web["build"], json!({"context": "/srv/app", "dockerfile": "../D"}));
-    let implied =
-        |restart: bool| json!({"condition": "service_started", "required": true, "restart": restart});
-    assert_eq!(
-        web["depends_on"],
-        json!({"db": implied(true), "data": implied(false)})
-    );
+    let started = json!({"condition": "service_started", "required": true});
+    let with_restart = json!({"condition": "service_started", "required": true, "restart": true});
+    assert_eq!(web["depends_on"], json!({"db": with_restart, "data": started}));
     assert_eq!(
         web["secrets"],
         json!([{"source": "key", "target": "/run/secrets/key"}])
@@ -444,7 +441,7 @@ secrets: {key: {environment: KEY}}",
     assert_eq!(web["pull_policy"], "missing");
     assert_eq!(
         document["services"]["db"]["depends_on"],
-        json!({"data": implied(true)})
+        json!({"data": with_restart})
     );
     assert_eq!(
         document["networks"],
@@ -542,4 +539,59 @@ fn a_command_that_needs_a_shell_warns() {
         "{:?}",
         loaded.warnings
     );
+}
+
+#[test]
+fn an_empty_text_is_none_as_a_variable_without_a_value_leaves_it() {
+    let project = Project::new(
+        "services:
+  web: {image: $NONE, platform: $NONE, container_name: $NONE, user: '', build: {context: ., dockerfile: $NONE}, volumes: ['v:/v']}
+volumes: {v: {name: $NONE}}",
+    );
+    assert_eq!(
+        project.document(),
+        json!({
+            "name": "app",
+            "services": {"web": {
+                "build": {"context": "/srv/app", "dockerfile": "Dockerfile"},
+                "networks": {"default": null},
+                "volumes": [{"type": "volume", "source": "v", "target": "/v", "volume": {}}],
+            }},
+            "networks": {"default": {"name": "app_default"}},
+            "volumes": {"v": {"name": "app_v"}},
+        })
+    );
+    let without = Project::new("services: {web: {image: $NONE}}").errors();
+    assert!(without[0].contains("neither image nor build"), "{without:?}");
+}
+
+#[test]
+fn devices_that_a_driver_finds_are_asked_for_in_one_form() {
+    let web = Project::new(
+        "services:
+  web:
+    image: x
+    gpus: all
+    deploy: {resources: {reservations: {devices: [{capabilities: [gpu], count: '2', options: [a=b]}]}}}",
+    )
+    .service("web");
+    assert_eq!(web["gpus"], json!([{"count": -1}]));
+    assert_eq!(
+        web["deploy"]["resources"]["reservations"]["devices"],
+        json!([{"capabilities": ["gpu"], "count": 2, "options": {"a": "b"}}])
+    );
+    for (devices, problem) in [
+        ("[{count: 1}]", "needs capabilities"),
+        ("[{capabilities: [gpu], count: some}]", "all or a whole number"),
+        (
+            "[{capabilities: [gpu], count: 1, device_ids: ['0']}]",
+            "both count and device_ids",
+        ),
+    ] {
+        let text = format!(
+            "services: {{web: {{image: x, deploy: {{resources: {{reservations: {{devices: {devices}}}}}}}}}}}"
+        );
+        let errors = Project::new(&text).errors();
+        assert!(errors[0].contains(problem), "{errors:?}");
+    }
 }

@@ -8,6 +8,11 @@ use super::tree::{At, Kind, Map, Tree};
 pub(super) fn defaults(document: &mut Tree) {
     for (_, service) in document.entries_mut("services") {
         if let Some(build) = service.get_mut("build") {
+            if build.get_text("context") == Some("")
+                && let Some(map) = build.as_map_mut()
+            {
+                map.remove("context");
+            }
             fill(build, "context", |at| Tree::text(at, "."));
         }
         for (_, dependency) in service.entries_mut("depends_on") {
@@ -196,12 +201,13 @@ fn dependencies(service: &mut Tree) {
     };
     for (name, at, restart) in implied {
         depends_on.entry(name).or_insert_with(|| {
+            let restart = restart.then(|| ("restart", yes(at)));
             let entries = [
                 ("condition", Tree::text(at, "service_started")),
                 ("required", yes(at)),
-                ("restart", Tree::new(at, Kind::Bool(restart))),
             ];
-            let map: Map = entries.map(|(key, value)| (key.to_owned(), value)).into();
+            let entries = entries.into_iter().chain(restart);
+            let map: Map = entries.map(|(key, value)| (key.to_owned(), value)).collect();
             Tree::new(at, Kind::Map(map))
         });
     }

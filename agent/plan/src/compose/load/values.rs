@@ -299,6 +299,27 @@ const DOCUMENT: &[(&str, Form)] = &[
 /// A whole document, canonical and merged.
 pub(super) fn document(tree: &mut Tree, sink: &mut Sink) {
     forms(tree, &Trail::Root, DOCUMENT, sink);
+    for (_, service) in tree.entries_mut("services") {
+        if let Some(build) = service.get_mut("build") {
+            drop_empty(build, BUILD);
+        }
+        drop_empty(service, SERVICE);
+    }
+    for section in ["networks", "volumes"] {
+        for (_, resource) in tree.entries_mut(section) {
+            drop_empty(resource, &[("name", Text), ("driver", Text)]);
+        }
+    }
+}
+
+/// To Compose an empty text is none, as `image: $IMAGE` has it where the variable is not set.
+fn drop_empty(tree: &mut Tree, forms: &[(&str, Form)]) {
+    let Some(map) = tree.as_map_mut() else { return };
+    for (key, _) in forms.iter().filter(|(_, form)| matches!(form, Text)) {
+        if map.get(*key).and_then(Tree::as_text) == Some("") {
+            map.remove(*key);
+        }
+    }
 }
 
 fn forms(tree: &mut Tree, trail: &Trail<'_>, forms: &[(&str, Form)], sink: &mut Sink) {

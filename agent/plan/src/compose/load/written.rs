@@ -4,6 +4,9 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+/// YAML 1.2, 7.4: a key that stands before its colon has no more than 1024 characters.
+const MAX_IMPLICIT_KEY: usize = 1_000;
+
 /// Writes a document in block style. Text that YAML could take for something else stands in double quotes.
 pub fn to_yaml(document: &Value) -> String {
     let mut out = String::new();
@@ -15,7 +18,11 @@ fn block(value: &Value, indent: usize, out: &mut String) {
     match value {
         Value::Object(map) if !map.is_empty() => {
             for (key, value) in map {
-                let _ = write!(out, "{:indent$}{}:", "", scalar(key));
+                let key = scalar(key);
+                let _ = match key.len() < MAX_IMPLICIT_KEY {
+                    true => write!(out, "{:indent$}{key}:", ""),
+                    false => write!(out, "{:indent$}? {key}\n{:indent$}:", "", ""),
+                };
                 below(value, indent + 2, out);
             }
         }
@@ -98,6 +105,13 @@ mod tests {
         let expected = "empty: {}\nnone: null\nservices:\n  a:\n    image: \"a:1\"\n    list:\n      - x\n      -\n        - 1\n    \
              ports:\n      - mode: host\n        target: 80\n    tty: true\n";
         assert_eq!(to_yaml(&document), expected);
+    }
+
+    #[test]
+    fn a_key_too_long_to_stand_before_its_colon_stands_in_a_line_of_its_own() {
+        let key = "a".repeat(2_000);
+        let written = to_yaml(&json!({&key: {"b": 1}}));
+        assert_eq!(written, format!("? {key}\n:\n  b: 1\n"));
     }
 
     #[test]
