@@ -120,7 +120,11 @@ impl Guest {
     /// Whether a visitor on the LAN reaches the address, where nobody listens: he is refused, and by nobody else.
     fn visited(&self, address: &str) -> Result<bool> {
         // Under another driver it has another MAC address, which he would learn some seconds late.
-        run(&mut self.lab.inside(&["ip", "neigh", "flush", "dev", "lan0"]), SHORT)?.ok()?;
+        run(
+            &mut self.lab.inside(&["ip", "neigh", "flush", "dev", "lan0"]),
+            SHORT,
+        )?
+        .ok()?;
         let call = format!("exec 3<>/dev/tcp/{address}/9");
         let said = run(
             &mut self.lab.inside(&["timeout", "10", "bash", "-c", &call]),
