@@ -35,6 +35,7 @@ pub(super) fn steps(survey: &Survey<'_>) -> Graph {
     assembly.attached_orphans();
     assembly.networks();
     assembly.volumes();
+    assembly.renames();
     assembly.creations();
     assembly.stops();
     assembly.starts();
@@ -273,6 +274,20 @@ impl<'s, 'a> Assembly<'s, 'a> {
         })
     }
 
+    /// Gives back the names that somebody has changed.
+    fn renames(&mut self) {
+        for (place, service, fate) in self.services() {
+            let Fate::Rename(container) = fate else { continue };
+            let step = Step::RenameContainer {
+                from: container.name.clone(),
+                id: Some(container.id.clone()),
+                to: service.spec.name.clone(),
+            };
+            let node = self.graph.add(Some(place.0), step);
+            self.renames.insert(place, node);
+        }
+    }
+
     fn creations(&mut self) {
         let survey = self.survey;
         for (place, service, fate) in self.services().filter(|(_, _, fate)| fate.creates()) {
@@ -323,8 +338,9 @@ impl<'s, 'a> Assembly<'s, 'a> {
             let linked = service.waits.keys().map(String::as_str);
             let linked = linked.filter(|_| !service.spec.links.is_empty());
             for other in service.owners().chain(linked) {
-                self.graph
-                    .after(node, self.creations.get(&(stack, other)).copied());
+                let other = (stack, other);
+                self.graph.after(node, self.creations.get(&other).copied());
+                self.graph.after(node, self.renames.get(&other).copied());
             }
         }
     }

@@ -404,6 +404,24 @@ fn a_container_that_somebody_renamed_gets_its_name_back() {
     assert_eq!(texts(&plan), ["rename container mine to shop-web-1"]);
 }
 
+/// The engine looks an owner up by its name when it creates who shares something with it.
+#[test]
+fn whoever_shares_with_a_renamed_container_is_made_once_that_has_its_name_back() {
+    let owner = json!({"image": "image:1"});
+    let mut engine = engine();
+    up(&mut engine, &json!({"services": {"a": owner}}));
+    let container = engine.containers.remove("shop-a-1").unwrap();
+    engine.containers.insert("mine".to_owned(), container);
+    let plan = plan_of(
+        &project(&json!({"services": {"a": owner, "b": {"image": "image:1", "pid": "service:a"}}})),
+        &engine,
+    );
+    let place = |text: &str| texts(&plan).iter().position(|line| line == text).unwrap();
+    let rename = place("rename container mine to shop-a-1");
+    let create = place("create container shop-b-1");
+    assert!(plan.steps[create].after.contains(&rename), "{}", lines(&plan));
+}
+
 #[test]
 fn whoever_shares_something_follows_when_the_other_is_made_anew() {
     for share in [

@@ -27,15 +27,6 @@ impl<'a> Assembly<'_, 'a> {
             };
             let fallback = self.fallback(place, fate);
             let name = service.spec.name.clone();
-            if let Fate::Rename(container) = fate {
-                let step = Step::RenameContainer {
-                    from: container.name.clone(),
-                    id: Some(container.id.clone()),
-                    to: name.clone(),
-                };
-                let node = self.graph.add(Some(place.0), step);
-                self.renames.insert(place, node);
-            }
             let step = match fate {
                 Fate::Unpause(container) => Step::UnpauseContainer {
                     name,
