@@ -193,7 +193,22 @@ fn ipvlan_and_vlans_are_as_their_modes_say_and_leave_nothing_behind() -> Result<
     guest.down()?;
 
     // Another subnet than the parent's, to which the LAN has a route.
-    for (mode, prefix) in [("l3", "10.67.3"), ("l3s", "10.67.4")] {
+    let api = guest
+        .host
+        .ok("docker version --format '{{.Server.APIVersion}}'")?;
+    let minor = api
+        .trim()
+        .strip_prefix("1.")
+        .context("not API 1")?
+        .parse::<u32>()?;
+    let mut routed = vec![("l3", "10.67.3")];
+    // Since Docker 23.0, API 1.42.
+    if minor >= 42 {
+        routed.push(("l3s", "10.67.4"));
+    } else {
+        guest.refused(&ipvlan("l3s", "10.67.4"), &["l3s needs Docker 23.0"])?;
+    }
+    for (mode, prefix) in routed {
         guest.up(&ipvlan(mode, prefix))?;
         let (subnet, via) = (format!("{prefix}.0/24"), guest.host.address());
         run(

@@ -20,6 +20,11 @@ impl Engine {
             let why = "only Docker 28.0 and newer make a network without IPv4";
             self.needs_api((1, 48), || format!("create network {}", spec.name), why)?;
         }
+        let is = |option: &str, value: &str| spec.driver_opts.get(option).is_some_and(|set| set == value);
+        if spec.driver == "ipvlan" && is("ipvlan_mode", "l3s") {
+            let why = "ipvlan's mode l3s needs Docker 23.0 or newer";
+            self.needs_api((1, 42), || format!("create network {}", spec.name), why)?;
+        }
         let docker = if self.api_at_least(1, 44) {
             self.docker.clone()
         } else {
