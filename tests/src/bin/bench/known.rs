@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use decnet_tests::lan::Lan;
+use decnet_tests::processes::Agent;
 use decnet_tests::scene::Scene;
 
 use crate::SERVICES;
@@ -24,16 +25,17 @@ impl Known {
     /// Brings up a fleet with an agent in a process of its own.
     pub(crate) fn measure(deckies: usize) -> Result<Self> {
         let mut scene = Scene::swarm("bench")?;
-        let known = Self::of(&mut scene, deckies);
+        let lan = Lan::create(&scene.seed)?;
+        // It lives until its deckies are gone.
+        let (agent, _) = scene.agent("known", &lan, None)?;
+        let known = Self::of(&scene, &lan, &agent, deckies);
         let known = scene.explained(known)?;
         scene.end()?;
         Ok(known)
     }
 
-    fn of(scene: &mut Scene, deckies: usize) -> Result<Self> {
-        let lan = Lan::create(&scene.seed)?;
-        let (agent, _) = scene.agent("known", &lan, None)?;
-        let operator = scene.operator.clone();
+    fn of(scene: &Scene, lan: &Lan, agent: &Agent, deckies: usize) -> Result<Self> {
+        let operator = &scene.operator;
         operator.active("known")?;
         operator.json(&["system", "limit", &deckies.max(10).to_string()])?;
         for first in (0..deckies).step_by(AT_ONCE) {
