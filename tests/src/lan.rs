@@ -177,8 +177,10 @@ impl Drop for Lan {
 ///
 /// When nobody answers.
 pub(crate) fn mac_of(inside: &dyn Fn(&[&str]) -> Command, device: &str, address: &str) -> Result<String> {
-    // Whatever the cache says may be old.
-    run(&mut inside(&["ip", "neigh", "flush", "dev", device]), SHORT)?.ok()?;
+    // Whatever the cache says may be old. Only this address: who empties it for another at the same time would make the
+    // kernel miss an entry that it has just listed.
+    let flush = ["ip", "neigh", "flush", "to", address, "dev", device];
+    run(&mut inside(&flush), SHORT)?.ok()?;
     // Any datagram makes the kernel ask; nothing has to listen there.
     let ask = format!("exec 3<>/dev/udp/{address}/9 && echo >&3 || true");
     crate::wait::until(&format!("an answer to ARP for {address}"), SHORT, || {

@@ -149,21 +149,13 @@ impl<A: Apply, R: Record> Execution<'_, A, R> {
                 Ok(turn) = turns.acquire(), if next.is_some() => {
                     let Some(index) = next else { continue };
                     order.begun(index);
-                    under_way.push(self.step(index, &plan.steps[index], turn));
+                    let step = self.recorded(index, &plan.steps[index], turn);
+                    under_way.push(async move { (index, step.await) });
                 }
                 else => break,
             }
         }
         Ok(outcomes)
-    }
-
-    async fn step(
-        &self,
-        index: usize,
-        planned: &PlannedStep,
-        turn: impl Send,
-    ) -> (usize, Result<Outcome, R::Error>) {
-        (index, self.recorded(index, planned, turn).await)
     }
 
     async fn recorded(

@@ -204,13 +204,9 @@ pub(super) async fn status(client: &Client, console: &mut Console<'_>) -> Result
     let pending: Vec<String> = deckies
         .iter()
         .filter_map(|decky| {
-            Some(format!(
-                "  {}: {}\n",
-                decky.name,
-                decky.pending.as_ref()?.to_text()
-            ))
+            let pending = decky.pending.as_ref()?.to_text();
+            Some(printable(&format!("  {}: {pending}", decky.name)))
         })
-        .map(|line| printable(line.trim_end()))
         .collect();
     if !pending.is_empty() {
         console.print(&format!("\nnot as asked:\n{}\n", pending.join("\n")))?;

@@ -43,7 +43,7 @@ pub(super) async fn probe_address(
 pub(super) async fn create_host_link(link: &HostLink) -> Result<(), EngineError> {
     let held = interfaces()?
         .iter()
-        .any(|interface| interface.addresses.iter().any(|net| net.addr() == link.address));
+        .any(|interface| interface.has(link.address.into()));
     if !held {
         probe_address(link.name.as_str(), &link.parent, link.address.into()).await?;
     }

@@ -2,6 +2,7 @@
 
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use decnet_plan::step::NetworkSpec;
+use decnet_wire::bundle::NetworkMode;
 use ipnet::IpNet;
 use serde_json::json;
 
@@ -16,21 +17,20 @@ impl Engine {
         if self.network_is_there(spec).await? {
             return Ok(());
         }
+        let what = || format!("create network {}", spec.name);
         if spec.enable_ipv4 == Some(false) {
             let why = "only Docker 28.0 and newer make a network without IPv4";
-            self.needs_api((1, 48), || format!("create network {}", spec.name), why)?;
+            self.needs_api((1, 48), what, why)?;
         }
-        let is = |option: &str, value: &str| spec.driver_opts.get(option).is_some_and(|set| set == value);
-        if spec.driver == "ipvlan" && is("ipvlan_mode", "l3s") {
+        if spec.link_mode() == Some(NetworkMode::L3s) {
             let why = "ipvlan's mode l3s needs Docker 23.0 or newer";
-            self.needs_api((1, 42), || format!("create network {}", spec.name), why)?;
+            self.needs_api((1, 42), what, why)?;
         }
         let docker = if self.api_at_least(1, 44) {
             self.docker.clone()
         } else {
             self.with_fields(to_request(spec), &[("CheckDuplicate", json!(true))])?
         };
-        let what = || format!("create network {}", spec.name);
         match self
             .call(CHANGE, what, docker.create_network(to_request(spec)))
             .await

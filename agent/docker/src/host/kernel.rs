@@ -85,21 +85,19 @@ fn find_out() -> Found {
 fn try_all() -> Found {
     let mut lacks = BTreeSet::new();
     // Any Ethernet will do to sit on. Without one, loopback, on which the drivers refuse to sit once they are there.
-    // One carries one of the kinds, so each has its own.
+    // One carries either macvlan or ipvlan, so each has its own; a VLAN goes beside either.
     let paired = links::create_pair("ground", "other").is_ok();
-    let grounds = if paired { ["ground", "other"] } else { ["lo"; 2] };
+    let [one, other] = if paired { ["ground", "other"] } else { ["lo"; 2] };
     let closes = try_to_close();
     if closes == Err(Unclosable) {
         lacks.insert(KernelFeature::Nftables);
     }
     let kinds = [
-        (KernelFeature::Macvlan, InfoKind::MacVlan, "try-macvlan"),
-        (KernelFeature::Ipvlan, InfoKind::IpVlan, "try-ipvlan"),
-        (KernelFeature::Vlan, InfoKind::Vlan, "try-vlan"),
+        (KernelFeature::Macvlan, InfoKind::MacVlan, "try-macvlan", one),
+        (KernelFeature::Ipvlan, InfoKind::IpVlan, "try-ipvlan", other),
+        (KernelFeature::Vlan, InfoKind::Vlan, "try-vlan", one),
     ];
-    for (feature, kind, name) in kinds {
-        // One ground carries macvlan or ipvlan; a VLAN goes beside either.
-        let ground = grounds[usize::from(feature == KernelFeature::Ipvlan)];
+    for (feature, kind, name, ground) in kinds {
         let made = links::index(ground).and_then(|ground| match kind {
             InfoKind::Vlan => links::create_vlan(name, 1, ground),
             kind => links::create_on(name, kind, ground),

@@ -314,7 +314,7 @@ impl<'a> Survey<'a> {
             }
             match wanted.get(&found.name) {
                 Some(link) => {
-                    let has_address = found.addresses.iter().any(|net| net.addr() == link.address);
+                    let has_address = found.has(link.address.into());
                     let same_kind = found.kind.as_deref() == Some(link.driver.as_str());
                     if found.up && alias == link.alias && has_address {
                         wanted.remove(&found.name);
