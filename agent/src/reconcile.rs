@@ -582,7 +582,7 @@ fn prove(
 /// Two aims with the same fingerprint are worked on at the same pace.
 fn fingerprint(aim: &effective::Aim) -> u64 {
     let mut hash = DefaultHasher::new();
-    aim.compose.to_string().hash(&mut hash);
+    aim.compose.as_str().hash(&mut hash);
     aim.operation.map(|operation| operation.id).hash(&mut hash);
     (aim.source as u8).hash(&mut hash);
     hash.finish()

@@ -202,7 +202,7 @@ pub(crate) fn stack(name: &str, compose: Value, operation: Option<Operation>) ->
     Stack {
         name: name.parse().unwrap(),
         decky: name.parse().unwrap(),
-        compose,
+        compose: compose.into(),
         operation,
     }
 }

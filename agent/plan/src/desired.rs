@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use decnet_wire::bundle::{Blob, Network};
+use decnet_wire::bundle::{Blob, ComposeDocument, Network};
 use decnet_wire::ids::{Digest, HostId, StackName};
 use serde_json::Value;
 
@@ -47,7 +47,8 @@ pub struct Desired {
 /// service. Empty means that nothing of it is to be left.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DesiredStack {
-    pub(crate) services: BTreeMap<String, DesiredService>,
+    /// Boxed: the map has room for eleven in each of its nodes, and most stacks have few.
+    pub(crate) services: BTreeMap<String, Box<DesiredService>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -113,7 +114,7 @@ impl Desired {
         host: HostId,
         networks: &[Network],
         blobs: &[Blob],
-        stacks: impl Iterator<Item = (&'a StackName, &'a Value)>,
+        stacks: impl Iterator<Item = (&'a StackName, impl Into<ComposeDocument>)>,
     ) -> Result<Self, Vec<DocumentError>> {
         let mut errors = Vec::new();
         let host_addresses = host_links::addresses(networks, &mut errors);
@@ -122,7 +123,7 @@ impl Desired {
 
         let mut documents = BTreeMap::new();
         for (name, document) in stacks {
-            if documents.insert(name, document).is_some() {
+            if documents.insert(name, document.into()).is_some() {
                 errors.push(DocumentError::new(
                     Some(name),
                     "document",
@@ -139,9 +140,16 @@ impl Desired {
             stacks: BTreeMap::new(),
         };
         for (name, document) in documents {
-            match Project::parse(document) {
+            let document = match document.parse() {
+                Ok(document) => document,
+                Err(error) => {
+                    errors.push(DocumentError::new(Some(name), "document", error));
+                    continue;
+                }
+            };
+            match Project::parse(&document) {
                 Ok(project) => {
-                    if let Err(error) = size::check(name, document, &project) {
+                    if let Err(error) = size::check(name, &document, &project) {
                         errors.push(error);
                         continue;
                     }

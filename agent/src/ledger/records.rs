@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use decnet_docker::Fault;
-use decnet_wire::bundle::{Blob, Network, OperationKind, Stack};
+use decnet_wire::bundle::{Blob, ComposeDocument, Network, OperationKind, Stack};
 use decnet_wire::ids::{DeckyName, Digest, OperationId, StackName, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -93,7 +93,7 @@ impl OperationState {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LastGood {
     pub decky: DeckyName,
-    pub compose: serde_json::Value,
+    pub compose: ComposeDocument,
     pub networks: Vec<Network>,
     pub blobs: Vec<Blob>,
 }

@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use decnet_plan::desired::{Desired, DocumentError};
 use decnet_plan::step::NetworkMode;
-use decnet_wire::bundle::{Blob, BlobKind, Bundle, Network, Operation};
+use decnet_wire::bundle::{Blob, BlobKind, Bundle, ComposeDocument, Network, Operation};
 use decnet_wire::ids::{DeckyName, HostId, StackName};
-use serde_json::Value;
 
 use crate::ledger::LastGood;
 
@@ -26,7 +25,7 @@ pub(crate) enum Source {
 pub(crate) struct Aim {
     pub(crate) decky: DeckyName,
     pub(crate) source: Source,
-    pub(crate) compose: Value,
+    pub(crate) compose: ComposeDocument,
     /// The newest operation, whatever its state.
     pub(crate) operation: Option<Operation>,
 }
@@ -150,7 +149,7 @@ fn assemble(
             .filter(|_| !given_up.contains(&stack.name));
         let (source, compose) = match (quarantined.contains(&stack.name), back) {
             (false, _) => (Source::Bundle, stack.compose.clone()),
-            (true, None) => (Source::Nothing, Value::Object(serde_json::Map::new())),
+            (true, None) => (Source::Nothing, serde_json::json!({}).into()),
             (true, Some(good)) => {
                 add_missing(&mut assembled, good);
                 (Source::LastGood, good.compose.clone())

@@ -738,9 +738,11 @@ async fn a_change_that_nobody_waits_for_is_quarantined_and_what_ran_before_runs_
     running.converged().await;
     let before = lab.machine.running();
     let mut changed = first.clone();
-    changed.compose["services"]["ssh"]["environment"] = serde_json::json!({"VERSION": "2"});
-    changed.compose["services"]["http"] = changed.compose["services"]["ssh"].clone();
-    changed.compose["services"]["http"]["expose"] = serde_json::json!([80]);
+    let mut compose = changed.compose.parse().unwrap();
+    compose["services"]["ssh"]["environment"] = serde_json::json!({"VERSION": "2"});
+    compose["services"]["http"] = compose["services"]["ssh"].clone();
+    compose["services"]["http"]["expose"] = serde_json::json!([80]);
+    changed.compose = compose.into();
     break_start(&lab, "http");
     running.admit(&lab, &lab.bundle(2, vec![changed])).await;
     running.converged().await;
@@ -897,7 +899,7 @@ mod effective_state {
     fn good(services: &[&str]) -> BTreeMap<StackName, LastGood> {
         let good = LastGood {
             decky: "web".parse().unwrap(),
-            compose: document(5, services),
+            compose: document(5, services).into(),
             networks: vec![crate::testing::network()],
             blobs: vec![crate::testing::blob(1), crate::testing::blob(2)],
         };
@@ -966,7 +968,7 @@ mod effective_state {
         let new = web(&["http"], 1, Mutate);
         // Another decky has the address by now.
         let mut moved = new.clone();
-        moved.compose = document(7, &["http"]);
+        moved.compose = document(7, &["http"]).into();
         let other = stack("other", document(5, &["smtp"]), None);
         let bundle = signer.bundle(1, vec![moved, other]);
         assert_eq!(

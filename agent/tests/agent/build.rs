@@ -22,7 +22,7 @@ fn deploy(lab: &Lab, lan: &Network, blob: &Blob) -> Stack {
     Stack {
         name: lab.stack("web").parse().unwrap(),
         decky: "web".parse().unwrap(),
-        compose,
+        compose: compose.into(),
         operation: Some(Operation {
             id: OperationId::new(Uuid::new_v4()),
             kind: OperationKind::Deploy,

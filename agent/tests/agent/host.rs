@@ -13,7 +13,7 @@ fn stack(lab: &Lab, decky: &str, compose: Value, kind: OperationKind) -> Stack {
     Stack {
         name: lab.stack(decky).parse().unwrap(),
         decky: decky.parse().unwrap(),
-        compose,
+        compose: compose.into(),
         operation: Some(Operation {
             id: OperationId::new(Uuid::new_v4()),
             kind,

@@ -47,7 +47,7 @@ fn deploy(name: &str) -> Stack {
     Stack {
         name: name.parse().unwrap(),
         decky: name.parse().unwrap(),
-        compose: serde_json::json!({}),
+        compose: serde_json::json!({}).into(),
         operation: Some(Operation {
             id: OperationId::new(Uuid::new_v4()),
             kind: OperationKind::Deploy,
@@ -178,7 +178,8 @@ async fn a_refused_bundle_is_told_once_and_the_next_good_one_is_taken() {
     let running = Running::enrolled_at(&master).await;
     let mut bad = master.bundle(1);
     bad.stacks = vec![deploy("web")];
-    bad.stacks[0].compose = serde_json::json!({"services": {"s": {"image": "a", "privileged": true}}});
+    let privileged = serde_json::json!({"services": {"s": {"image": "a", "privileged": true}}});
+    bad.stacks[0].compose = privileged.into();
     master.publish(&bad);
     master
         .until("the refusal", |master| !master.told().is_empty())

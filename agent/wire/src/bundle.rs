@@ -3,7 +3,11 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::ids::{
     DeckyName, Digest, FleetId, HostId, InterfaceName, NetworkName, OperationId, ParseError, StackName,
@@ -253,12 +257,71 @@ pub struct Stack {
     /// The Compose project name.
     pub name: StackName,
     pub decky: DeckyName,
-    /// The Compose document, as JSON. No services at all means: remove what is left of the stack.
-    pub compose: serde_json::Value,
+    /// No services at all means: remove what is left of the stack.
+    pub compose: ComposeDocument,
     /// The newest operation on the decky; none when nothing is asked but to keep it as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,
 }
+
+/// A Compose document, as the text of a JSON value. Parsed it takes some ten times the memory, and a host keeps
+/// hundreds of them. Two are equal when they are so to the letter.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(from = "Box<RawValue>", into = "Box<RawValue>")]
+pub struct ComposeDocument(Arc<RawValue>);
+
+impl ComposeDocument {
+    /// # Errors
+    /// It is nested deeper than JSON is read here.
+    pub fn parse(&self) -> Result<Value, serde_json::Error> {
+        serde_json::from_str(self.as_str())
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.get()
+    }
+}
+
+impl From<&ComposeDocument> for ComposeDocument {
+    fn from(document: &ComposeDocument) -> Self {
+        document.clone()
+    }
+}
+
+impl From<Box<RawValue>> for ComposeDocument {
+    fn from(text: Box<RawValue>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<ComposeDocument> for Box<RawValue> {
+    fn from(document: ComposeDocument) -> Self {
+        (*document.0).to_owned()
+    }
+}
+
+impl From<&Value> for ComposeDocument {
+    fn from(value: &Value) -> Self {
+        // Every value can be written: its keys are texts.
+        let text = serde_json::value::to_raw_value(value);
+        text.unwrap_or_else(|_| RawValue::NULL.to_owned()).into()
+    }
+}
+
+impl From<Value> for ComposeDocument {
+    fn from(value: Value) -> Self {
+        (&value).into()
+    }
+}
+
+impl PartialEq for ComposeDocument {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for ComposeDocument {}
 
 /// One thing that the operator asked of one decky.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

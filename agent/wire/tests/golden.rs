@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use decnet_wire::bundle::{Bundle, Network};
+use decnet_wire::bundle::{Bundle, ComposeDocument, Network};
 use decnet_wire::enrol::{EnrolRequest, EnrolResponse, Token};
 use decnet_wire::report::{Report, ReportAnswer};
 use decnet_wire::trust::TrustRoot;
@@ -109,4 +109,17 @@ fn a_secret_is_not_part_of_a_debug_text() {
     assert!(!format!("{token:?}").contains(&token.secret));
     let request: EnrolRequest = serde_json::from_str(&read("enrol-request-1.json")).unwrap();
     assert!(!format!("{request:?}").contains(&request.secret));
+}
+
+#[test]
+fn a_compose_document_is_kept_to_the_letter() {
+    let text = r#"{"services": {"b":{"x":1.50},"a":{}}}"#;
+    let document: ComposeDocument = serde_json::from_str(text).unwrap();
+    assert_eq!(document.as_str(), text);
+    assert_eq!(serde_json::to_string(&document).unwrap(), text);
+    let value = document.parse().unwrap();
+    assert_eq!(value["services"]["b"]["x"], 1.5);
+    let written = ComposeDocument::from(&value);
+    assert_ne!(written, document);
+    assert_eq!(written.parse().unwrap(), value);
 }

@@ -83,7 +83,7 @@ impl Control {
             .map(|stack| Stack {
                 name: stack.name,
                 decky: stack.decky,
-                compose: stack.document,
+                compose: stack.document.into(),
                 operation: None,
             })
             .collect();
@@ -92,7 +92,7 @@ impl Control {
                 stacks.push(Stack {
                     name: crate::fleet::compile::stack_name(&record.decky.name),
                     decky: record.decky.name.clone(),
-                    compose: serde_json::json!({ "services": {} }),
+                    compose: serde_json::json!({ "services": {} }).into(),
                     operation: None,
                 });
             }

@@ -60,7 +60,8 @@ fn the_embedded_worker_enrols_again_under_its_old_identity() {
 /// Address and MAC in the document of one decky.
 fn attachment(bundle: &Bundle, decky: &str) -> (String, Option<String>) {
     let stack = bundle.stacks.iter().find(|stack| stack.decky.as_str() == decky);
-    let lan = &stack.unwrap().compose["services"]["base"]["networks"]["lan"];
+    let compose = stack.unwrap().compose.parse().unwrap();
+    let lan = &compose["services"]["base"]["networks"]["lan"];
     let text = |key: &str| lan[key].as_str().map(str::to_owned);
     (text("ipv4_address").unwrap(), text("mac_address"))
 }

@@ -133,7 +133,7 @@ fn a_mutation_keeps_address_mac_and_base_and_a_failed_one_is_undone() {
             .record
             .decky
     };
-    let base = |bundle: &Bundle| bundle.stacks[0].compose["services"]["base"].clone();
+    let base = |bundle: &Bundle| bundle.stacks[0].compose.parse().unwrap()["services"]["base"].clone();
     let (before, base_before) = (find(&master), base(&host.bundle(&master)));
     let id = master.control.mutate(&name).unwrap();
     master.control.publish_due().unwrap();
@@ -194,7 +194,13 @@ fn a_removed_decky_goes_when_its_host_says_so() {
     master.control.publish_due().unwrap();
     assert_eq!(master.state("a"), Some(DeckyState::TearingDown));
     let stack = &host.bundle(&master).stacks[0];
-    assert_eq!(stack.compose["services"].as_object().unwrap().len(), 0);
+    assert_eq!(
+        stack.compose.parse().unwrap()["services"]
+            .as_object()
+            .unwrap()
+            .len(),
+        0
+    );
     assert!(
         master.deploy("[a]\nservices=ssh", false).is_err(),
         "the name is taken until then"

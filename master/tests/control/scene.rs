@@ -256,7 +256,8 @@ impl Host {
         let mut containers = Vec::new();
         let mut events = Vec::new();
         for stack in &bundle.stacks {
-            let services = stack.compose["services"].as_object().unwrap();
+            let compose = stack.compose.parse().unwrap();
+            let services = compose["services"].as_object().unwrap();
             for service in services.keys() {
                 containers.push(container(stack.name.as_str(), service));
             }

@@ -73,7 +73,7 @@ impl Context<'_> {
             let mut found = Vec::new();
             for instance in self.instances(name, service, &mut found) {
                 if let Some(desired) = self.service(project, name, service, &instance, &mut found) {
-                    all.stack.services.insert(instance.key, desired);
+                    all.stack.services.insert(instance.key, Box::new(desired));
                 }
             }
             found.dedup();
@@ -487,8 +487,8 @@ fn security(service: &Service) -> (Vec<String>, bool) {
 }
 
 /// The containers of one cycle, or none. Repeatedly leaves out what waits for nothing that is left.
-fn find_cycle(services: &BTreeMap<String, DesiredService>) -> Option<Vec<&str>> {
-    let mut left: BTreeMap<&str, &DesiredService> = services
+fn find_cycle(services: &BTreeMap<String, Box<DesiredService>>) -> Option<Vec<&str>> {
+    let mut left: BTreeMap<&str, &Box<DesiredService>> = services
         .iter()
         .map(|(name, service)| (name.as_str(), service))
         .collect();

@@ -1,6 +1,6 @@
 //! What a bundle's documents may not say.
 
-use decnet_wire::bundle::{Blob, BlobKind, Network, NetworkDriver};
+use decnet_wire::bundle::{Blob, BlobKind, ComposeDocument, Network, NetworkDriver};
 use decnet_wire::ids::{Digest, HostId, StackName};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -70,6 +70,18 @@ fn document(more: &Value) -> Value {
         }
     }
     document
+}
+
+#[test]
+fn a_document_that_is_nested_too_deep_to_be_read_is_told_as_such() {
+    let text = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let document: ComposeDocument = serde_json::from_str(&text).unwrap();
+    let name: StackName = "web".parse().unwrap();
+    let stacks = [(&name, document)].into_iter();
+    let errors = Desired::new(HostId::new(Uuid::nil()), &networks(), &[], stacks).unwrap_err();
+    assert_eq!(errors.len(), 1);
+    let told = errors[0].to_string();
+    assert!(told.starts_with("stack web: document: recursion limit"), "{told}");
 }
 
 fn errors(more: &Value) -> Vec<String> {

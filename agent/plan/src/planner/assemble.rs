@@ -96,7 +96,7 @@ impl<'s, 'a> Assembly<'s, 'a> {
         let survey = self.survey;
         survey.fates.iter().filter_map(|(place, fate)| {
             let service = survey.desired.stack(place.0)?.services.get(place.1)?;
-            Some((*place, service, *fate))
+            Some((*place, &**service, *fate))
         })
     }
 

@@ -350,7 +350,7 @@ impl<'a> Survey<'a> {
             }
             // What becomes of a container decides about those that wait for it or share something of it. Nothing waits
             // for itself, so each round finds somebody.
-            let mut left: Vec<(&String, &DesiredService)> = wanted.services.iter().collect();
+            let mut left: Vec<(&String, &Box<DesiredService>)> = wanted.services.iter().collect();
             while !left.is_empty() {
                 let before = left.len();
                 let (ready, waiting): (Vec<_>, Vec<_>) = left.into_iter().partition(|(_, service)| {
