@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use decnet_docker::Engine;
-use decnet_wire::observed::KernelFeature;
+use decnet_wire::observed::Feature;
 use http::{Request, StatusCode, header};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -208,7 +208,7 @@ async fn engine(socket: &Path) -> Finding {
 async fn kernel(ipvlan: bool) -> Vec<Finding> {
     let lacks = tokio::task::spawn_blocking(decnet_docker::host::lacks).await;
     let lacks = lacks.unwrap_or_default();
-    let check = |feature: KernelFeature, needed: bool, advice: &str| {
+    let check = |feature: Feature, needed: bool, advice: &str| {
         let name = feature.as_str();
         match (lacks.contains(&feature), needed) {
             (false, _) => Finding::ok(name, "the kernel has it"),
@@ -221,12 +221,12 @@ async fn kernel(ipvlan: bool) -> Vec<Finding> {
     };
     vec![
         check(
-            KernelFeature::Macvlan,
+            Feature::Macvlan,
             !ipvlan,
             "load it with `modprobe macvlan`, or enrol this host with --ipvlan",
         ),
         check(
-            KernelFeature::Ipvlan,
+            Feature::Ipvlan,
             ipvlan,
             "load it with `modprobe ipvlan`, or enrol this host without --ipvlan",
         ),
@@ -235,12 +235,12 @@ async fn kernel(ipvlan: bool) -> Vec<Finding> {
 }
 
 /// Whether deckies can be kept from calling out, and by what.
-async fn egress(lacks: &[KernelFeature]) -> Finding {
+async fn egress(lacks: &[Feature]) -> Finding {
     const CHECK: &str = "egress";
     let closes = tokio::task::spawn_blocking(decnet_docker::host::closes).await;
     match closes.ok().flatten() {
         Some(way) => Finding::ok(CHECK, format!("{way} keeps deckies from calling out")),
-        None if lacks.contains(&KernelFeature::Nftables) => Finding::fail(
+        None if lacks.contains(&Feature::Nftables) => Finding::fail(
             CHECK,
             "the kernel has neither nftables with connection tracking nor x_tables for IPv4 and IPv6",
             "load what keeps deckies from calling out: `modprobe -a nf_tables nft_ct`, or `modprobe -a ip_tables \

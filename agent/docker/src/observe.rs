@@ -18,7 +18,7 @@ use decnet_plan::labels;
 use decnet_wire::bundle::NetworkDriver;
 use decnet_wire::ids::HostId;
 use decnet_wire::observed::{
-    ForeignNetwork, KernelFeature, Observed, ObservedContainer, ObservedImage, ObservedNetwork,
+    Feature, ForeignNetwork, Observed, ObservedContainer, ObservedImage, ObservedNetwork,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -47,7 +47,8 @@ impl Engine {
     /// # Errors
     /// The engine does not answer, or the interfaces cannot be listed.
     pub async fn observe(&self, host: HostId) -> Result<Observed, EngineError> {
-        let (mut observed, lacks) = tokio::try_join!(self.look(host, How::Inspect), lacks())?;
+        let (observed, lacks) = tokio::join!(self.look(host, How::Inspect), self.lacks());
+        let mut observed = observed?;
         observed.lacks = lacks;
         Ok(observed)
     }
@@ -55,7 +56,7 @@ impl Engine {
     /// The same, quicker, for whoever looks once and remembers nothing: a container of a project that stands alone
     /// which runs, in a network namespace that can be seen from here, is taken as the list has it. The list does not
     /// tell how often the engine has restarted a container, so that [`ObservedContainer::restarts`] is 0 for these.
-    /// What the kernel lacks is left out: [`crate::host::lacks`] tells it to whoever has something to do.
+    /// What the host lacks is left out: [`Self::lacks`] tells it to whoever has something to do.
     ///
     /// # Errors
     /// As of [`Self::observe`].
@@ -79,6 +80,17 @@ impl Engine {
             interfaces: interfaces::list()?,
             lacks: Vec::new(),
         })
+    }
+
+    /// What this host's kernel and this engine lack. Trying takes a thread of its own, and some milliseconds when it is
+    /// not known yet.
+    pub async fn lacks(&self) -> Vec<Feature> {
+        let tried = tokio::task::spawn_blocking(crate::host::lacks).await;
+        let mut lacks = tried.unwrap_or_default();
+        if !self.api_at_least(1, 42) {
+            lacks.push(Feature::IpvlanL3s);
+        }
+        lacks
     }
 
     /// What the closed namespaces of this host's running containers have counted, by the container's name.
@@ -305,12 +317,6 @@ async fn read_locks(all: &mut HashMap<String, Seen>) {
             seen.closed_with(rules.ok().flatten());
         }
     }
-}
-
-/// Trying takes a thread of its own, and some milliseconds when it is not known yet.
-async fn lacks() -> Result<Vec<KernelFeature>, EngineError> {
-    let tried = tokio::task::spawn_blocking(crate::host::lacks).await;
-    Ok(tried.unwrap_or_default())
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use decnet_wire::ids::{Digest, HostId, MacAddress, StackName};
 use decnet_wire::observed::{
-    Attachment, ContainerState, ForeignNetwork, Interface, KernelFeature, Observed, ObservedContainer,
+    Attachment, ContainerState, Feature, ForeignNetwork, Interface, Observed, ObservedContainer,
     ObservedImage, ObservedNetwork, ObservedVolume,
 };
 
@@ -28,7 +28,7 @@ pub struct Engine {
     pub containers: BTreeMap<String, Container>,
     pub interfaces: Vec<Interface>,
     pub foreign_networks: Vec<ForeignNetwork>,
-    pub lacks: Vec<KernelFeature>,
+    pub lacks: Vec<Feature>,
     /// Containers of others on a network, by its name.
     pub guests: BTreeMap<String, Vec<String>>,
     /// Machines on the LAN that are not ours.

@@ -98,9 +98,8 @@ impl Runner {
         let policy = Policy::built_in();
         let mut planned = plan(desired, &seen, &policy);
         if !planned.is_settled() {
-            // What the kernel lacks takes longer to find out than all the rest, and matters now only.
-            let lacks = tokio::task::spawn_blocking(decnet_docker::host::lacks).await;
-            seen.lacks = lacks.unwrap_or_default();
+            // What the host lacks takes longer to find out than all the rest, and matters now only.
+            seen.lacks = self.engine.lacks().await;
             if !seen.lacks.is_empty() {
                 planned = plan(desired, &seen, &policy);
             }

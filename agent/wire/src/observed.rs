@@ -27,9 +27,9 @@ pub struct Observed {
     /// Networks of others that sit on an interface of this host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub foreign_networks: Vec<ForeignNetwork>,
-    /// What this host's kernel was seen to lack.
+    /// What this host's kernel and its engine were seen to lack.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub lacks: Vec<KernelFeature>,
+    pub lacks: Vec<Feature>,
 }
 
 /// A macvlan or ipvlan network without this host's label.
@@ -42,10 +42,10 @@ pub struct ForeignNetwork {
     pub parent: InterfaceName,
 }
 
-/// What a kernel may be built without.
+/// What a kernel may be built without, and an engine be too old for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum KernelFeature {
+pub enum Feature {
     /// Links of kind macvlan.
     Macvlan,
     /// Links of kind ipvlan.
@@ -55,10 +55,12 @@ pub enum KernelFeature {
     /// What closes a namespace against calls outwards: neither nftables with connection tracking nor, in its place,
     /// x_tables.
     Nftables,
+    /// Mode l3s of ipvlan networks: engines since Docker 23.0.
+    IpvlanL3s,
 }
 
-impl KernelFeature {
-    /// The kernel's name of it.
+impl Feature {
+    /// The usual name of it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -66,6 +68,7 @@ impl KernelFeature {
             Self::Ipvlan => "ipvlan",
             Self::Vlan => "vlan",
             Self::Nftables => "nftables",
+            Self::IpvlanL3s => "ipvlan mode l3s",
         }
     }
 }

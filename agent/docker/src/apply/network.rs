@@ -2,7 +2,6 @@
 
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use decnet_plan::step::NetworkSpec;
-use decnet_wire::bundle::NetworkMode;
 use ipnet::IpNet;
 use serde_json::json;
 
@@ -21,10 +20,6 @@ impl Engine {
         if spec.enable_ipv4 == Some(false) {
             let why = "only Docker 28.0 and newer make a network without IPv4";
             self.needs_api((1, 48), what, why)?;
-        }
-        if spec.link_mode() == Some(NetworkMode::L3s) {
-            let why = "ipvlan's mode l3s needs Docker 23.0 or newer";
-            self.needs_api((1, 42), what, why)?;
         }
         let docker = if self.api_at_least(1, 44) {
             self.docker.clone()

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use decnet_plan::compose::Egress;
-use decnet_wire::observed::KernelFeature;
+use decnet_wire::observed::Feature;
 use netlink_packet_route::link::InfoKind;
 use nix::errno::Errno;
 
@@ -30,7 +30,7 @@ struct Known {
 /// What trying has shown.
 #[derive(Default)]
 struct Found {
-    lacks: BTreeSet<KernelFeature>,
+    lacks: BTreeSet<Feature>,
     /// What closes namespaces; None when nothing does, and when nothing could be tried.
     closes: Option<Way>,
 }
@@ -41,7 +41,7 @@ struct Found {
 /// The first call tries, and takes some milliseconds. Later ones tell what is known; what is missing is tried again
 /// behind their backs.
 #[must_use]
-pub fn lacks() -> Vec<KernelFeature> {
+pub fn lacks() -> Vec<Feature> {
     known(|found| found.lacks.iter().copied().collect())
 }
 
@@ -90,12 +90,12 @@ fn try_all() -> Found {
     let [one, other] = if paired { ["ground", "other"] } else { ["lo"; 2] };
     let closes = try_to_close();
     if closes == Err(Unclosable) {
-        lacks.insert(KernelFeature::Nftables);
+        lacks.insert(Feature::Nftables);
     }
     let kinds = [
-        (KernelFeature::Macvlan, InfoKind::MacVlan, "try-macvlan", one),
-        (KernelFeature::Ipvlan, InfoKind::IpVlan, "try-ipvlan", other),
-        (KernelFeature::Vlan, InfoKind::Vlan, "try-vlan", one),
+        (Feature::Macvlan, InfoKind::MacVlan, "try-macvlan", one),
+        (Feature::Ipvlan, InfoKind::IpVlan, "try-ipvlan", other),
+        (Feature::Vlan, InfoKind::Vlan, "try-vlan", one),
     ];
     for (feature, kind, name, ground) in kinds {
         let made = links::index(ground).and_then(|ground| match kind {
@@ -175,16 +175,8 @@ mod tests {
         };
         assert!(can("macvlan"), "missing: a kernel with macvlan, and root");
         let lacks = lacks();
-        assert!(!lacks.contains(&KernelFeature::Macvlan), "{lacks:?}");
-        assert_eq!(
-            lacks.contains(&KernelFeature::Ipvlan),
-            !can("ipvlan"),
-            "{lacks:?}"
-        );
-        assert_eq!(
-            lacks.contains(&KernelFeature::Vlan),
-            !can("vlan id 1"),
-            "{lacks:?}"
-        );
+        assert!(!lacks.contains(&Feature::Macvlan), "{lacks:?}");
+        assert_eq!(lacks.contains(&Feature::Ipvlan), !can("ipvlan"), "{lacks:?}");
+        assert_eq!(lacks.contains(&Feature::Vlan), !can("vlan id 1"), "{lacks:?}");
     }
 }

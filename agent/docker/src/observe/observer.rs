@@ -22,7 +22,7 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::seen::{Seen, to_containers};
-use super::{How, Networks, interfaces, lacks, read_locks};
+use super::{How, Networks, interfaces, read_locks};
 use crate::{Engine, EngineError};
 
 /// How long a stream of events has to be open before it counts. The engine does not say when it begins to listen.
@@ -269,8 +269,9 @@ impl Observer {
             found.extend(others.map(|(id, seen)| (id.clone(), seen.clone())));
             Ok(Some(found))
         };
+        let lacks = async { Ok(self.engine.lacks().await) };
         let (images, networks, volumes, containers, lacks) =
-            tokio::try_join!(images, networks, volumes, containers, lacks())?;
+            tokio::try_join!(images, networks, volumes, containers, lacks)?;
         let interfaces = interfaces::list()?;
 
         if lists {

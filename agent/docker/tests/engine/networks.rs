@@ -8,7 +8,7 @@ use bollard::query_parameters::RemoveContainerOptions;
 use decnet_docker::EngineError;
 use decnet_plan::desired::{Desired, Leases};
 use decnet_wire::bundle::{Network, NetworkDriver, NetworkMode};
-use decnet_wire::observed::{ContainerState, KernelFeature};
+use decnet_wire::observed::{ContainerState, Feature};
 use ipnet::Ipv6Net;
 use serde_json::{Value, json};
 
@@ -112,7 +112,7 @@ async fn the_engine_makes_and_removes_the_vlan_of_a_parent_that_is_not_there() {
         let all = decnet_docker::host::interfaces().unwrap();
         all.into_iter().find(|interface| interface.name.as_str() == vlan)
     };
-    if lab.observe().await.lacks.contains(&KernelFeature::Vlan) {
+    if lab.observe().await.lacks.contains(&Feature::Vlan) {
         let plan = lab.plan(&desired).await;
         assert!(plan.steps.is_empty(), "{}", lines(&plan));
         let reason = &plan.blocked[0].reason;
@@ -353,7 +353,7 @@ async fn what_will_not_work_on_this_host_is_named_and_nothing_is_planned() {
     let mut other = lan.clone();
     other.driver = NetworkDriver::Ipvlan;
     let ipvlan = lab.desire(&[&other], &[("web", lab.decky(&other, 5, &[]))]);
-    if lab.observe().await.lacks.contains(&KernelFeature::Ipvlan) {
+    if lab.observe().await.lacks.contains(&Feature::Ipvlan) {
         refused(&ipvlan, &["ipvlan does not exist", "give this host macvlan"]).await;
     } else {
         let link = format!("nm{:x}", std::process::id());

@@ -5,7 +5,7 @@
 
 use decnet_wire::bundle::{NetworkDriver, NetworkMode};
 use decnet_wire::ids::InterfaceName;
-use decnet_wire::observed::{Interface, KernelFeature, Observed};
+use decnet_wire::observed::{Feature, Interface, Observed};
 use ipnet::IpNet;
 
 use crate::desired::{Desired, HOST_LINK};
@@ -44,12 +44,22 @@ pub(super) fn obstacle(
     let before_it_is_made = || {
         let shared = lan.shared(name, desired, observed);
         let subnet = || (!network.is_routed()).then(|| lan.subnet(observed)).flatten();
-        shared.or_else(|| lan.vlan(observed)).or_else(subnet)
+        let mode = || too_new_a_mode(network, observed);
+        shared
+            .or_else(|| lan.vlan(observed))
+            .or_else(mode)
+            .or_else(subnet)
     };
     let problem = always()
         .or_else(|| crowded(name, network, desired))
         .or_else(|| if is_there { None } else { before_it_is_made() })?;
     Some(format!("network {name}: {problem}"))
+}
+
+fn too_new_a_mode(network: &NetworkSpec, observed: &Observed) -> Option<String> {
+    let l3s = network.link_mode() == Some(NetworkMode::L3s);
+    (l3s && observed.lacks.contains(&Feature::IpvlanL3s))
+        .then(|| "ipvlan's mode l3s needs Docker 23.0 or newer: update the engine, or choose l3".to_owned())
 }
 
 /// Why a decky cannot have this address on this network.
@@ -120,8 +130,8 @@ impl Lan {
 
     fn kernel(&self, observed: &Observed) -> Option<String> {
         let (feature, other) = match self.driver {
-            NetworkDriver::Macvlan => (KernelFeature::Macvlan, KernelFeature::Ipvlan),
-            NetworkDriver::Ipvlan => (KernelFeature::Ipvlan, KernelFeature::Macvlan),
+            NetworkDriver::Macvlan => (Feature::Macvlan, Feature::Ipvlan),
+            NetworkDriver::Ipvlan => (Feature::Ipvlan, Feature::Macvlan),
             NetworkDriver::Bridge => return None,
         };
         if !observed.lacks.contains(&feature) {
@@ -146,7 +156,7 @@ impl Lan {
         let is_there = |interface: &Interface| interface.name == self.parent;
         let (trunk, id) = vlan(&self.parent)?;
         let to_be_made = !observed.interfaces.iter().any(is_there);
-        (to_be_made && observed.lacks.contains(&KernelFeature::Vlan)).then(|| {
+        (to_be_made && observed.lacks.contains(&Feature::Vlan)).then(|| {
             format!(
                 "its parent {} is VLAN {id} of {trunk}, and VLANs do not exist in this host's kernel: load the module \
                  8021q, or use a kernel that has it",

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use decnet_wire::ids::StackName;
 use decnet_wire::observed::{
-    ContainerState, Interface, KernelFeature, Observed, ObservedContainer, ObservedNetwork,
+    ContainerState, Feature, Interface, Observed, ObservedContainer, ObservedNetwork,
 };
 
 use super::{preflight, tuning};
@@ -183,7 +183,7 @@ impl<'a> Survey<'a> {
                 addresses.find_map(|address| preflight::address_obstacle(address, network, self.observed))
             });
             let closed = desired.services.values().any(|service| service.egress.is_some());
-            let unclosable = closed && self.observed.lacks.contains(&KernelFeature::Nftables);
+            let unclosable = closed && self.observed.lacks.contains(&Feature::Nftables);
             let reason = reason.or_else(|| unclosable.then(|| preflight::UNCLOSABLE.to_owned()));
             if let Some(reason) = reason {
                 self.blocked_stacks.entry(stack).or_insert(reason);

@@ -150,7 +150,7 @@ fn a_misspelt_extension_is_an_error() {
 #[test]
 fn a_kernel_that_can_close_no_namespace_runs_no_decky() {
     let mut engine = engine();
-    engine.lacks = vec![decnet_wire::observed::KernelFeature::Nftables];
+    engine.lacks = vec![decnet_wire::observed::Feature::Nftables];
     let plan = plan_now(&desire(&[lan()], &[("web", web())]), &engine);
     assert!(
         plan.steps.iter().all(|planned| planned.stack.is_none()),

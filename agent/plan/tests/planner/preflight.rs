@@ -4,7 +4,7 @@ use decnet_plan::desired::Desired;
 use decnet_plan::planner::{StackState, stack_state};
 use decnet_plan::sim::Engine;
 use decnet_wire::bundle::{Network, NetworkDriver, NetworkMode};
-use decnet_wire::observed::{ForeignNetwork, Interface, KernelFeature};
+use decnet_wire::observed::{Feature, ForeignNetwork, Interface};
 
 use crate::fleet::{converge_at_once, decky, desire, engine, lan, lines, plan_now, stack};
 use serde_json::{Value, json};
@@ -49,7 +49,7 @@ fn eth0(engine: &mut Engine) -> &mut Interface {
 #[test]
 fn a_driver_that_the_kernel_lacks_is_named_with_the_one_that_it_has() {
     let mut engine = engine();
-    engine.lacks = vec![KernelFeature::Ipvlan];
+    engine.lacks = vec![Feature::Ipvlan];
     let desired = desire(&[ipvlan()], &[("web", plain())]);
     refused(
         &desired,
@@ -61,6 +61,26 @@ fn a_driver_that_the_kernel_lacks_is_named_with_the_one_that_it_has() {
     );
     // What the host does not ask for may be missing.
     converge_at_once(&mut engine, &desire(&[lan()], &[("web", plain())]));
+}
+
+#[test]
+fn a_mode_that_the_engine_is_too_old_for_is_refused_before_anything_is_made() {
+    let mode = |mode| Network {
+        mode: Some(mode),
+        ..ipvlan()
+    };
+    let mut engine = engine();
+    engine.lacks = vec![Feature::IpvlanL3s];
+    let desired = desire(&[mode(NetworkMode::L3s)], &[("web", plain())]);
+    refused(&desired, &engine, &["l3s needs Docker 23.0"]);
+    converge_at_once(
+        &mut engine,
+        &desire(&[mode(NetworkMode::L3)], &[("web", plain())]),
+    );
+    // What runs in another mode is left as it is.
+    refused(&desired, &engine, &["l3s needs Docker 23.0"]);
+    engine.lacks.clear();
+    converge_at_once(&mut engine, &desired);
 }
 
 #[test]
@@ -237,7 +257,7 @@ fn a_vlan_is_refused_on_a_kernel_that_makes_none_unless_somebody_else_has_made_i
     };
     let desired = desire(&[parent], &[("web", plain())]);
     let mut engine = engine();
-    engine.lacks = vec![KernelFeature::Vlan];
+    engine.lacks = vec![Feature::Vlan];
     refused(&desired, &engine, &["VLAN 30 of eth0", "8021q"]);
     engine.interfaces.push(Interface::new("eth0.30".parse().unwrap()));
     converge_at_once(&mut engine, &desired);
