@@ -14,7 +14,7 @@ use crate::engine::{HOST_LABEL, docker};
 use crate::processes::bin;
 
 /// One run of a program. A busy machine with two cores takes its time for thirty containers.
-const LIMIT: Duration = Duration::from_secs(120);
+pub const LIMIT: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contender {
@@ -37,6 +37,21 @@ impl Contender {
         environment: &BTreeMap<String, String>,
         command: &[&str],
     ) -> Result<Finished> {
+        let mut process = self.command(folder)?;
+        process
+            .args(&fixture.arguments)
+            .args(command)
+            .envs(environment)
+            .envs(&fixture.environment);
+        run(&mut process, LIMIT)
+    }
+
+    /// The program, to be told what to do in a folder.
+    ///
+    /// # Errors
+    ///
+    /// When it was not built.
+    pub fn command(self, folder: &Path) -> Result<Command> {
         let mut process = match self {
             // Odd files make it take all memory there is. In KiB.
             Self::Compose => program(
@@ -53,18 +68,13 @@ impl Contender {
                 process
             }
         };
-        process
-            .args(&fixture.arguments)
-            .args(command)
-            .current_dir(folder)
-            .env_clear();
+        process.current_dir(folder).env_clear();
         for name in ["PATH", "HOME", "DOCKER_HOST"] {
             if let Some(value) = std::env::var_os(name) {
                 process.env(name, value);
             }
         }
-        process.envs(environment).envs(&fixture.environment);
-        run(&mut process, LIMIT)
+        Ok(process)
     }
 
     /// The document that `config` makes of a fixture's copy, without an engine.
