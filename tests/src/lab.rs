@@ -209,6 +209,15 @@ impl Lab {
     pub fn mac_of(&self, address: &str) -> Result<String> {
         crate::lan::mac_of(&|arguments| self.inside(arguments), BRIDGE, address)
     }
+
+    /// Makes the LAN ask for the MAC address of `address` when it calls it next.
+    ///
+    /// # Errors
+    ///
+    /// When `ip` fails.
+    pub fn forget_mac(&self, address: &str) -> Result<()> {
+        crate::lan::forget_mac(&|arguments| self.inside(arguments), BRIDGE, address)
+    }
 }
 
 /// A host before it is booted.

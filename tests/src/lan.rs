@@ -171,16 +171,26 @@ impl Drop for Lan {
     }
 }
 
+/// Forgets which MAC address `address` has. No other one: two who emptied the whole cache at once would make the kernel
+/// miss an entry that it has just listed.
+///
+/// # Errors
+///
+/// When `ip` fails.
+pub(crate) fn forget_mac(inside: &dyn Fn(&[&str]) -> Command, device: &str, address: &str) -> Result<()> {
+    let flush = ["ip", "neigh", "flush", "to", address, "dev", device];
+    run(&mut inside(&flush), SHORT)?.ok()?;
+    Ok(())
+}
+
 /// The answer to ARP for `address` on `device`, asked afresh with commands that `inside` makes.
 ///
 /// # Errors
 ///
 /// When nobody answers.
 pub(crate) fn mac_of(inside: &dyn Fn(&[&str]) -> Command, device: &str, address: &str) -> Result<String> {
-    // Whatever the cache says may be old. Only this address: who empties it for another at the same time would make the
-    // kernel miss an entry that it has just listed.
-    let flush = ["ip", "neigh", "flush", "to", address, "dev", device];
-    run(&mut inside(&flush), SHORT)?.ok()?;
+    // Whatever the cache says may be old.
+    forget_mac(inside, device, address)?;
     // Any datagram makes the kernel ask; nothing has to listen there.
     let ask = format!("exec 3<>/dev/udp/{address}/9 && echo >&3 || true");
     crate::wait::until(&format!("an answer to ARP for {address}"), SHORT, || {

@@ -11,3 +11,18 @@ pub mod contender;
 pub mod fixture;
 pub mod snapshot;
 pub mod stage;
+
+use anyhow::{Result, ensure};
+
+/// # Errors
+///
+/// With all of them, when there is a difference.
+pub fn none_differ(differences: &[String]) -> Result<()> {
+    ensure!(
+        differences.is_empty(),
+        "{} differ:\n{}",
+        differences.len(),
+        differences.join("\n")
+    );
+    Ok(())
+}

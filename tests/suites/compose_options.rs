@@ -5,19 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use decnet_tests::command::{SHORT, run};
 use decnet_tests::engine::{self, docker};
 use decnet_tests::oracle::contender::{Contender, LIMIT};
 use decnet_tests::oracle::fixture::PREFIX;
-use decnet_tests::oracle::stage::Stage;
+use decnet_tests::oracle::{none_differ, stage::Stage};
 use decnet_tests::wait::{Seen, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const FILE: &str = r#"
+const LESS: &str = r#"
+volumes:
+  data:
 services:
   web:
     image: decnet-oracle/box:1
@@ -27,35 +29,17 @@ services:
     image: decnet-oracle/box:1
     volumes: ["data:/data"]
     healthcheck: {test: ["CMD", "true"], interval: 100ms, retries: 1}
-  built:
-    build: {context: ., dockerfile_inline: "FROM decnet-oracle/box:1\nENV BUILT=1\n"}
   stubborn:
     image: decnet-oracle/box:1
     command: ["sh", "-c", "trap '' TERM; while true; do sleep 1; done"]
     stop_signal: SIGTERM
     stop_grace_period: 1h
-volumes:
-  data:
 "#;
 
-/// Without `built`.
-const LESS: &str = r#"
-services:
-  web:
-    image: decnet-oracle/box:1
-    command: ["sh", "-c", "echo one; echo two; exec sleep 100000"]
-    depends_on: [db]
-  db:
-    image: decnet-oracle/box:1
-    volumes: ["data:/data"]
-    healthcheck: {test: ["CMD", "true"], interval: 100ms, retries: 1}
-  stubborn:
-    image: decnet-oracle/box:1
-    command: ["sh", "-c", "trap '' TERM; while true; do sleep 1; done"]
-    stop_signal: SIGTERM
-    stop_grace_period: 1h
-volumes:
-  data:
+/// One more service of the same project.
+const BUILT: &str = r#"
+  built:
+    build: {context: ., dockerfile_inline: "FROM decnet-oracle/box:1\nENV BUILT=1\n"}
 "#;
 
 /// What does not come up.
@@ -121,13 +105,7 @@ fn the_same_options_do_the_same_under_docker_compose() -> Result<()> {
             differ.push(format!("{line}:\n    compose {compose:?}\n    ours    {ours:?}"));
         }
     }
-    ensure!(
-        differ.is_empty(),
-        "{} differ:\n{}",
-        differ.len(),
-        differ.join("\n")
-    );
-    Ok(())
+    none_differ(&differ)
 }
 
 #[test]
@@ -151,9 +129,8 @@ fn logs_say_what_was_written_and_follow_until_they_are_interrupted() -> Result<(
         "{prefixed:?}"
     );
 
-    let mut follow = Contender::Ours.command(folder.path())?;
-    follow.args(["-p", &project, "-f", "compose.yaml"]);
-    follow.args(["logs", "-f", "--no-log-prefix", "web"]);
+    let line = "-f compose.yaml logs -f --no-log-prefix web";
+    let mut follow = asked(Contender::Ours, folder.path(), &project, line)?;
     let mut follow = follow.stdout(Stdio::piped()).spawn()?;
     let outcome = follow.stdout.take().context("no output").and_then(|output| {
         let mut lines = BufReader::new(output).lines();
@@ -187,7 +164,7 @@ fn logs_say_what_was_written_and_follow_until_they_are_interrupted() -> Result<(
 
 fn write(folder: &Path) -> Result<()> {
     for (name, text) in [
-        ("compose.yaml", FILE),
+        ("compose.yaml", format!("{LESS}{BUILT}").as_str()),
         ("less.yaml", LESS),
         ("sick.yaml", SICK),
         ("absent.yaml", ABSENT),
@@ -197,19 +174,23 @@ fn write(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What a command line says that is done.
-fn told(contender: Contender, folder: &Path, project: &str, line: &str) -> Result<String> {
+/// The program, to be run with a command line.
+fn asked(contender: Contender, folder: &Path, project: &str, line: &str) -> Result<Command> {
     let mut command = contender.command(folder)?;
     command.args(["-p", project]).args(line.split(' '));
-    run(&mut command, LIMIT)?.ok()
+    Ok(command)
+}
+
+/// What a command line says that is done.
+fn told(contender: Contender, folder: &Path, project: &str, line: &str) -> Result<String> {
+    run(&mut asked(contender, folder, project, line)?, LIMIT)?.ok()
 }
 
 fn walk(contender: Contender, folder: &Path, project: &str) -> Result<Vec<Left>> {
     let mut before = BTreeMap::new();
     let mut all = Vec::new();
-    for (line, _) in STEPS {
-        let mut command = contender.command(folder)?;
-        command.args(["-p", project]).args(line.split(' '));
+    for (line, done) in STEPS {
+        let mut command = asked(contender, folder, project, line)?;
         let said = run(&mut command, LIMIT).with_context(|| format!("{contender:?} {line}"))?;
         let ids = contender.ids(project)?;
         let mut containers = BTreeMap::new();
@@ -230,7 +211,7 @@ fn walk(contender: Contender, folder: &Path, project: &str) -> Result<Vec<Left>>
             volumes: own(&["volume", "ls", "--format", "{{.Name}}"])?,
             images: own(&["image", "ls", "--format", "{{.Repository}}"])?,
         });
-        if said.status.success() != all.len().checked_sub(1).is_some_and(|index| STEPS[index].1) {
+        if said.status.success() != done {
             println!("{contender:?} {line}: {}", said.said());
         }
     }

@@ -14,7 +14,7 @@ use decnet_tests::engine;
 use decnet_tests::lan::Lan;
 use decnet_tests::oracle::contender::Contender;
 use decnet_tests::oracle::fixture::{self, Copy, Fixture};
-use decnet_tests::oracle::{snapshot, stage::Stage};
+use decnet_tests::oracle::{none_differ, snapshot, stage::Stage};
 use decnet_tests::seed::Seed;
 use serde_json::Value;
 
@@ -100,13 +100,7 @@ fn the_same_file_means_the_same_under_docker_compose() -> Result<()> {
         failures.push(format!("still on the engine: {left:?}"));
     }
     failures.sort();
-    ensure!(
-        failures.is_empty(),
-        "{} differ:\n{}",
-        failures.len(),
-        failures.join("\n")
-    );
-    Ok(())
+    none_differ(&failures)
 }
 
 /// Everything in which the two differ without a reason that is written down.

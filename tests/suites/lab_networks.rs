@@ -120,8 +120,7 @@ impl Guest {
     /// Whether a visitor on the LAN reaches the address, where nobody listens: he is refused, and by nobody else.
     fn visited(&self, address: &str) -> Result<bool> {
         // Under another driver it has another MAC address, which he would learn some seconds late.
-        let flush = ["ip", "neigh", "flush", "to", address, "dev", "lan0"];
-        run(&mut self.lab.inside(&flush), SHORT)?.ok()?;
+        self.lab.forget_mac(address)?;
         let call = format!("exec 3<>/dev/tcp/{address}/9");
         let said = run(
             &mut self.lab.inside(&["timeout", "10", "bash", "-c", &call]),

@@ -56,7 +56,7 @@ impl Engine {
     /// The same, quicker, for whoever looks once and remembers nothing: a container of a project that stands alone
     /// which runs, in a network namespace that can be seen from here, is taken as the list has it. The list does not
     /// tell how often the engine has restarted a container, so that [`ObservedContainer::restarts`] is 0 for these.
-    /// What the host lacks is left out: [`Self::lacks`] tells it to whoever has something to do.
+    /// What the kernel lacks is left out: [`Self::lacks`] tells it to whoever has something to do.
     ///
     /// # Errors
     /// As of [`Self::observe`].
@@ -78,7 +78,7 @@ impl Engine {
             containers,
             volumes,
             interfaces: interfaces::list()?,
-            lacks: Vec::new(),
+            lacks: self.is_too_old_for(),
         })
     }
 
@@ -87,10 +87,14 @@ impl Engine {
     pub async fn lacks(&self) -> Vec<Feature> {
         let tried = tokio::task::spawn_blocking(crate::host::lacks).await;
         let mut lacks = tried.unwrap_or_default();
-        if !self.api_at_least(1, 42) {
-            lacks.push(Feature::IpvlanL3s);
-        }
+        lacks.extend(self.is_too_old_for());
         lacks
+    }
+
+    /// What this engine lacks, which costs nothing to tell.
+    fn is_too_old_for(&self) -> Vec<Feature> {
+        let l3s = self.api_at_least(1, 42);
+        if l3s { Vec::new() } else { vec![Feature::IpvlanL3s] }
     }
 
     /// What the closed namespaces of this host's running containers have counted, by the container's name.

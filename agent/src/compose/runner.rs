@@ -98,9 +98,10 @@ impl Runner {
         let policy = Policy::built_in();
         let mut planned = plan(desired, &seen, &policy);
         if !planned.is_settled() {
-            // What the host lacks takes longer to find out than all the rest, and matters now only.
-            seen.lacks = self.engine.lacks().await;
-            if !seen.lacks.is_empty() {
+            // What the kernel lacks takes longer to find out than all the rest, and matters now only.
+            let lacks = self.engine.lacks().await;
+            if lacks != seen.lacks {
+                seen.lacks = lacks;
                 planned = plan(desired, &seen, &policy);
             }
         }

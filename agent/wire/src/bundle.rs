@@ -1,11 +1,10 @@
 //! One host's whole desired state. Signed in a DSSE envelope of type [`PAYLOAD_TYPE`]; never a delta.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-
-use ipnet::{Ipv4Net, Ipv6Net};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use ipnet::{Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -266,8 +265,8 @@ pub struct Stack {
 
 /// A Compose document, as the text of a JSON value. Parsed it takes some ten times the memory, and a host keeps
 /// hundreds of them. Two are equal when they are so to the letter.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(from = "Box<RawValue>", into = "Box<RawValue>")]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(from = "Box<RawValue>")]
 pub struct ComposeDocument(Arc<RawValue>);
 
 impl ComposeDocument {
@@ -295,9 +294,9 @@ impl From<Box<RawValue>> for ComposeDocument {
     }
 }
 
-impl From<ComposeDocument> for Box<RawValue> {
-    fn from(document: ComposeDocument) -> Self {
-        (*document.0).to_owned()
+impl Serialize for ComposeDocument {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.as_ref().serialize(serializer)
     }
 }
 
