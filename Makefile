@@ -10,7 +10,7 @@ CARGO ?= cargo
 TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 # The decoy is a static binary in an otherwise empty image; a glibc target does, so nothing has to be added to Rust.
 DECOY_TARGET ?= $(shell uname -m)-unknown-linux-gnu
-DECOY_BINARY := $(TARGET_DIR)/decoy/$(DECOY_TARGET)/decoy/decnet-decoy
+DECOY_BINARY := $(TARGET_DIR)/decoy/$(DECOY_TARGET)/release/decnet-decoy
 DECOY_IMAGE := $(TARGET_DIR)/decoy-image.tar
 DECOY_ARCH := $(if $(filter aarch64%,$(DECOY_TARGET)),arm64,amd64)
 
@@ -36,7 +36,7 @@ build: ## all programs
 
 .PHONY: image
 image: ## the decoy image, as target/decoy-image.tar
-	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --locked --profile decoy -p decnet-decoy \
+	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --locked --release -p decnet-decoy \
 		--target $(DECOY_TARGET) --target-dir $(TARGET_DIR)/decoy
 	$(CARGO) run --locked --quiet -p decnet-packaging --bin decnet-pack -- \
 		image --binary $(DECOY_BINARY) --arch $(DECOY_ARCH) --out $(DECOY_IMAGE) >/dev/null

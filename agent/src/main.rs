@@ -6,6 +6,7 @@ use clap::Parser as _;
 use decnet_agent::cli::{Cli, Exit};
 
 fn main() -> ExitCode {
+    decnet_heap::share();
     // A wrong command line ends here with code 2, as clap has it.
     let cli = Cli::parse();
     cli.init_tracing();

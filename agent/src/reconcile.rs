@@ -15,6 +15,7 @@ mod execute;
 mod images;
 mod machine;
 mod pace;
+mod suspicions;
 mod tries;
 
 use std::collections::hash_map::DefaultHasher;
@@ -162,6 +163,7 @@ impl<M: Machine> Reconciler<M> {
             let Next::After(pause) = self.round(&mut memory).await? else {
                 continue;
             };
+            decnet_heap::give_back();
             tokio::select! {
                 changed = self.bundles.changed() => if changed.is_err() {
                     // Nobody is left to publish: the agent is shutting down.
@@ -255,11 +257,17 @@ impl<M: Machine> Reconciler<M> {
             self.tidy(memory, &effective, &last_good, &observed).await?;
             let quarantined = |trouble: &Trouble| trouble.quarantined;
             if incidents.is_empty() && memory.unproven.is_empty() && troubles.values().all(quarantined) {
+                if self.ledger.commits() != commits {
+                    // A rest is from what the ledger holds now.
+                    return Ok(Next::Now);
+                }
                 memory.rest = Some(Rest {
                     bundle: bundle.digest().clone(),
                     observed,
                     commits,
                 });
+                // It is the larger part of what the agent holds, and may not be needed for days.
+                memory.aimed = None;
             }
             // Back in time to see that it stayed so.
             return Ok(Next::After(if incidents.is_empty() {

@@ -19,6 +19,7 @@ use crate::observe::{label, name_of, to_state};
 use crate::{Engine, EngineError};
 
 mod build;
+pub use build::Builder;
 mod container;
 mod files;
 mod image;

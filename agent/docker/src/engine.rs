@@ -14,10 +14,10 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use crate::EngineError;
 use crate::host::Way;
 use crate::known::Known;
 use crate::progress::{ProgressSink, Sink, ToLog};
+use crate::{Builder, EngineError};
 
 /// Calls that are in flight at once. Measured: an engine on two cores gains nothing beyond.
 pub(crate) const CALLS: usize = 8;
@@ -39,6 +39,8 @@ pub struct Engine {
     pub(crate) progress: Sink,
     /// How namespaces are closed, when somebody has said so.
     pub(crate) closing: Option<Way>,
+    /// What makes images, when somebody has said so.
+    pub(crate) builder: Option<Builder>,
     permits: Arc<Semaphore>,
     socket: Arc<str>,
 }
@@ -81,6 +83,7 @@ impl Engine {
             known: Known::default(),
             progress: Arc::new(ToLog),
             closing: None,
+            builder: None,
             permits: Arc::new(Semaphore::new(CALLS)),
             socket: name,
         })
@@ -98,6 +101,24 @@ impl Engine {
     pub fn closing_with(mut self, way: Way) -> Self {
         self.closing = Some(way);
         self
+    }
+
+    /// The same connection, which has images made by this builder where it can do what a build asks for. Without one it
+    /// is BuildKit where the engine has it.
+    #[must_use]
+    pub fn building_with(mut self, builder: Builder) -> Self {
+        self.builder = Some(builder);
+        self
+    }
+
+    pub(crate) fn socket(&self) -> &str {
+        &self.socket
+    }
+
+    /// A call's path, with the version that was agreed on.
+    pub(crate) fn path(&self, call: &str) -> String {
+        let version = self.docker.client_version();
+        format!("/v{}.{}{call}", version.major_version, version.minor_version)
     }
 
     /// Asks whether the engine answers.
@@ -178,24 +199,6 @@ impl Engine {
             return Ok(());
         }
         Err(EngineError::Unsupported { what: what(), why })
-    }
-
-    /// The connection for one call whose query has these pairs besides those that bollard writes.
-    pub(crate) fn with_query(&self, pairs: &[(&'static str, String)]) -> Docker {
-        let mut more = form_urlencoded::Serializer::new(String::new());
-        for (name, value) in pairs {
-            more.append_pair(name, value);
-        }
-        let more = more.finish();
-        self.docker.clone().with_request_modifier(move |mut request| {
-            let uri = request.uri();
-            let joint = if uri.query().is_some() { '&' } else { '?' };
-            // Both halves are URIs, so the whole is one; if not, the request goes without.
-            if let Ok(whole) = format!("{uri}{joint}{more}").parse() {
-                *request.uri_mut() = whole;
-            }
-            request
-        })
     }
 
     /// The connection for one call with a body that has fields which bollard's types, made for newer engines, lack.

@@ -24,7 +24,7 @@ mod list;
 mod observe;
 mod progress;
 
-pub use apply::BlobSource;
+pub use apply::{BlobSource, Builder};
 pub use engine::Engine;
 pub use error::{EngineError, Fault};
 pub use list::{Listed, LogLine};

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use decnet_docker::{BlobSource, Engine, EngineError};
+use decnet_docker::{BlobSource, Builder, Engine, EngineError};
 use decnet_plan::desired::Desired;
 use decnet_plan::planner::plan;
 use decnet_plan::policy::Policy;
@@ -55,7 +55,11 @@ pub(super) struct Hidden {
 impl Runner {
     pub(super) async fn connect(socket: &Path, host: HostId) -> Result<Self, ComposeError> {
         let terminal = Arc::new(Terminal::new());
-        let engine = Engine::connect(socket).await?.with_progress(terminal.clone());
+        let mut engine = Engine::connect(socket).await?.with_progress(terminal.clone());
+        // Docker's own switch.
+        if matches!(std::env::var("DOCKER_BUILDKIT").as_deref(), Ok("0" | "false")) {
+            engine = engine.building_with(Builder::Classic);
+        }
         Ok(Self {
             engine,
             host,

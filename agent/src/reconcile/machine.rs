@@ -1,9 +1,8 @@
 //! The engine as the loop needs it: made when it is first asked, and again after it was away.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use decnet_docker::{Engine, EngineError, Observer, ProgressSink};
@@ -15,6 +14,7 @@ use decnet_wire::observed::Observed;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 
+use super::suspicions::Suspicions;
 use crate::backoff::Backoff;
 use crate::blobs::SharedBlobs;
 use crate::transfers::Transfers;
@@ -46,12 +46,8 @@ pub(crate) struct DockerMachine {
     observer: Mutex<Option<(Arc<Observer>, String)>>,
     /// The observer was given up.
     given_up: Notify,
-    reach: Arc<Reach>,
+    suspicions: Suspicions,
 }
-
-/// What was found about the way of containers to their LAN, by their id; None while it is being found out. Each is
-/// looked at once.
-type Reach = std::sync::Mutex<BTreeMap<String, Option<Vec<String>>>>;
 
 impl DockerMachine {
     pub(crate) fn new(
@@ -69,7 +65,7 @@ impl DockerMachine {
             transfers,
             observer: Mutex::new(None),
             given_up: Notify::new(),
-            reach: Arc::default(),
+            suspicions: Suspicions::default(),
         }
     }
 
@@ -84,43 +80,6 @@ impl DockerMachine {
         tracing::info!(version, socket = %self.socket.display(), "connected to the Docker Engine");
         let observer = Arc::new(Observer::new(engine, self.host, self.relist));
         Ok(known.insert((observer, version)).clone())
-    }
-
-    /// Adds what is known to be suspicious, and begins to look at containers that are new.
-    fn with_warnings(&self, engine: &Engine, mut observed: Arc<Observed>) -> Arc<Observed> {
-        let mut suspicious = Vec::new();
-        let mut known = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|id, _| observed.containers.iter().any(|container| container.id == *id));
-        for (index, container) in observed.containers.iter().enumerate() {
-            // A container without a namespace of its own has nothing closed.
-            if !container.state.is_running() || container.lock.is_none() {
-                continue;
-            }
-            match known.get(&container.id) {
-                Some(Some(warnings)) if !warnings.is_empty() => suspicious.push((index, warnings.clone())),
-                Some(_) => {}
-                None => {
-                    known.insert(container.id.clone(), None);
-                    let (engine, reach) = (engine.clone(), Arc::clone(&self.reach));
-                    let (id, name) = (container.id.clone(), container.name.clone());
-                    tokio::spawn(async move {
-                        let warnings = engine.check_reach(&id).await.unwrap_or_default();
-                        for warning in &warnings {
-                            tracing::warn!(container = name, warning, "suspicious");
-                        }
-                        let mut known = reach.lock().unwrap_or_else(PoisonError::into_inner);
-                        known.insert(id, Some(warnings));
-                    });
-                }
-            }
-        }
-        if !suspicious.is_empty() {
-            let told = Arc::make_mut(&mut observed);
-            for (index, warnings) in suspicious {
-                told.containers[index].warnings = warnings;
-            }
-        }
-        observed
     }
 
     /// Passes the engine's events on as wakes, and wakes after every reconnect: what happened in between
@@ -148,7 +107,7 @@ impl Machine for DockerMachine {
     async fn observe(&self) -> Result<(Arc<Observed>, String), EngineError> {
         let (observer, version) = self.observer().await?;
         match observer.observe().await {
-            Ok(observed) => Ok((self.with_warnings(observer.engine(), observed), version)),
+            Ok(observed) => Ok((self.suspicions.add_to(observer.engine(), observed), version)),
             Err(error) => {
                 if error.retryable() {
                     // It may come back as another version.

@@ -4,8 +4,8 @@
 //! socket options of a raw socket. What the entries of a table mean is the caller's business; here they are bytes, and
 //! the kernel checks every one of them before it takes a table.
 //!
-//! It is a crate of its own because `getsockopt` and `setsockopt` with these options have no safe wrapper: all unsafe
-//! code of the project stands in `Filter::ask` and `Filter::replace_once`.
+//! It is a crate of its own because `getsockopt` and `setsockopt` with these options have no safe wrapper: all its unsafe
+//! code stands in `Filter::ask` and `Filter::replace_once`.
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 

@@ -1,26 +1,35 @@
 //! Images that are built from a folder, from an archive, or from what the builder fetches.
 //!
-//! The engine's classic builder does it, in one call with the context as its body; `docs-dev/classic-builder.md` says
-//! why.
+//! BuildKit does it where the engine has it and the build asks for nothing that only the classic builder can do, which
+//! takes its place otherwise; see `docs-dev/builders.md`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 
-use bollard::query_parameters::BuildImageOptions;
 use bytes::Bytes;
 use decnet_plan::step::{BuildContext, BuildSpec, Dockerfile};
-use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use form_urlencoded::Serializer;
+use futures_util::{Stream, StreamExt, stream};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 
 use super::BlobSource;
-use crate::engine::TRANSFER;
+use crate::engine::{LOOK, TRANSFER};
 use crate::progress::Progress;
 use crate::{Engine, EngineError};
 
+mod call;
 mod context;
 mod ignore;
+mod trace;
+
+/// What makes an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Builder {
+    BuildKit,
+    Classic,
+}
 
 /// The Dockerfile's name in the archive where the specification has its text, or has it outside the context.
 const BROUGHT: &str = ".decnet.Dockerfile";
@@ -37,6 +46,21 @@ const COMPRESSED: [&[u8]; 4] = [
 type Body = stream::BoxStream<'static, Result<Bytes, io::Error>>;
 
 impl Engine {
+    /// Docker's own engine has had BuildKit since 18.09, on Linux; what else speaks its API may not.
+    async fn builder_of(&self, spec: &BuildSpec) -> Result<Builder, EngineError> {
+        if is_classic(spec) {
+            return Ok(Builder::Classic);
+        }
+        if let Some(builder) = self.builder {
+            return Ok(builder);
+        }
+        let what = || "read the engine's version".to_owned();
+        let version = self.call(LOOK, what, self.docker.version()).await?;
+        let parts = version.components.unwrap_or_default();
+        let has = version.os.as_deref() == Some("linux") && parts.iter().any(|part| part.name == "Engine");
+        Ok(if has { Builder::BuildKit } else { Builder::Classic })
+    }
+
     pub(super) async fn build_image(
         &self,
         spec: &BuildSpec,
@@ -84,22 +108,14 @@ impl Engine {
                 }
             },
         };
-        let docker = self.with_query(&more_query(spec));
-        let progress = docker.build_image(
-            to_options(spec, dockerfile),
-            None,
-            Some(bollard::body_try_stream(body)),
-        );
-        let done = progress.try_for_each(|news| {
-            for line in news.stream.as_deref().unwrap_or_default().lines() {
-                if !line.trim().is_empty() {
-                    let (image, line) = (image.to_owned(), line.to_owned());
-                    self.progress.tell(Progress::Build { image, line });
-                }
-            }
-            std::future::ready(Ok(()))
-        });
-        self.call(TRANSFER, what, done).await?;
+        let builder = self.builder_of(spec).await?;
+        let target = self.path(&format!("/build?{}", query(spec, &dockerfile, builder)));
+        let told = |line: &str| {
+            let (image, line) = (image.to_owned(), line.to_owned());
+            self.progress.tell(Progress::Build { image, line });
+        };
+        self.call(TRANSFER, what, call::post(self.socket(), &target, body, told))
+            .await?;
         for tag in &spec.tags {
             if !self.has_image(tag).await? {
                 return Err(EngineError::WrongImage {
@@ -112,45 +128,78 @@ impl Engine {
     }
 }
 
-fn to_options(spec: &BuildSpec, dockerfile: String) -> BuildImageOptions {
-    let remote = match &spec.context {
-        BuildContext::Remote { url } => Some(url.clone()),
-        BuildContext::Blob { .. } | BuildContext::Folder { .. } => None,
+/// The call's parameters: `ImageBuild` of the Engine API.
+fn query(spec: &BuildSpec, dockerfile: &str, builder: Builder) -> String {
+    let mut query = Serializer::new(String::new());
+    let mut flag = |name: &str, value: &str| {
+        query.append_pair(name, value);
     };
+    if builder == Builder::BuildKit {
+        flag("version", "2");
+    }
+    flag("dockerfile", dockerfile);
+    if let BuildContext::Remote { url } = &spec.context {
+        flag("remote", url);
+    }
+    for tag in &spec.tags {
+        flag("t", tag);
+    }
     // Without a value it would be taken from the builder's environment, and there is none.
     let args = spec.args.iter();
-    let args: HashMap<_, _> = args
-        .filter_map(|(name, value)| Some((name.clone(), value.clone()?)))
+    let args: BTreeMap<_, _> = args
+        .filter_map(|(name, value)| Some((name, value.as_ref()?)))
         .collect();
-    BuildImageOptions {
-        dockerfile,
-        remote,
-        nocache: spec.no_cache,
-        pull: spec.pull.then(|| "1".to_owned()),
-        cachefrom: (!spec.cache_from.is_empty()).then(|| spec.cache_from.clone()),
-        rm: true,
-        forcerm: true,
-        buildargs: (!args.is_empty()).then_some(args),
-        labels: (!spec.labels.is_empty()).then(|| spec.labels.clone().into_iter().collect()),
-        networkmode: spec.network.clone(),
-        platform: spec.platform.clone().unwrap_or_default(),
-        target: spec.target.clone().unwrap_or_default(),
-        ..BuildImageOptions::default()
+    if !args.is_empty() {
+        flag("buildargs", &json!(args).to_string());
     }
-}
-
-/// What bollard's options have no place for, or a place for one only.
-fn more_query(spec: &BuildSpec) -> Vec<(&'static str, String)> {
-    let tags = spec.tags.iter().map(|tag| ("t", tag.clone()));
-    let hosts = spec.extra_hosts.iter().map(|host| ("extrahosts", host.clone()));
-    let memory = spec.shm_size.map(|bytes| ("shmsize", bytes.to_string()));
+    if !spec.labels.is_empty() {
+        flag("labels", &json!(spec.labels).to_string());
+    }
+    if !spec.cache_from.is_empty() {
+        flag("cachefrom", &json!(spec.cache_from).to_string());
+    }
+    for host in &spec.extra_hosts {
+        flag("extrahosts", host);
+    }
+    if let Some(bytes) = spec.shm_size {
+        flag("shmsize", &bytes.to_string());
+    }
     let limits: Vec<_> = spec
         .ulimits
         .iter()
         .map(|(name, limit)| json!({"Name": name, "Soft": limit.soft, "Hard": limit.hard}))
         .collect();
-    let limits = (!limits.is_empty()).then(|| ("ulimits", json!(limits).to_string()));
-    tags.chain(hosts).chain(memory).chain(limits).collect()
+    if !limits.is_empty() {
+        flag("ulimits", &json!(limits).to_string());
+    }
+    for (name, value) in [
+        ("networkmode", &spec.network),
+        ("platform", &spec.platform),
+        ("target", &spec.target),
+    ] {
+        if let Some(value) = value {
+            flag(name, value);
+        }
+    }
+    for (name, set) in [
+        ("nocache", spec.no_cache),
+        ("pull", spec.pull),
+        // What the classic builder leaves behind otherwise.
+        ("rm", true),
+        ("forcerm", true),
+    ] {
+        if set {
+            flag(name, "1");
+        }
+    }
+    query.finish()
+}
+
+/// Whether a build asks for what BuildKit does not do, or not on every engine: it knows no network but these, and limits
+/// only since 23.0.
+fn is_classic(spec: &BuildSpec) -> bool {
+    let apart = |network: &String| !matches!(network.as_str(), "default" | "none" | "host");
+    spec.network.as_ref().is_some_and(apart) || spec.shm_size.is_some() || !spec.ulimits.is_empty()
 }
 
 fn chunks(file: tokio::fs::File) -> Body {

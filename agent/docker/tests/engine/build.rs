@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use decnet_docker::{EngineError, Progress};
+use decnet_docker::{Builder, EngineError, Progress};
 use decnet_plan::step::{BuildContext, BuildSpec, Dockerfile, Step, Ulimit};
 
 use crate::image::{binary, sha256, tar};
@@ -37,15 +37,31 @@ fn build(spec: &BuildSpec) -> Step {
 }
 
 #[tokio::test]
-async fn a_folder_becomes_an_image_that_runs_with_every_option() {
-    let lab = Lab::new().await;
+async fn buildkit_makes_a_folder_an_image_that_runs_with_every_option() {
+    with_every_option(Builder::BuildKit).await;
+}
+
+#[tokio::test]
+async fn the_classic_builder_makes_a_folder_an_image_that_runs_with_every_option() {
+    with_every_option(Builder::Classic).await;
+}
+
+async fn with_every_option(builder: Builder) {
+    let lab = Lab::building_with(builder).await;
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
     file("decoy", binary());
     file("secret", b"s");
     file(".dockerignore", b"*\n!decoy\n");
-    let text = "FROM scratch AS one\nARG WHO\nLABEL who=$WHO\nCOPY . /\nRUN [\"/decoy\", \"true\"]\n\
-                ENTRYPOINT [\"/decoy\"]\nFROM one AS two\nLABEL two=yes\n";
+    // What BuildKit alone understands shows that it is the one.
+    let mount = match builder {
+        Builder::BuildKit => "--mount=type=tmpfs,target=/t ",
+        Builder::Classic => "",
+    };
+    let text = format!(
+        "FROM scratch AS one\nARG WHO\nLABEL who=$WHO\nCOPY . /\nRUN {mount}[\"/decoy\", \"true\"]\n\
+         ENTRYPOINT [\"/decoy\"]\nFROM one AS two\nLABEL two=yes\n"
+    );
     file("Dockerfile", text.as_bytes());
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(folder.path().join("decoy"), permissions).unwrap();
@@ -66,8 +82,10 @@ async fn a_folder_becomes_an_image_that_runs_with_every_option() {
     spec.target = Some("one".to_owned());
     spec.network = Some("none".to_owned());
     spec.extra_hosts = vec!["h:192.0.2.1".to_owned(), "i:192.0.2.2".to_owned()];
-    spec.shm_size = Some(1 << 20);
-    spec.ulimits = BTreeMap::from([("nofile".to_owned(), Ulimit { soft: 100, hard: 200 })]);
+    if builder == Builder::Classic {
+        spec.shm_size = Some(1 << 20);
+        spec.ulimits = BTreeMap::from([("nofile".to_owned(), Ulimit { soft: 100, hard: 200 })]);
+    }
 
     let told = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&told);
@@ -109,7 +127,13 @@ async fn a_folder_becomes_an_image_that_runs_with_every_option() {
 
 #[tokio::test]
 async fn an_archive_is_built_with_its_own_dockerfile_or_one_from_the_document() {
-    let mut lab = Lab::new().await;
+    for builder in [Builder::BuildKit, Builder::Classic] {
+        of_archives(builder).await;
+    }
+}
+
+async fn of_archives(builder: Builder) {
+    let mut lab = Lab::building_with(builder).await;
     let own = b"FROM scratch\nCOPY a /a\nLABEL from=archive\n";
     lab.blobs = vec![tar(&[("a", b"a", 0o644), ("sub/Dockerfile", own, 0o644)])];
     let context = BuildContext::Blob {
@@ -132,9 +156,77 @@ async fn an_archive_is_built_with_its_own_dockerfile_or_one_from_the_document() 
     }
 }
 
+/// BuildKit, on an engine that has it, unless the build asks for what it cannot do.
+#[tokio::test]
+async fn who_says_nothing_has_the_builder_that_can_do_it() {
+    let lab = Lab::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("decoy"), binary()).unwrap();
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path().join("decoy"), permissions).unwrap();
+    let context = BuildContext::Folder {
+        path: folder.path().display().to_string(),
+    };
+    let inline = Dockerfile::Inline {
+        text: "FROM scratch\nCOPY decoy /\nRUN --mount=type=tmpfs,target=/t [\"/decoy\", \"true\"]\n"
+            .to_owned(),
+    };
+    let mut spec = spec(format!("decnet-test/{}-which:1", lab.tag), context, inline);
+    lab.apply(&build(&spec)).await.unwrap();
+    spec.shm_size = Some(1 << 20);
+    let error = lab.apply(&build(&spec)).await.unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(
+        source.contains("BuildKit"),
+        "the classic builder's own words: {source}"
+    );
+}
+
+/// The engine fetches it by itself; here it is an archive that a server on loopback has.
+#[tokio::test]
+async fn a_context_may_be_fetched_by_the_engine() {
+    use std::io::{Read as _, Write as _};
+
+    let archive = tar(&[
+        ("a", b"a", 0o644),
+        ("Dockerfile", b"FROM scratch\nCOPY a /a\nLABEL from=far\n", 0o644),
+    ]);
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/context.tar", server.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for client in server.incoming() {
+            let mut client = client.unwrap();
+            // What is asked for is always the same.
+            let _ = client.read(&mut [0; 4096]);
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-tar\r\nConnection: close\r\n";
+            let _ = write!(client, "{head}Content-Length: {}\r\n\r\n", archive.len());
+            let _ = client.write_all(&archive);
+        }
+    });
+    for builder in [Builder::BuildKit, Builder::Classic] {
+        let lab = Lab::building_with(builder).await;
+        let tag = format!("decnet-test/{}-far:1", lab.tag);
+        let context = BuildContext::Remote { url: url.clone() };
+        let dockerfile = Dockerfile::Path {
+            path: "Dockerfile".to_owned(),
+        };
+        lab.apply(&build(&spec(tag.clone(), context, dockerfile)))
+            .await
+            .unwrap();
+        let image = lab.docker.inspect_image(&tag).await.unwrap();
+        assert_eq!(image.config.unwrap().labels.unwrap()["from"], "far");
+    }
+}
+
 #[tokio::test]
 async fn a_build_that_fails_says_what_the_builder_said() {
-    let lab = Lab::new().await;
+    for builder in [Builder::BuildKit, Builder::Classic] {
+        that_fails(builder).await;
+    }
+}
+
+async fn that_fails(builder: Builder) {
+    let lab = Lab::building_with(builder).await;
     let folder = tempfile::tempdir().unwrap();
     let context = BuildContext::Folder {
         path: folder.path().display().to_string(),
@@ -148,6 +240,16 @@ async fn a_build_that_fails_says_what_the_builder_said() {
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert!(source.contains("missing"), "{source}");
     assert!(!error.retryable());
+    std::fs::write(folder.path().join("decoy"), binary()).unwrap();
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path().join("decoy"), permissions).unwrap();
+    bad.dockerfile = inline("FROM scratch\nCOPY decoy /\nRUN [\"/decoy\", \"exit\", \"3\", \"0\"]\n");
+    let error = lab.apply(&build(&bad)).await.unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(
+        source.contains("flux capacitor"),
+        "what the program wrote: {source}"
+    );
     bad.additional_contexts = BTreeMap::from([("x".to_owned(), "/".to_owned())]);
     let error = lab.apply(&build(&bad)).await.unwrap_err();
     assert!(matches!(error, EngineError::Unsupported { .. }), "{error:?}");

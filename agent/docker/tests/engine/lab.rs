@@ -14,7 +14,7 @@ use bollard::query_parameters::{
     RemoveContainerOptions, RemoveImageOptions, RemoveVolumeOptions,
 };
 use decnet_docker::host::Way;
-use decnet_docker::{BlobSource, Engine, EngineError};
+use decnet_docker::{BlobSource, Builder, Engine, EngineError};
 use decnet_plan::desired::Desired;
 use decnet_plan::labels;
 use decnet_plan::planner::{describe, plan};
@@ -80,6 +80,13 @@ impl Lab {
     pub(crate) async fn closing_with(way: Way) -> Self {
         let mut lab = Self::new().await;
         lab.engine = lab.engine.clone().closing_with(way);
+        lab
+    }
+
+    /// One whose images are made by this builder.
+    pub(crate) async fn building_with(builder: Builder) -> Self {
+        let mut lab = Self::new().await;
+        lab.engine = lab.engine.clone().building_with(builder);
         lab
     }
 
