@@ -13,6 +13,10 @@ use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::agent::{Agent, OpenError, RunError};
 use crate::compose::{self, ComposeError};
@@ -204,16 +208,16 @@ impl Cli {
             Command::Compose(_) => "off",
             _ => "info",
         };
-        let filter = tracing_subscriber::EnvFilter::try_new(self.common.log.as_deref().unwrap_or(usual))
-            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-        let builder = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr);
+        let filter = self.common.log.as_deref().unwrap_or(usual).parse();
+        let filter = filter.unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
+        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         // A second subscriber in one process keeps the first: nothing to do about it, and nothing lost.
         let _ = if self.common.log_json {
-            builder.json().flatten_event(true).try_init()
+            let lines = lines.json().flatten_event(true);
+            tracing_subscriber::registry().with(lines).with(filter).try_init()
         } else {
-            builder.with_ansi(std::io::stderr().is_terminal()).try_init()
+            let lines = lines.with_ansi(std::io::stderr().is_terminal());
+            tracing_subscriber::registry().with(lines).with(filter).try_init()
         };
     }
 
@@ -226,7 +230,12 @@ impl Cli {
             Command::Compose(_) => Builder::new_current_thread(),
             _ => Builder::new_multi_thread(),
         };
-        builder.enable_all().build()
+        // The engine is what it waits for, however many cores there are, and each thread has a stack.
+        builder
+            .worker_threads(2)
+            .max_blocking_threads(16)
+            .enable_all()
+            .build()
     }
 
     /// Does what the command line says.

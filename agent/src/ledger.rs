@@ -52,7 +52,7 @@ pub struct Ledger {
 }
 
 /// Bytes of the file that are kept in memory. Records are read a few at a time.
-const CACHE: usize = 1024 * 1024;
+const CACHE: usize = 512 * 1024;
 
 /// What opening a ledger gave.
 #[derive(Debug)]

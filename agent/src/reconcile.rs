@@ -22,7 +22,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use decnet_plan::desired::Leases;
@@ -56,6 +56,9 @@ const TIMER: Duration = Duration::from_secs(60);
 /// An operation that ran when the agent was last killed succeeds only after its containers were seen to stay
 /// up for this long: whoever waited for them to settle is gone.
 const PROOF: Duration = Duration::from_secs(2);
+
+/// Between two looks while steps are under way: enough to notice within a second, and no burden on what they do.
+const GLANCES: Duration = Duration::from_millis(300);
 
 pub(crate) struct Reconciler<M> {
     pub(crate) host: HostId,
@@ -249,7 +252,7 @@ impl<M: Machine> Reconciler<M> {
             troubles: &troubles,
         };
         self.settle(&mut memory.pace, &look).await?;
-        self.note_drift(&look).await?;
+        self.note_drift(&look, &look.pending).await?;
         self.publish(&memory.pace, &bundle, &look, Arc::clone(&observed), version);
         if plan.is_settled() && look.pending.is_empty() {
             self.engine_backoff.reset();
@@ -455,9 +458,13 @@ impl<M: Machine> Reconciler<M> {
     }
 
     /// A stack that ran as it should, and does not now, without an operation: that is an incident.
-    async fn note_drift(&self, look: &Look<'_>) -> Result<(), LedgerError> {
+    async fn note_drift(
+        &self,
+        look: &Look<'_>,
+        pending: &BTreeMap<StackName, String>,
+    ) -> Result<(), LedgerError> {
         let mut drifted = Vec::new();
-        for (name, reason) in &look.pending {
+        for (name, reason) in pending {
             let Some(aim) = look.effective.aims.get(name) else {
                 continue;
             };
@@ -492,7 +499,16 @@ impl<M: Machine> Reconciler<M> {
         let mut meaning = BTreeMap::new();
         let (mut worked, mut engine_away, mut news) = (false, false, false);
         if chosen.contains(&true) {
-            let outcomes = self.execute(memory, look.plan, &chosen).await?;
+            let busy = consequence::stacks(&served, &chosen);
+            let heard = AtomicBool::new(false);
+            let outcomes = tokio::select! {
+                outcomes = self.execute(memory, look.plan, &chosen) => outcomes?,
+                failed = self.watch(look, &busy, &heard) => return Err(failed),
+            };
+            if heard.into_inner() {
+                // Those wakes were meant for the next round.
+                self.wake.notify_one();
+            }
             self.remember_fetched(look.plan, &outcomes).await?;
             worked = outcomes.contains(&Outcome::Done);
             engine_away = outcomes
@@ -516,6 +532,37 @@ impl<M: Machine> Reconciler<M> {
         let now = Instant::now();
         let next = memory.pace.next(now).map_or(TIMER, |at| at.duration_since(now));
         Ok(Next::After(next))
+    }
+
+    /// While steps are under way: a stack that they are not for, and that leaves its desired state, is an incident at
+    /// once. Its repair waits for the next round. Ends only when the ledger fails.
+    async fn watch(&self, look: &Look<'_>, busy: &BTreeSet<&StackName>, heard: &AtomicBool) -> LedgerError {
+        let mut noted = BTreeSet::new();
+        loop {
+            self.wake.notified().await;
+            heard.store(true, Ordering::Relaxed);
+            let others = |stack: &StackName| !busy.contains(stack);
+            if !self.machine.suspects(others).await {
+                continue;
+            }
+            // Whoever cannot look now is told so by the next round.
+            if let Ok((observed, _)) = self.machine.observe().await {
+                let mut pending = BTreeMap::new();
+                for (name, state) in stack_states(&look.effective.desired, &observed) {
+                    if let StackState::Pending { reason } = state
+                        && others(&name)
+                        && !look.pending.contains_key(&name)
+                        && noted.insert(name.clone())
+                    {
+                        pending.insert(name, reason);
+                    }
+                }
+                if let Err(error) = self.note_drift(look, &pending).await {
+                    return error;
+                }
+            }
+            tokio::time::sleep(GLANCES).await;
+        }
     }
 
     /// Runs the chosen steps, each in the ledger's journal, until there is a newer bundle.

@@ -104,6 +104,7 @@ impl Reporter {
                     continue;
                 }
             };
+            drop(report);
             self.wait(&condition, heartbeat).await;
         }
     }
@@ -147,7 +148,7 @@ impl Reporter {
                 .observed
                 .as_ref()
                 .filter(|observed| theirs.is_none_or(|theirs| theirs != *observed))
-                .map(|observed| (**observed).clone()),
+                .cloned(),
             events: batch.events,
         };
         Ok((report, condition))

@@ -14,7 +14,7 @@ use decnet_plan::unused::Disk;
 use decnet_wire::bundle::{
     Blob, BlobKind, Bundle, Network, NetworkDriver, Operation, OperationKind, PAYLOAD_TYPE, SCHEMA, Stack,
 };
-use decnet_wire::ids::{Digest, FleetId, HostId, OperationId, Timestamp};
+use decnet_wire::ids::{Digest, FleetId, HostId, OperationId, StackName, Timestamp};
 use decnet_wire::observed::{Interface, Observed};
 use decnet_wire::trust::{self, TrustRoot};
 use serde_json::{Value, json};
@@ -268,6 +268,10 @@ impl Machine for SimMachine {
         self.check_away()?;
         let observed = self.engine.lock().unwrap().observe(self.host);
         Ok((Arc::new(observed), "sim".to_owned()))
+    }
+
+    async fn suspects(&self, _: impl Fn(&StackName) -> bool + Send + Sync) -> bool {
+        true
     }
 
     async fn apply(&self, step: &Step, _: impl Send) -> Result<(), EngineError> {

@@ -11,7 +11,10 @@ use decnet::serve::{self, Bound, ServeArgs};
 use decnet_wire::ids::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
@@ -77,10 +80,13 @@ fn initialise(args: &InitArgs) -> anyhow::Result<()> {
 }
 
 fn run_master(args: ServeArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_env("DECNET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+    let filter = std::env::var("DECNET_LOG")
+        .ok()
+        .and_then(|filter| filter.parse().ok());
+    let filter = filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    tracing_subscriber::registry()
+        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
+        .with(filter)
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use decnet_docker::Fault;
 use decnet_plan::step::Plan;
+use decnet_wire::ids::StackName;
 
 use super::execute::Outcome;
 use super::pace::Part;
@@ -52,6 +53,12 @@ pub(crate) fn served(plan: &Plan) -> Vec<BTreeSet<Part>> {
 /// The steps whose turn it is: those that serve a part that may be worked on.
 pub(crate) fn choose(served: &[BTreeSet<Part>], may: impl Fn(&Part) -> bool) -> Vec<bool> {
     served.iter().map(|parts| parts.iter().any(&may)).collect()
+}
+
+/// The stacks that the chosen steps serve.
+pub(crate) fn stacks<'a>(served: &'a [BTreeSet<Part>], chosen: &[bool]) -> BTreeSet<&'a StackName> {
+    let chosen = served.iter().zip(chosen).filter(|(_, chosen)| **chosen);
+    chosen.flat_map(|(parts, _)| parts.iter().flatten()).collect()
 }
 
 /// What the round meant for each part that a step was begun for.

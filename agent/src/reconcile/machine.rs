@@ -9,7 +9,7 @@ use decnet_docker::{Engine, EngineError, Observer, ProgressSink};
 use decnet_plan::step::Step;
 use decnet_plan::unused::Disk;
 use decnet_wire::bundle::Blob;
-use decnet_wire::ids::HostId;
+use decnet_wire::ids::{HostId, StackName};
 use decnet_wire::observed::Observed;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
@@ -26,6 +26,12 @@ const STEADY: Duration = Duration::from_secs(10);
 pub(crate) trait Machine: Send + Sync + 'static {
     /// What there is, and the engine's version.
     fn observe(&self) -> impl Future<Output = Result<(Arc<Observed>, String), EngineError>> + Send;
+    /// Whether something may have happened, since the last look, to a container of a stack that `concerns`. Asks the
+    /// engine nothing.
+    fn suspects(
+        &self,
+        concerns: impl Fn(&StackName) -> bool + Send + Sync,
+    ) -> impl Future<Output = bool> + Send;
     /// One step. `turn` is dropped once it only waits.
     fn apply(&self, step: &Step, turn: impl Send) -> impl Future<Output = Result<(), EngineError>> + Send;
     /// The disk that the engine keeps images on, where that can be seen.
@@ -116,6 +122,13 @@ impl Machine for DockerMachine {
                 }
                 Err(error)
             }
+        }
+    }
+
+    async fn suspects(&self, concerns: impl Fn(&StackName) -> bool + Send + Sync) -> bool {
+        match self.observer().await {
+            Ok((observer, _)) => observer.suspects(concerns).await,
+            Err(_) => false,
         }
     }
 

@@ -180,6 +180,46 @@ async fn a_deploy_runs_and_its_operation_succeeds_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_leaves_its_state_while_another_stack_is_worked_on_is_an_incident_at_once() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    let mail = stack(
+        "mail",
+        document(6, &["smtp"]),
+        Some(operation(2, OperationKind::Deploy)),
+    );
+    let bundle = lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy), mail]);
+    running.admit(&lab, &bundle).await;
+    running.converged().await;
+
+    let kill = |service: &str| {
+        let name = lab.container(service);
+        let mut engine = lab.machine.engine.lock().unwrap();
+        engine.containers.get_mut(&name).unwrap().state = ContainerState::Exited { code: 137 };
+    };
+    let applied = lab.machine.applied.load(Ordering::SeqCst);
+    lab.machine.hang_at.store(applied, Ordering::SeqCst);
+    kill("ssh");
+    running.wake.notify_one();
+    lab.machine.hung.notified().await;
+    kill("smtp");
+    let grown = running.ledger.outbox_grew();
+    running.wake.notify_one();
+    while !running.told().contains(&"mail drift".to_owned()) {
+        grown.notified().await;
+    }
+    assert_eq!(
+        running
+            .told()
+            .iter()
+            .filter(|told| told.ends_with("drift"))
+            .count(),
+        2
+    );
+    running.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_mutate_whose_service_ends_at_once_fails_and_the_old_service_runs_again() {
     let lab = Lab::new();
     let mut running = lab.start();

@@ -1,6 +1,8 @@
 //! What an agent tells the master: events in sequence until acknowledged, the observed state as latest-wins, and
 //! a heartbeat with every batch.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::OperationKind;
@@ -19,7 +21,7 @@ pub struct Report {
     /// Present when it changed since the last acknowledged report, or when the master asked for a resync. Always
     /// seen after the heartbeat's generation was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed: Option<Observed>,
+    pub observed: Option<Arc<Observed>>,
     /// In ascending sequence, each resent until acknowledged.
     pub events: Vec<Event>,
 }

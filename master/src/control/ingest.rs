@@ -134,7 +134,7 @@ impl Control {
                 host,
                 received_at: now,
                 accepted,
-                observed: observed.clone(),
+                observed: Observed::clone(observed),
             };
             w.put(&host, &record)?;
             touched |= release(w, &status, &record.observed)?;

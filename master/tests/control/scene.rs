@@ -224,7 +224,7 @@ impl Host {
         Report {
             schema: 1,
             heartbeat,
-            observed,
+            observed: observed.map(Arc::new),
             events,
         }
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bollard::models::{EventMessage, EventMessageTypeEnum};
 use decnet_plan::labels;
 use decnet_plan::step::Step;
-use decnet_wire::ids::HostId;
+use decnet_wire::ids::{HostId, StackName};
 use decnet_wire::observed::{Observed, ObservedImage, ObservedVolume};
 use futures_util::StreamExt;
 use tokio::time::Instant;
@@ -103,6 +103,17 @@ impl Observer {
                 Err(error)
             }
         }
+    }
+
+    /// Whether something may have happened, since the last look, to a container that was there then and is of a stack
+    /// that `concerns`. Asks the engine nothing.
+    pub async fn suspects(&self, concerns: impl Fn(&StackName) -> bool) -> bool {
+        let memory = self.memory.lock().await;
+        self.doubt(|doubts| {
+            let ids = doubts.containers.iter().chain(&doubts.attached);
+            let mut stacks = ids.filter_map(|id| memory.containers.get(id)?.stack());
+            stacks.any(concerns)
+        })
     }
 
     /// Follows the engine's events and calls `wake` for each that may concern this host, until the connection is lost.

@@ -9,6 +9,7 @@ use bollard::models::{
     EndpointSettings, HostConfig, RestartPolicyNameEnum,
 };
 use decnet_plan::labels;
+use decnet_wire::ids::StackName;
 use decnet_wire::observed::{Attachment, ContainerState, ObservedContainer, Tuning};
 
 use super::namespace::{self, Run};
@@ -61,6 +62,10 @@ pub(super) fn to_containers(all: &HashMap<String, Seen>) -> Vec<ObservedContaine
 impl Seen {
     pub(super) fn name(&self) -> Option<&str> {
         self.container.as_ref().map(|container| container.name.as_str())
+    }
+
+    pub(super) fn stack(&self) -> Option<&StackName> {
+        self.container.as_ref().map(|container| &container.stack)
     }
 
     pub(super) fn closed_with(&mut self, rules: Option<String>) {
