@@ -37,7 +37,9 @@ use crate::transfers::Transfers;
 
 /// Commands that are served at once; more wait.
 const CONNECTIONS: usize = 16;
-/// How long a command may take for its request, and the agent for an answer.
+/// How long a command may take to ask. Those that never do must not keep out one that does.
+const QUESTION: Duration = Duration::from_secs(5);
+/// How long the agent may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The longest answer that a command reads, in bytes.
 const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
@@ -126,7 +128,7 @@ pub(crate) async fn serve(listener: UnixListener, control: Control) {
                     });
                     let connection = hyper::server::conn::http1::Builder::new()
                         .timer(TokioTimer::new())
-                        .header_read_timeout(PATIENCE)
+                        .header_read_timeout(QUESTION)
                         .serve_connection(TokioIo::new(stream), service);
                     // A command that went away needs no answer.
                     drop(connection.await);

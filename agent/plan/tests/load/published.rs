@@ -13,6 +13,18 @@ use decnet_wire::ids::HostId;
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/published");
 const LOADS: &str = "loads";
 
+/// What an example in a text leaves out, and what it shows as wrong.
+const INCOMPLETE: [&str; 7] = [
+    "has neither image nor build",
+    "cannot be read: there is no such file",
+    "has no value",
+    "there is no ",
+    "stands twice",
+    "is no absolute path",
+    // The table says so of `pull_policy`.
+    "daily, weekly and every_",
+];
+
 /// The files as they lie in the repository.
 struct Checkout;
 
@@ -30,11 +42,12 @@ fn published_files_load_or_are_refused_for_a_reason_of_the_table() {
     let mut paths = Vec::new();
     collect(Path::new(FOLDER), &mut paths);
     paths.sort();
-    assert!(paths.len() >= 50, "only {} published files", paths.len());
+    assert!(paths.len() >= 170, "only {} published files", paths.len());
     let mut found = String::new();
     for path in &paths {
         let name = path.strip_prefix(FOLDER).expect("below the folder").display();
         for line in outcome(path) {
+            let line = line.replace(FOLDER, "");
             writeln!(found, "{name}\t{line}").unwrap();
         }
     }
@@ -49,8 +62,10 @@ fn published_files_load_or_are_refused_for_a_reason_of_the_table() {
             attributes::refusal(attribute.path)
                 .is_some_and(|reason| said.ends_with(&format!("not supported: {reason}")))
         });
+        let incomplete =
+            line.starts_with("compose-spec/") && INCOMPLETE.iter().any(|words| said.contains(words));
         assert!(
-            said == LOADS || stated || said.contains("there is no such attribute"),
+            said == LOADS || stated || incomplete || said.contains("there is no such attribute"),
             "{line}"
         );
     }
