@@ -45,6 +45,17 @@ pub(super) struct Manner {
     pub(super) stop_timeout: Option<u32>,
 }
 
+/// Whether it matters what the kernel lacks, which takes longer to find out than all the rest: for a network or a lock that
+/// is to be made. A network that is there was made by this kernel, unless nothing has run since a restart.
+fn asks_the_kernel(plan: &Plan, observed: &Observed) -> bool {
+    let makes = |step: &Step| matches!(step, Step::CreateNetwork { .. } | Step::LockNamespace { .. });
+    let runs = observed
+        .containers
+        .iter()
+        .any(|container| container.state.is_running());
+    !plan.is_settled() && (!runs || plan.steps.iter().any(|planned| makes(&planned.step)))
+}
+
 /// Objects that the command does not concern.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Hidden {
@@ -101,8 +112,7 @@ impl Runner {
         let mut seen = hidden.from(desired, observed, manner);
         let policy = Policy::built_in();
         let mut planned = plan(desired, &seen, &policy);
-        if !planned.is_settled() {
-            // What the kernel lacks takes longer to find out than all the rest, and matters now only.
+        if asks_the_kernel(&planned, &seen) {
             let lacks = self.engine.lacks().await;
             if lacks != seen.lacks {
                 seen.lacks = lacks;
