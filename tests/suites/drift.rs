@@ -15,6 +15,8 @@ use decnet_tests::lan::Lan;
 use decnet_tests::processes::{Agent, Process};
 use decnet_tests::scene::Scene;
 use decnet_tests::wait::{Seen, until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// Between an event and the agent's word of it. Far more than it takes, far less than until the next list.
@@ -243,6 +245,35 @@ fn what_somebody_does_to_a_decky_is_noticed_by_its_event_and_repaired() -> Resul
         engine::networks(&stage.host)? == [network],
         "it has another network now"
     );
+    stage.end()
+}
+
+/// A repair takes as long as a container takes to end.
+#[test]
+fn what_somebody_does_to_a_decky_is_noticed_while_another_is_being_repaired() -> Result<()> {
+    let stage = Stage::new("drift, meanwhile", 86_400, None, &["slow", "other"])?;
+    // Held still, it does not end when it is asked to.
+    let slow = there(&stage.service("slow"))?;
+    let pid = slow.raw.pointer("/State/Pid").and_then(Value::as_i64);
+    let pid = i32::try_from(pid.context("it has no process")?)?;
+    kill(Pid::from_raw(pid), Signal::SIGSTOP)?;
+    docker(&["restart", "--time", "1", &stage.base("slow")])?;
+    let stops = || -> Result<bool> {
+        let journal = stage.agent.command(&["journal", "--json"])?.ok()?;
+        let journal: Vec<Value> = serde_json::from_str(&journal)?;
+        Ok(journal.iter().any(|entry| {
+            let text = entry["text"].as_str().unwrap_or_default();
+            entry["outcome"].is_null() && text.starts_with("stop") && text.contains(&slow.name)
+        }))
+    };
+    until("it is being stopped", NOTICED, || {
+        Ok(Seen::when(stops()?, "no such step is under way".to_owned()))
+    })?;
+    let other = stage.service("other");
+    docker(&["kill", &other])?;
+    stage.noticed(Instant::now(), &[("other", "has ended")])?;
+    ensure!(stops()?, "the repair had ended by then: it shows nothing");
+    stage.repaired()?;
     stage.end()
 }
 
