@@ -208,7 +208,9 @@ impl Cli {
             Command::Compose(_) => "off",
             _ => "info",
         };
-        let filter = self.common.log.as_deref().unwrap_or(usual).parse();
+        let asked = self.common.log.as_deref().unwrap_or(usual);
+        let filter = asked.trim_matches(',').parse();
+        let unread = filter.is_err();
         let filter = filter.unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
         let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         // A second subscriber in one process keeps the first: nothing to do about it, and nothing lost.
@@ -219,6 +221,12 @@ impl Cli {
             let lines = lines.with_ansi(std::io::stderr().is_terminal());
             tracing_subscriber::registry().with(lines).with(filter).try_init()
         };
+        if unread {
+            tracing::warn!(
+                filter = asked,
+                "this log filter is not understood, so it is info: write LEVEL or TARGET=LEVEL, with commas between"
+            );
+        }
     }
 
     /// What [`Cli::run`] is to run on: threads only where there is work for more than one.

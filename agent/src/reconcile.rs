@@ -53,6 +53,9 @@ pub(crate) use tries::{Retries, quarantined};
 /// A round at least this often.
 const TIMER: Duration = Duration::from_secs(60);
 
+/// How often free memory goes back to the system while there is nothing to do.
+const TIDY: Duration = Duration::from_secs(30);
+
 /// An operation that ran when the agent was last killed succeeds only after its containers were seen to stay
 /// up for this long: whoever waited for them to settle is gone.
 const PROOF: Duration = Duration::from_secs(2);
@@ -162,11 +165,18 @@ impl<M: Machine> Reconciler<M> {
             leases: self.ledger.leases()?,
             ..Memory::default()
         };
+        let mut tidied = None;
         loop {
+            let rested = memory.rest.is_some();
             let Next::After(pause) = self.round(&mut memory).await? else {
                 continue;
             };
-            decnet_heap::give_back();
+            // Where nothing happened, little was freed.
+            let idle = rested && memory.rest.is_some();
+            if !idle || tidied.is_none_or(|at: Instant| at.elapsed() >= TIDY) {
+                decnet_heap::give_back();
+                tidied = Some(Instant::now());
+            }
             tokio::select! {
                 changed = self.bundles.changed() => if changed.is_err() {
                     // Nobody is left to publish: the agent is shutting down.
@@ -539,14 +549,21 @@ impl<M: Machine> Reconciler<M> {
     async fn watch(&self, look: &Look<'_>, busy: &BTreeSet<&StackName>, heard: &AtomicBool) -> LedgerError {
         let mut noted = BTreeSet::new();
         loop {
-            self.wake.notified().await;
-            heard.store(true, Ordering::Relaxed);
             let others = |stack: &StackName| !busy.contains(stack);
-            if !self.machine.suspects(others).await {
-                continue;
+            tokio::select! {
+                () = self.wake.notified() => {
+                    heard.store(true, Ordering::Relaxed);
+                    if !self.machine.suspects(others).await {
+                        continue;
+                    }
+                }
+                // For what no event has told.
+                () = tokio::time::sleep(self.relist) => {}
             }
             // Whoever cannot look now is told so by the next round.
-            if let Ok((observed, _)) = self.machine.observe().await {
+            if let Ok((observed, _)) = self.machine.observe().await
+                && !self.is_outdated()
+            {
                 let mut pending = BTreeMap::new();
                 for (name, state) in stack_states(&look.effective.desired, &observed) {
                     if let StackState::Pending { reason } = state

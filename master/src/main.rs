@@ -80,14 +80,20 @@ fn initialise(args: &InitArgs) -> anyhow::Result<()> {
 }
 
 fn run_master(args: ServeArgs) -> anyhow::Result<()> {
-    let filter = std::env::var("DECNET_LOG")
-        .ok()
-        .and_then(|filter| filter.parse().ok());
-    let filter = filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let asked = std::env::var("DECNET_LOG").unwrap_or_else(|_| "info".to_owned());
+    let filter = asked.trim_matches(',').parse();
+    let unread = filter.is_err();
+    let filter = filter.unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
     tracing_subscriber::registry()
         .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
         .with(filter)
         .init();
+    if unread {
+        tracing::warn!(
+            filter = asked,
+            "DECNET_LOG is not understood, so it is info: write LEVEL or TARGET=LEVEL, with commas between"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

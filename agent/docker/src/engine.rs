@@ -21,6 +21,8 @@ use crate::{Builder, EngineError};
 
 /// Calls that are in flight at once. Measured: an engine on two cores gains nothing beyond.
 pub(crate) const CALLS: usize = 8;
+/// Loads, pulls and builds that are in flight at once, besides those calls: they take minutes.
+const TRANSFERS: usize = 4;
 /// For a call that only looks.
 pub(crate) const LOOK: Duration = Duration::from_secs(30);
 /// For a call that changes an object. A start on a busy engine takes seconds; minutes mean that it hangs.
@@ -30,7 +32,7 @@ pub(crate) const TRANSFER: Duration = Duration::from_secs(30 * 60);
 
 /// A Docker Engine on this machine, version 20.10 (API 1.41) or newer. Clones share the connection.
 ///
-/// Guarantees: at most eight calls are in flight, each ends within its timeout. The wait of a start for its container
+/// Guarantees: at most eight calls are in flight, and four loads, pulls and builds; each ends within its timeout. The wait of a start for its container
 /// to settle counts as none, so independent steps may all be applied at once.
 #[derive(Clone)]
 pub struct Engine {
@@ -42,6 +44,7 @@ pub struct Engine {
     /// What makes images, when somebody has said so.
     pub(crate) builder: Option<Builder>,
     permits: Arc<Semaphore>,
+    transfers: Arc<Semaphore>,
     socket: Arc<str>,
 }
 
@@ -85,6 +88,7 @@ impl Engine {
             closing: None,
             builder: None,
             permits: Arc::new(Semaphore::new(CALLS)),
+            transfers: Arc::new(Semaphore::new(TRANSFERS)),
             socket: name,
         })
     }
@@ -170,8 +174,13 @@ impl Engine {
         what: impl Fn() -> String,
         call: impl Future<Output = Result<T, bollard::errors::Error>>,
     ) -> Result<T, EngineError> {
-        // The semaphore is never closed.
-        let _permit = self.permits.acquire().await;
+        let permits = if limit == TRANSFER {
+            &self.transfers
+        } else {
+            &self.permits
+        };
+        // Neither semaphore is ever closed.
+        let _permit = permits.acquire().await;
         match tokio::time::timeout(limit, call).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(bollard::errors::Error::RequestTimeoutError)) | Err(_) => Err(EngineError::Timeout {

@@ -80,6 +80,15 @@ pub enum EngineError {
         #[source]
         source: io::Error,
     },
+    /// The engine's builder gave up.
+    #[error("cannot build image {image}: {why}{last}")]
+    Build {
+        image: String,
+        /// In the builder's words.
+        why: String,
+        /// The last lines of the build, or nothing; starts with a separator.
+        last: String,
+    },
     /// A blob cannot be had. Of its source's kinds, `NotFound` says that nobody has it, `InvalidData` that it was
     /// damaged on its way or where it comes from, `StorageFull` that there is no room for it; with any other kind it
     /// could not be reached.
@@ -164,21 +173,18 @@ impl EngineError {
                 Fault::Host
             }
             Self::ReadBlob { source, .. } if source.kind() != io::ErrorKind::NotFound => Fault::Passing,
+            // What the build's own programs wrote says nothing about the host.
+            Self::Build { why, .. } => of_words(why, true),
             Self::Call { what, source } => {
-                let said = said(source);
                 let fetches = ["pull image ", "build image "]
                     .iter()
                     .any(|call| what.starts_with(call));
-                let away = fetches && REGISTRY_IS_AWAY.iter().any(|word| said.contains(word));
-                if away || said.contains("no space left on device") {
-                    Fault::Passing
-                } else {
-                    Fault::Wish
-                }
+                of_words(said(source), fetches)
             }
             _ => Fault::Wish,
         }
     }
+
     /// Whether the same step can succeed later without anything being changed by hand: the engine is away, slow or
     /// overloaded.
     #[must_use]
@@ -196,6 +202,7 @@ impl EngineError {
             | Self::Unhealthy { .. }
             | Self::Incomplete { .. }
             | Self::PackFiles { .. }
+            | Self::Build { .. }
             | Self::ReadContext { .. }
             | Self::WrongImage { .. }
             | Self::NoImage { .. }
@@ -218,6 +225,16 @@ fn is_transient(error: &bollard::errors::Error) -> bool {
         | Error::HyperLegacyError { .. }
         | Error::SocketNotFoundError(_) => true,
         _ => false,
+    }
+}
+
+/// `fetches`: of a call that asks registries.
+fn of_words(said: &str, fetches: bool) -> Fault {
+    let away = fetches && REGISTRY_IS_AWAY.iter().any(|word| said.contains(word));
+    if away || said.contains("no space left on device") {
+        Fault::Passing
+    } else {
+        Fault::Wish
     }
 }
 
@@ -288,6 +305,24 @@ mod tests {
         }
         let start = call("start container a", "failed to dial: connection refused");
         assert_eq!(start.fault(), Fault::Wish);
+    }
+
+    #[test]
+    fn what_a_builds_programs_wrote_does_not_make_its_failure_pass() {
+        let build = |why: &str| EngineError::Build {
+            image: "a".to_owned(),
+            why: why.to_owned(),
+            last: "; the build's last lines: connection refused | no space left on device".to_owned(),
+        };
+        assert_eq!(
+            build("executor failed running [x]: exit code: 1").fault(),
+            Fault::Wish
+        );
+        assert_eq!(
+            build("dial tcp: lookup r.example: no such host").fault(),
+            Fault::Passing
+        );
+        assert!(!build("dial tcp").retryable());
     }
 
     #[test]

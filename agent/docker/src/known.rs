@@ -19,6 +19,23 @@ struct Facts {
     images: HashSet<String>,
     /// By name. Only containers that carry a host's label.
     containers: HashMap<String, KnownContainer>,
+    /// Changes so far, and the last of each name: a list that was begun before it does not know of it.
+    changes: u64,
+    changed: HashMap<String, u64>,
+}
+
+/// So many changes ago, every list that is still being read was not begun.
+const LONG_AGO: u64 = 4096;
+
+impl Facts {
+    fn note(&mut self, name: &str) {
+        self.changes += 1;
+        self.changed.insert(name.to_owned(), self.changes);
+        let changes = self.changes;
+        if self.changed.len() as u64 > 2 * LONG_AGO {
+            self.changed.retain(|_, at| *at + LONG_AGO > changes);
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,15 +73,25 @@ impl Known {
         self.with(|facts| facts.images.contains(name))
     }
 
-    /// Replaces what was known of one host's containers.
+    /// To be asked before a list is.
+    pub(crate) fn moment(&self) -> u64 {
+        self.with(|facts| facts.changes)
+    }
+
+    /// Replaces what was known of one host's containers, but for those that changed since the list was asked for.
     pub(crate) fn containers_are<'a>(
         &self,
         host: &str,
+        since: u64,
         containers: impl Iterator<Item = (&'a str, &'a str)>,
     ) {
         self.with(|facts| {
-            facts.containers.retain(|_, known| known.host != host);
-            for (name, id) in containers {
+            let changed = &facts.changed;
+            let newer = |name: &str| changed.get(name).is_some_and(|at| *at > since);
+            facts
+                .containers
+                .retain(|name, known| known.host != host || newer(name));
+            for (name, id) in containers.filter(|(name, _)| !newer(name)) {
                 let known = KnownContainer {
                     id: id.to_owned(),
                     host: host.to_owned(),
@@ -84,12 +111,16 @@ impl Known {
             host: host.clone(),
             fresh: true,
         };
-        self.with(|facts| facts.containers.insert(name.to_owned(), known));
+        self.with(|facts| {
+            facts.note(name);
+            facts.containers.insert(name.to_owned(), known)
+        });
     }
 
     /// Whether it is new; it is not from now on.
     pub(crate) fn takes_its_first_start(&self, name: &str) -> bool {
         self.with(|facts| {
+            facts.note(name);
             let known = facts.containers.get_mut(name);
             known.is_some_and(|known| std::mem::take(&mut known.fresh))
         })
@@ -97,6 +128,8 @@ impl Known {
 
     pub(crate) fn renamed(&self, from: &str, to: &str) {
         self.with(|facts| {
+            facts.note(from);
+            facts.note(to);
             if let Some(known) = facts.containers.remove(from) {
                 facts.containers.insert(to.to_owned(), known);
             }
@@ -108,7 +141,10 @@ impl Known {
     }
 
     pub(crate) fn no_container(&self, name: &str) {
-        self.with(|facts| facts.containers.remove(name));
+        self.with(|facts| {
+            facts.note(name);
+            facts.containers.remove(name)
+        });
     }
 }
 
@@ -131,12 +167,30 @@ mod tests {
     #[test]
     fn a_list_replaces_one_hosts_containers_and_no_others() {
         let known = Known::default();
-        known.containers_are("h", [("a", "1"), ("b", "2")].into_iter());
-        known.containers_are("other", [("c", "3")].into_iter());
-        known.containers_are("h", [("b", "4")].into_iter());
+        known.containers_are("h", 0, [("a", "1"), ("b", "2")].into_iter());
+        known.containers_are("other", 0, [("c", "3")].into_iter());
+        known.containers_are("h", 0, [("b", "4")].into_iter());
         assert!(known.container("a").is_none());
         assert_eq!(known.container("b").unwrap().id, "4");
         assert_eq!(known.container("c").unwrap().host, "other");
+    }
+
+    #[test]
+    fn a_list_that_was_asked_for_before_a_change_does_not_undo_it() {
+        let known = Known::default();
+        let ours = BTreeMap::from([(labels::HOST.to_owned(), "h".to_owned())]);
+        known.containers_are("h", 0, [("a", "1"), ("b", "2"), ("c", "3")].into_iter());
+        let since = known.moment();
+        known.no_container("a");
+        known.created("a", "4", &ours);
+        known.no_container("b");
+        let list = || [("a", "1"), ("b", "2"), ("c", "3")].into_iter();
+        known.containers_are("h", since, list());
+        assert_eq!(known.container("a").unwrap().id, "4");
+        assert!(known.container("b").is_none());
+        assert_eq!(known.container("c").unwrap().id, "3");
+        known.containers_are("h", known.moment(), list());
+        assert_eq!(known.container("a").unwrap().id, "1", "a list that is newer");
     }
 
     /// A container without a host's label is nobody's: it is never joined as one of ours.

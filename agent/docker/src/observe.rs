@@ -213,6 +213,7 @@ impl Engine {
     }
 
     async fn containers(&self, host: HostId, how: How) -> Result<Vec<ObservedContainer>, EngineError> {
+        let since = self.known.moment();
         let list = self.list(host).await?;
         let (mut all, mut ids) = (HashMap::new(), Vec::new());
         for container in list {
@@ -227,7 +228,7 @@ impl Engine {
         all.extend(self.inspect_all(ids).await?);
         read_locks(&mut all).await;
         let containers = to_containers(&all);
-        self.remember(host, &containers);
+        self.remember(host, since, &containers);
         Ok(containers)
     }
 
@@ -248,11 +249,12 @@ impl Engine {
             .await
     }
 
-    fn remember(&self, host: HostId, containers: &[ObservedContainer]) {
+    /// `since`: [`Known::moment`](crate::known::Known::moment) before the engine was asked.
+    fn remember(&self, host: HostId, since: u64, containers: &[ObservedContainer]) {
         let pairs = containers
             .iter()
             .map(|container| (container.name.as_str(), container.id.as_str()));
-        self.known.containers_are(&host.to_string(), pairs);
+        self.known.containers_are(&host.to_string(), since, pairs);
     }
 
     pub(crate) async fn inspect(&self, container: &str) -> Result<ContainerInspectResponse, EngineError> {

@@ -5,10 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use decnet_docker::Engine;
 use decnet_wire::observed::Observed;
+use tokio::sync::Semaphore;
 
 /// What was found about the way of containers to their LAN.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Suspicions(Arc<Mutex<Facts>>);
+#[derive(Debug, Clone)]
+pub(super) struct Suspicions {
+    facts: Arc<Mutex<Facts>>,
+    turns: Arc<Semaphore>,
+}
+
+/// Containers that are looked at at once; each takes a thread for up to a second.
+const AT_ONCE: usize = 8;
 
 #[derive(Debug, Default)]
 struct Facts {
@@ -18,11 +25,20 @@ struct Facts {
     told: Option<(Arc<Observed>, Arc<Observed>)>,
 }
 
+impl Default for Suspicions {
+    fn default() -> Self {
+        Self {
+            facts: Arc::default(),
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+}
+
 impl Suspicions {
     /// Adds what is known, and begins to look at containers that are new. The same value as before while nothing has
     /// changed.
     pub(super) fn add_to(&self, engine: &Engine, observed: Arc<Observed>) -> Arc<Observed> {
-        let mut facts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((before, told)) = &facts.told
             && Arc::ptr_eq(before, &observed)
         {
@@ -60,11 +76,13 @@ impl Suspicions {
     }
 
     async fn look_at(&self, engine: &Engine, id: String, name: &str) {
+        // The semaphore is never closed.
+        let _turn = self.turns.acquire().await;
         let warnings = engine.check_reach(&id).await.unwrap_or_default();
         for warning in &warnings {
             tracing::warn!(container = name, warning, "suspicious");
         }
-        let mut facts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
         if !warnings.is_empty() {
             facts.told = None;
         }

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use decnet_plan::step::{BuildContext, BuildSpec, Dockerfile};
 use form_urlencoded::Serializer;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
@@ -18,6 +19,7 @@ use super::BlobSource;
 use crate::engine::{LOOK, TRANSFER};
 use crate::progress::Progress;
 use crate::{Engine, EngineError};
+use call::Outcome;
 
 mod call;
 mod context;
@@ -36,19 +38,18 @@ const BROUGHT: &str = ".decnet.Dockerfile";
 /// Bytes that are read from an archive at once.
 const CHUNK: usize = 256 * 1024;
 /// How archives begin that are compressed: gzip, bzip2, xz, Zstandard.
-const COMPRESSED: [&[u8]; 4] = [
-    &[0x1f, 0x8b],
-    b"BZh",
-    &[0xfd, b'7', b'z', b'X', b'Z'],
-    &[0x28, 0xb5, 0x2f, 0xfd],
-];
+const COMPRESSED: [&[u8]; 4] = [&[0x1f, 0x8b], b"BZh", &[0xfd, b'7', b'z', b'X', b'Z'], ZSTANDARD];
+const ZSTANDARD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+/// A header of a tar archive, and where in it an entry's kind stands.
+const HEAD: usize = 512;
+const TYPE_FLAG: usize = 156;
 
 type Body = stream::BoxStream<'static, Result<Bytes, io::Error>>;
 
 impl Engine {
     /// Docker's own engine has had BuildKit since 18.09, on Linux; what else speaks its API may not.
-    async fn builder_of(&self, spec: &BuildSpec) -> Result<Builder, EngineError> {
-        if is_classic(spec) {
+    async fn builder_of(&self, spec: &BuildSpec, head: &[u8]) -> Result<Builder, EngineError> {
+        if is_classic(spec) || is_no_archive_to_buildkit(head) {
             return Ok(Builder::Classic);
         }
         if let Some(builder) = self.builder {
@@ -70,10 +71,14 @@ impl Engine {
         let what = || format!("build image {image}");
         let unsupported = |why| EngineError::Unsupported { what: what(), why };
         if !spec.additional_contexts.is_empty() {
-            return Err(unsupported("additional_contexts need BuildKit"));
+            return Err(unsupported(
+                "additional_contexts need a BuildKit session, which is not opened",
+            ));
         }
         if !spec.cache_to.is_empty() {
-            return Err(unsupported("cache_to needs BuildKit"));
+            return Err(unsupported(
+                "cache_to needs a BuildKit session, which is not opened",
+            ));
         }
         let (body, dockerfile) = match &spec.context {
             BuildContext::Folder { path } => context::of_folder(image, path, &spec.dockerfile).await?,
@@ -108,14 +113,41 @@ impl Engine {
                 }
             },
         };
-        let builder = self.builder_of(spec).await?;
+        let unreadable = Unreadable::default();
+        let (head, body) = unreadable.peek(body).await;
+        let builder = self.builder_of(spec, &head).await?;
         let target = self.path(&format!("/build?{}", query(spec, &dockerfile, builder)));
         let told = |line: &str| {
             let (image, line) = (image.to_owned(), line.to_owned());
             self.progress.tell(Progress::Build { image, line });
         };
-        self.call(TRANSFER, what, call::post(self.socket(), &target, body, told))
-            .await?;
+        let outcome = self
+            .call(TRANSFER, what, call::post(self.socket(), &target, body, told))
+            .await;
+        // A context that breaks off looks like a lost connection.
+        if let (Err(_), Some(source)) = (&outcome, unreadable.take()) {
+            return Err(match &spec.context {
+                BuildContext::Blob { digest, .. } => EngineError::ReadBlob {
+                    blob: digest.to_string(),
+                    source,
+                },
+                BuildContext::Folder { path } | BuildContext::Remote { url: path } => {
+                    EngineError::ReadContext {
+                        image: image.to_owned(),
+                        path: path.clone(),
+                        source,
+                    }
+                }
+            });
+        }
+        if let Outcome::Failed { why, last } = outcome? {
+            let last = match last.is_empty() {
+                true => String::new(),
+                false => format!("; the build's last lines: {}", last.join(" | ")),
+            };
+            let image = image.to_owned();
+            return Err(EngineError::Build { image, why, last });
+        }
         for tag in &spec.tags {
             if !self.has_image(tag).await? {
                 return Err(EngineError::WrongImage {
@@ -202,6 +234,52 @@ fn is_classic(spec: &BuildSpec) -> bool {
     spec.network.as_ref().is_some_and(apart) || spec.shm_size.is_some() || !spec.ulimits.is_empty()
 }
 
+/// Whether BuildKit would take the archive for a Dockerfile: it knows gzip, bzip2 and xz, and of a plain one it looks at the
+/// first 1024 bytes, which hold no whole first entry where that has a header before its own (PAX, or a long name).
+fn is_no_archive_to_buildkit(head: &[u8]) -> bool {
+    head.starts_with(ZSTANDARD)
+        || (!COMPRESSED.iter().any(|magic| head.starts_with(magic))
+            && matches!(head.get(TYPE_FLAG), Some(b'x' | b'g' | b'L' | b'K')))
+}
+
+/// Why a context could not be read to its end.
+#[derive(Debug, Clone, Default)]
+struct Unreadable(Arc<Mutex<Option<io::Error>>>);
+
+impl Unreadable {
+    /// How the context begins, and the whole of it. What is the matter with it is kept.
+    async fn peek(&self, body: Body) -> (Bytes, Body) {
+        let kept = self.clone();
+        let mut body = body.map_err(move |error| {
+            let kind = error.kind();
+            *kept.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            io::Error::from(kind)
+        });
+        let mut head = BytesMut::new();
+        let mut after = None;
+        while head.len() < HEAD {
+            match body.next().await {
+                Some(Ok(chunk)) => head.extend_from_slice(&chunk),
+                Some(Err(error)) => {
+                    after = Some(Err(error));
+                    break;
+                }
+                None => break,
+            }
+        }
+        let head = head.freeze();
+        let first = (!head.is_empty()).then(|| Ok(head.clone()));
+        (
+            head,
+            stream::iter(first.into_iter().chain(after)).chain(body).boxed(),
+        )
+    }
+
+    fn take(&self) -> Option<io::Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 fn chunks(file: tokio::fs::File) -> Body {
     ReaderStream::with_capacity(file, CHUNK).boxed()
 }
@@ -224,4 +302,93 @@ async fn begin(
     }
     let head = stream::once(std::future::ready(Ok(head)));
     Ok(Some(head.chain(chunks(file))))
+}
+
+#[cfg(test)]
+mod tests {
+    use decnet_plan::step::Ulimit;
+
+    use super::*;
+
+    fn spec() -> BuildSpec {
+        BuildSpec {
+            tags: vec!["a:1".to_owned(), "a:2".to_owned()],
+            context: BuildContext::Remote {
+                url: "https://h.example/c.tar?x=1&y".to_owned(),
+            },
+            dockerfile: Dockerfile::Path { path: "D".to_owned() },
+            args: BTreeMap::from([("A".to_owned(), Some("1".to_owned())), ("B".to_owned(), None)]),
+            target: Some("t".to_owned()),
+            labels: BTreeMap::new(),
+            cache_from: vec!["c".to_owned()],
+            cache_to: Vec::new(),
+            platform: None,
+            network: Some("none".to_owned()),
+            extra_hosts: vec!["h:1.2.3.4".to_owned()],
+            shm_size: None,
+            ulimits: BTreeMap::new(),
+            no_cache: true,
+            pull: false,
+            additional_contexts: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn the_parameters_are_those_of_the_engines_api() {
+        let pairs = |builder| -> Vec<(String, String)> {
+            form_urlencoded::parse(query(&spec(), "D", builder).as_bytes())
+                .into_owned()
+                .collect()
+        };
+        let wanted = [
+            ("dockerfile", "D"),
+            ("remote", "https://h.example/c.tar?x=1&y"),
+            ("t", "a:1"),
+            ("t", "a:2"),
+            ("buildargs", r#"{"A":"1"}"#),
+            ("cachefrom", r#"["c"]"#),
+            ("extrahosts", "h:1.2.3.4"),
+            ("networkmode", "none"),
+            ("target", "t"),
+            ("nocache", "1"),
+            ("rm", "1"),
+            ("forcerm", "1"),
+        ];
+        let wanted = wanted.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(pairs(Builder::Classic), wanted);
+        let buildkit = pairs(Builder::BuildKit);
+        assert_eq!(buildkit[0], ("version".to_owned(), "2".to_owned()));
+        assert_eq!(buildkit[1..], wanted);
+    }
+
+    #[test]
+    fn what_buildkit_cannot_do_is_the_classic_builders() {
+        assert!(!is_classic(&spec()));
+        for network in ["default", "host"] {
+            let network = Some(network.to_owned());
+            assert!(!is_classic(&BuildSpec { network, ..spec() }));
+        }
+        let network = Some("front".to_owned());
+        assert!(is_classic(&BuildSpec { network, ..spec() }));
+        let shm_size = Some(1);
+        assert!(is_classic(&BuildSpec { shm_size, ..spec() }));
+        let ulimits = BTreeMap::from([("core".to_owned(), Ulimit { soft: 0, hard: 0 })]);
+        assert!(is_classic(&BuildSpec { ulimits, ..spec() }));
+    }
+
+    #[test]
+    fn an_archive_that_buildkit_would_take_for_a_dockerfile_is_told_by_its_first_header() {
+        let entry = |kind: u8| {
+            let mut header = [0; HEAD];
+            header[TYPE_FLAG] = kind;
+            is_no_archive_to_buildkit(&header)
+        };
+        assert!(entry(b'x') && entry(b'g') && entry(b'L'));
+        assert!(!entry(b'0') && !entry(b'5') && !entry(0));
+        assert!(is_no_archive_to_buildkit(ZSTANDARD));
+        let mut gzip = [b'x'; HEAD];
+        gzip[..2].copy_from_slice(COMPRESSED[0]);
+        assert!(!is_no_archive_to_buildkit(&gzip));
+        assert!(!is_no_archive_to_buildkit(b""));
+    }
 }

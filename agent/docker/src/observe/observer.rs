@@ -95,21 +95,23 @@ impl Observer {
     /// The engine does not answer, or the interfaces cannot be listed. Nothing is forgotten then.
     pub async fn observe(&self) -> Result<Arc<Observed>, EngineError> {
         let mut memory = self.memory.lock().await;
-        let doubts = self.doubt(Doubts::take);
-        match self.refresh(&mut memory, &doubts).await {
-            Ok(()) => Ok(Arc::clone(&memory.observed)),
-            Err(error) => {
-                self.doubt(|now| now.put_back(doubts));
-                Err(error)
-            }
-        }
+        let mut taken = Taken {
+            observer: self,
+            doubts: self.doubt(Doubts::take),
+        };
+        self.refresh(&mut memory, &taken.doubts).await?;
+        taken.doubts = Doubts::default();
+        Ok(Arc::clone(&memory.observed))
     }
 
     /// Whether something may have happened, since the last look, to a container that was there then and is of a stack
-    /// that `concerns`. Asks the engine nothing.
+    /// that `concerns`, or nobody knows to which. Asks the engine nothing.
     pub async fn suspects(&self, concerns: impl Fn(&StackName) -> bool) -> bool {
         let memory = self.memory.lock().await;
         self.doubt(|doubts| {
+            if doubts.all || doubts.lists {
+                return true;
+            }
             let ids = doubts.containers.iter().chain(&doubts.attached);
             let mut stacks = ids.filter_map(|id| memory.containers.get(id)?.stack());
             stacks.any(concerns)
@@ -239,7 +241,7 @@ impl Observer {
         if memory.listed.is_some() && !recent {
             suspects.extend(memory.oldest(FEW));
         }
-        let begun = Instant::now();
+        let (begun, since) = (Instant::now(), self.engine.known.moment());
 
         let images = async {
             match lists || doubts.images {
@@ -301,7 +303,7 @@ impl Observer {
         });
         if changed || memory.observed.interfaces != interfaces || memory.observed.lacks != lacks {
             let containers = told.unwrap_or_else(|| memory.observed.containers.clone());
-            self.engine.remember(self.host, &containers);
+            self.engine.remember(self.host, since, &containers);
             let observed = Observed {
                 images: memory.images.clone(),
                 networks: memory.networks.told(|id| memory.containers.contains_key(id)),
@@ -365,6 +367,19 @@ impl Doubts {
         self.volumes |= earlier.volumes;
         self.containers.extend(earlier.containers);
         self.attached.extend(earlier.attached);
+    }
+}
+
+/// Doubts that a look is about. Those that are left when it ends, however it does, are doubted again.
+struct Taken<'a> {
+    observer: &'a Observer,
+    doubts: Doubts,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let left = std::mem::take(&mut self.doubts);
+        self.observer.doubt(|now| now.put_back(left));
     }
 }
 

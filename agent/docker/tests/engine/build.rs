@@ -175,11 +175,42 @@ async fn who_says_nothing_has_the_builder_that_can_do_it() {
     lab.apply(&build(&spec)).await.unwrap();
     spec.shm_size = Some(1 << 20);
     let error = lab.apply(&build(&spec)).await.unwrap_err();
-    let source = std::error::Error::source(&error).unwrap().to_string();
+    let source = error.to_string();
     assert!(
         source.contains("BuildKit"),
         "the classic builder's own words: {source}"
     );
+}
+
+/// What `tar --format=posix` writes: BuildKit takes it for a Dockerfile.
+#[tokio::test]
+async fn an_archive_that_buildkit_does_not_know_is_built_all_the_same() {
+    let mut lab = Lab::new().await;
+    let mut archive = ::tar::Builder::new(Vec::new());
+    let text = b"FROM scratch\nCOPY Dockerfile /\nLABEL from=posix\n";
+    archive
+        .append_pax_extensions([("mtime", b"1.5".as_slice())])
+        .unwrap();
+    let mut header = ::tar::Header::new_ustar();
+    header.set_size(text.len() as u64);
+    header.set_mode(0o644);
+    archive
+        .append_data(&mut header, "Dockerfile", text.as_slice())
+        .unwrap();
+    lab.blobs = vec![archive.into_inner().unwrap()];
+    let context = BuildContext::Blob {
+        digest: sha256(&lab.blobs[0]),
+        size: lab.blobs[0].len() as u64,
+    };
+    let dockerfile = Dockerfile::Path {
+        path: "Dockerfile".to_owned(),
+    };
+    let tag = format!("decnet-test/{}-posix:1", lab.tag);
+    lab.apply(&build(&spec(tag.clone(), context, dockerfile)))
+        .await
+        .unwrap();
+    let image = lab.docker.inspect_image(&tag).await.unwrap();
+    assert_eq!(image.config.unwrap().labels.unwrap()["from"], "posix");
 }
 
 /// The engine fetches it by itself; here it is an archive that a server on loopback has.
@@ -237,7 +268,7 @@ async fn that_fails(builder: Builder) {
     let tag = format!("decnet-test/{}-bad:1", lab.tag);
     let mut bad = spec(tag, context, inline("FROM scratch\nCOPY missing /\n"));
     let error = lab.apply(&build(&bad)).await.unwrap_err();
-    let source = std::error::Error::source(&error).unwrap().to_string();
+    let source = error.to_string();
     assert!(source.contains("missing"), "{source}");
     assert!(!error.retryable());
     std::fs::write(folder.path().join("decoy"), binary()).unwrap();
@@ -245,7 +276,7 @@ async fn that_fails(builder: Builder) {
     std::fs::set_permissions(folder.path().join("decoy"), permissions).unwrap();
     bad.dockerfile = inline("FROM scratch\nCOPY decoy /\nRUN [\"/decoy\", \"exit\", \"3\", \"0\"]\n");
     let error = lab.apply(&build(&bad)).await.unwrap_err();
-    let source = std::error::Error::source(&error).unwrap().to_string();
+    let source = error.to_string();
     assert!(
         source.contains("flux capacitor"),
         "what the program wrote: {source}"

@@ -8,7 +8,9 @@ use std::time::Duration;
 use bollard::query_parameters::{KillContainerOptions, RemoveContainerOptions, RenameContainerOptions};
 use decnet_docker::{Engine, Observer};
 use decnet_plan::step::Step;
+use decnet_wire::ids::StackName;
 use decnet_wire::observed::{ContainerState, Observed};
+use futures_util::FutureExt as _;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -205,6 +207,32 @@ async fn what_happens_is_seen_and_nothing_else_is_asked_about() {
     let seen = watch.agrees("after a removal").await;
     assert_eq!(seen.containers.len(), 2);
     watch.quiet().await;
+}
+
+/// Whoever looks may have something better to do before the engine has answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_that_is_given_up_leaves_what_it_was_about_to_the_next() {
+    let watch = Watch::new(Duration::from_secs(600)).await;
+    let ssh = watch.lab.name("web", "ssh");
+    let web = |stack: &StackName| stack.as_str().ends_with("web");
+    assert!(!watch.observer.suspects(web).await);
+    let docker = &watch.lab.docker;
+    docker
+        .kill_container(&ssh, None::<KillContainerOptions>)
+        .await
+        .unwrap();
+    until("its event was heard", || watch.observer.suspects(web)).await;
+    assert!(!watch.observer.suspects(|stack| !web(stack)).await, "of no other");
+    let mut asked = 0;
+    while watch.observer.suspects(web).await && asked < 3 {
+        // Polled once: the question is sent, or waits for its turn, and nobody waits for the answer.
+        assert!(watch.observer.observe().now_or_never().is_none(), "no answer yet");
+        asked += 1;
+    }
+    assert_eq!(asked, 3, "what was suspected is suspected still");
+    let seen = watch.observer.observe().await.unwrap();
+    let seen = seen.containers.iter().find(|container| container.name == ssh);
+    assert!(!seen.unwrap().state.is_running(), "{seen:?}");
 }
 
 /// The base gets a new namespace; the service, of which no event speaks, is cut off.
