@@ -13,10 +13,6 @@ use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::agent::{Agent, OpenError, RunError};
 use crate::compose::{self, ComposeError};
@@ -26,6 +22,7 @@ use crate::doctor;
 use crate::enrol::{self, EnrolError, Existing, LONGEST_TOKEN};
 use crate::error::error_chain;
 use crate::ledger::JournalEntry;
+use crate::logging;
 use crate::status::{Preview, Retried, Status, journal_text};
 
 /// How long `run` waits for whoever holds the ledger.
@@ -209,23 +206,11 @@ impl Cli {
             _ => "info",
         };
         let asked = self.common.log.as_deref().unwrap_or(usual);
-        let filter = asked.trim_matches(',').parse();
-        let unread = filter.is_err();
-        let filter = filter.unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
         let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-        // A second subscriber in one process keeps the first: nothing to do about it, and nothing lost.
-        let _ = if self.common.log_json {
-            let lines = lines.json().flatten_event(true);
-            tracing_subscriber::registry().with(lines).with(filter).try_init()
+        if self.common.log_json {
+            logging::begin(asked, lines.json().flatten_event(true));
         } else {
-            let lines = lines.with_ansi(std::io::stderr().is_terminal());
-            tracing_subscriber::registry().with(lines).with(filter).try_init()
-        };
-        if unread {
-            tracing::warn!(
-                filter = asked,
-                "this log filter is not understood, so it is info: write LEVEL or TARGET=LEVEL, with commas between"
-            );
+            logging::begin(asked, lines.with_ansi(std::io::stderr().is_terminal()));
         }
     }
 

@@ -46,6 +46,7 @@ mod error;
 mod identity;
 pub mod ledger;
 mod link;
+pub mod logging;
 mod pull;
 mod reconcile;
 mod report;

@@ -11,10 +11,6 @@ use decnet::serve::{self, Bound, ServeArgs};
 use decnet_wire::ids::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
@@ -81,19 +77,8 @@ fn initialise(args: &InitArgs) -> anyhow::Result<()> {
 
 fn run_master(args: ServeArgs) -> anyhow::Result<()> {
     let asked = std::env::var("DECNET_LOG").unwrap_or_else(|_| "info".to_owned());
-    let filter = asked.trim_matches(',').parse();
-    let unread = filter.is_err();
-    let filter = filter.unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
-    tracing_subscriber::registry()
-        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
-        .with(filter)
-        .init();
-    if unread {
-        tracing::warn!(
-            filter = asked,
-            "DECNET_LOG is not understood, so it is info: write LEVEL or TARGET=LEVEL, with commas between"
-        );
-    }
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    decnet_agent::logging::begin(&asked, lines);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

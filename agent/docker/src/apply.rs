@@ -19,7 +19,6 @@ use crate::observe::{label, name_of, to_state};
 use crate::{Engine, EngineError};
 
 mod build;
-pub use build::Builder;
 mod container;
 mod files;
 mod image;
@@ -29,6 +28,7 @@ mod settle;
 mod volume;
 mod wait;
 
+pub use build::Builder;
 use lan::{create_host_link, probe_address, remove_host_link};
 
 /// Where image archives come from.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bollard::models::SystemVersion;
 use bollard::{API_DEFAULT_VERSION, Docker};
 use bytes::Bytes;
 use decnet_plan::unused::Disk;
@@ -140,14 +141,13 @@ impl Engine {
     /// # Errors
     /// The engine does not answer.
     pub async fn version(&self) -> Result<String, EngineError> {
-        let version = self
-            .call(
-                LOOK,
-                || "read the engine's version".to_owned(),
-                self.docker.version(),
-            )
-            .await?;
-        Ok(version.version.unwrap_or_default())
+        Ok(self.about().await?.version.unwrap_or_default())
+    }
+
+    /// What the engine says of itself and its parts.
+    pub(crate) async fn about(&self) -> Result<SystemVersion, EngineError> {
+        let what = || "read the engine's version".to_owned();
+        self.call(LOOK, what, self.docker.version()).await
     }
 
     /// The disk that the engine keeps its images on; None where its folder cannot be seen from here.

@@ -84,6 +84,13 @@ impl Lab {
         self.signer.bundle(generation, stacks)
     }
 
+    /// Two deckies, each with its operation.
+    fn web_and_mail(&self) -> Bundle {
+        let deploy = |number| Some(operation(number, OperationKind::Deploy));
+        let mail = stack("mail", document(6, &["smtp"]), deploy(2));
+        self.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy), mail])
+    }
+
     fn container(&self, service: &str) -> String {
         let engine = self.machine.engine.lock().unwrap();
         let found = engine.containers.keys().find(|name| name.contains(service));
@@ -144,17 +151,7 @@ fn web(services: &[&str], number: u128, kind: OperationKind) -> Stack {
 async fn a_deploy_runs_and_its_operation_succeeds_once() {
     let lab = Lab::new();
     let mut running = lab.start();
-    let mail = stack(
-        "mail",
-        document(6, &["smtp"]),
-        Some(operation(2, OperationKind::Deploy)),
-    );
-    running
-        .admit(
-            &lab,
-            &lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy), mail]),
-        )
-        .await;
+    running.admit(&lab, &lab.web_and_mail()).await;
     running.converged().await;
     let mut told = running.told();
     told.sort();
@@ -183,13 +180,7 @@ async fn a_deploy_runs_and_its_operation_succeeds_once() {
 async fn what_leaves_its_state_while_another_stack_is_worked_on_is_an_incident_at_once() {
     let lab = Lab::new();
     let mut running = lab.start();
-    let mail = stack(
-        "mail",
-        document(6, &["smtp"]),
-        Some(operation(2, OperationKind::Deploy)),
-    );
-    let bundle = lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy), mail]);
-    running.admit(&lab, &bundle).await;
+    running.admit(&lab, &lab.web_and_mail()).await;
     running.converged().await;
 
     let kill = |service: &str| {

@@ -10,13 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::{Bytes, BytesMut};
 use decnet_plan::step::{BuildContext, BuildSpec, Dockerfile};
 use form_urlencoded::Serializer;
-use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
-use tokio::io::AsyncReadExt;
 use tokio_util::io::ReaderStream;
 
 use super::BlobSource;
-use crate::engine::{LOOK, TRANSFER};
+use crate::engine::TRANSFER;
 use crate::progress::Progress;
 use crate::{Engine, EngineError};
 use call::Outcome;
@@ -55,8 +54,7 @@ impl Engine {
         if let Some(builder) = self.builder {
             return Ok(builder);
         }
-        let what = || "read the engine's version".to_owned();
-        let version = self.call(LOOK, what, self.docker.version()).await?;
+        let version = self.about().await?;
         let parts = version.components.unwrap_or_default();
         let has = version.os.as_deref() == Some("linux") && parts.iter().any(|part| part.name == "Engine");
         Ok(if has { Builder::BuildKit } else { Builder::Classic })
@@ -91,12 +89,12 @@ impl Engine {
                 match &spec.dockerfile {
                     Dockerfile::Path { path } => (chunks(file), path.clone()),
                     Dockerfile::Inline { text } => {
-                        let begun = begin(file).await.map_err(unread)?;
-                        let Some(archive) = begun else {
+                        let (head, archive) = peek(chunks(file)).await.map_err(unread)?;
+                        if is_compressed(&head) {
                             return Err(unsupported(
                                 "an inline Dockerfile cannot be put into a compressed context archive",
                             ));
-                        };
+                        }
                         // An archive is a row of entries, so one more may stand before them.
                         let first = context::one_file(BROUGHT, text).map_err(unread)?;
                         let first = stream::once(std::future::ready(Ok(Bytes::from(first))));
@@ -113,9 +111,21 @@ impl Engine {
                 }
             },
         };
-        let unreadable = Unreadable::default();
-        let (head, body) = unreadable.peek(body).await;
+        let unreadable = |source| match &spec.context {
+            BuildContext::Blob { digest, .. } => EngineError::ReadBlob {
+                blob: digest.to_string(),
+                source,
+            },
+            BuildContext::Folder { path } | BuildContext::Remote { url: path } => EngineError::ReadContext {
+                image: image.to_owned(),
+                path: path.clone(),
+                source,
+            },
+        };
+        let (head, body) = peek(body).await.map_err(unreadable)?;
         let builder = self.builder_of(spec, &head).await?;
+        let broken = Broken::default();
+        let body = broken.kept_of(body);
         let target = self.path(&format!("/build?{}", query(spec, &dockerfile, builder)));
         let told = |line: &str| {
             let (image, line) = (image.to_owned(), line.to_owned());
@@ -125,20 +135,8 @@ impl Engine {
             .call(TRANSFER, what, call::post(self.socket(), &target, body, told))
             .await;
         // A context that breaks off looks like a lost connection.
-        if let (Err(_), Some(source)) = (&outcome, unreadable.take()) {
-            return Err(match &spec.context {
-                BuildContext::Blob { digest, .. } => EngineError::ReadBlob {
-                    blob: digest.to_string(),
-                    source,
-                },
-                BuildContext::Folder { path } | BuildContext::Remote { url: path } => {
-                    EngineError::ReadContext {
-                        image: image.to_owned(),
-                        path: path.clone(),
-                        source,
-                    }
-                }
-            });
+        if let (Err(_), Some(source)) = (&outcome, broken.take()) {
+            return Err(unreadable(source));
         }
         if let Outcome::Failed { why, last } = outcome? {
             let last = match last.is_empty() {
@@ -238,41 +236,41 @@ fn is_classic(spec: &BuildSpec) -> bool {
 /// first 1024 bytes, which hold no whole first entry where that has a header before its own (PAX, or a long name).
 fn is_no_archive_to_buildkit(head: &[u8]) -> bool {
     head.starts_with(ZSTANDARD)
-        || (!COMPRESSED.iter().any(|magic| head.starts_with(magic))
-            && matches!(head.get(TYPE_FLAG), Some(b'x' | b'g' | b'L' | b'K')))
+        || (!is_compressed(head) && matches!(head.get(TYPE_FLAG), Some(b'x' | b'g' | b'L' | b'K')))
 }
 
-/// Why a context could not be read to its end.
-#[derive(Debug, Clone, Default)]
-struct Unreadable(Arc<Mutex<Option<io::Error>>>);
+fn is_compressed(head: &[u8]) -> bool {
+    COMPRESSED.iter().any(|magic| head.starts_with(magic))
+}
 
-impl Unreadable {
-    /// How the context begins, and the whole of it. What is the matter with it is kept.
-    async fn peek(&self, body: Body) -> (Bytes, Body) {
+/// How an archive begins, as far as its first header, and the whole of it.
+async fn peek(mut archive: Body) -> io::Result<(Bytes, Body)> {
+    let mut head = BytesMut::new();
+    while head.len() < HEAD {
+        match archive.next().await {
+            Some(chunk) => head.extend_from_slice(&chunk?),
+            None => break,
+        }
+    }
+    let head = head.freeze();
+    let first = (!head.is_empty()).then(|| Ok(head.clone()));
+    Ok((head, stream::iter(first).chain(archive).boxed()))
+}
+
+/// Why a context that is being sent could not be read to its end.
+#[derive(Debug, Clone, Default)]
+struct Broken(Arc<Mutex<Option<io::Error>>>);
+
+impl Broken {
+    /// The same context. What is the matter with it is kept.
+    fn kept_of(&self, body: Body) -> Body {
         let kept = self.clone();
-        let mut body = body.map_err(move |error| {
+        let keep = move |error: io::Error| {
             let kind = error.kind();
             *kept.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             io::Error::from(kind)
-        });
-        let mut head = BytesMut::new();
-        let mut after = None;
-        while head.len() < HEAD {
-            match body.next().await {
-                Some(Ok(chunk)) => head.extend_from_slice(&chunk),
-                Some(Err(error)) => {
-                    after = Some(Err(error));
-                    break;
-                }
-                None => break,
-            }
-        }
-        let head = head.freeze();
-        let first = (!head.is_empty()).then(|| Ok(head.clone()));
-        (
-            head,
-            stream::iter(first.into_iter().chain(after)).chain(body).boxed(),
-        )
+        };
+        body.map_err(keep).boxed()
     }
 
     fn take(&self) -> Option<io::Error> {
@@ -282,26 +280,6 @@ impl Unreadable {
 
 fn chunks(file: tokio::fs::File) -> Body {
     ReaderStream::with_capacity(file, CHUNK).boxed()
-}
-
-/// The whole archive, or None when it is compressed.
-async fn begin(
-    mut file: tokio::fs::File,
-) -> io::Result<Option<impl Stream<Item = io::Result<Bytes>> + Send + use<>>> {
-    let mut head = [0; 5];
-    let mut read = 0;
-    while read < head.len() {
-        match file.read(&mut head[read..]).await? {
-            0 => break,
-            more => read += more,
-        }
-    }
-    let head = Bytes::copy_from_slice(&head[..read]);
-    if COMPRESSED.iter().any(|magic| head.starts_with(magic)) {
-        return Ok(None);
-    }
-    let head = stream::once(std::future::ready(Ok(head)));
-    Ok(Some(head.chain(chunks(file))))
 }
 
 #[cfg(test)]

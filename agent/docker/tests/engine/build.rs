@@ -1,6 +1,8 @@
 //! Images that are built here.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use decnet_docker::{Builder, EngineError, Progress};
@@ -36,6 +38,20 @@ fn build(spec: &BuildSpec) -> Step {
     }
 }
 
+/// The program that runs everywhere, as `decoy` in the folder.
+fn write_decoy(folder: &Path) {
+    let path = folder.join("decoy");
+    std::fs::write(&path, binary()).unwrap();
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+/// What the image that comes of it says of where it comes from.
+async fn built_from(lab: &Lab, spec: &BuildSpec) -> String {
+    lab.apply(&build(spec)).await.unwrap();
+    let image = lab.docker.inspect_image(&spec.tags[0]).await.unwrap();
+    image.config.unwrap().labels.unwrap()["from"].clone()
+}
+
 #[tokio::test]
 async fn buildkit_makes_a_folder_an_image_that_runs_with_every_option() {
     with_every_option(Builder::BuildKit).await;
@@ -50,7 +66,7 @@ async fn with_every_option(builder: Builder) {
     let lab = Lab::building_with(builder).await;
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
-    file("decoy", binary());
+    write_decoy(folder.path());
     file("secret", b"s");
     file(".dockerignore", b"*\n!decoy\n");
     // What BuildKit alone understands shows that it is the one.
@@ -63,8 +79,6 @@ async fn with_every_option(builder: Builder) {
          ENTRYPOINT [\"/decoy\"]\nFROM one AS two\nLABEL two=yes\n"
     );
     file("Dockerfile", text.as_bytes());
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(folder.path().join("decoy"), permissions).unwrap();
     let context = BuildContext::Folder {
         path: folder.path().display().to_string(),
     };
@@ -148,11 +162,8 @@ async fn of_archives(builder: Builder) {
     };
     for (n, dockerfile, from) in [(1, own, "archive"), (2, inline, "document")] {
         let tag = format!("decnet-test/{}-blob:{n}", lab.tag);
-        lab.apply(&build(&spec(tag.clone(), context.clone(), dockerfile)))
-            .await
-            .unwrap();
-        let image = lab.docker.inspect_image(&tag).await.unwrap();
-        assert_eq!(image.config.unwrap().labels.unwrap()["from"], from);
+        let spec = spec(tag, context.clone(), dockerfile);
+        assert_eq!(built_from(&lab, &spec).await, from);
     }
 }
 
@@ -161,9 +172,7 @@ async fn of_archives(builder: Builder) {
 async fn who_says_nothing_has_the_builder_that_can_do_it() {
     let lab = Lab::new().await;
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("decoy"), binary()).unwrap();
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(folder.path().join("decoy"), permissions).unwrap();
+    write_decoy(folder.path());
     let context = BuildContext::Folder {
         path: folder.path().display().to_string(),
     };
@@ -206,11 +215,8 @@ async fn an_archive_that_buildkit_does_not_know_is_built_all_the_same() {
         path: "Dockerfile".to_owned(),
     };
     let tag = format!("decnet-test/{}-posix:1", lab.tag);
-    lab.apply(&build(&spec(tag.clone(), context, dockerfile)))
-        .await
-        .unwrap();
-    let image = lab.docker.inspect_image(&tag).await.unwrap();
-    assert_eq!(image.config.unwrap().labels.unwrap()["from"], "posix");
+    let spec = spec(tag, context, dockerfile);
+    assert_eq!(built_from(&lab, &spec).await, "posix");
 }
 
 /// The engine fetches it by itself; here it is an archive that a server on loopback has.
@@ -241,11 +247,8 @@ async fn a_context_may_be_fetched_by_the_engine() {
         let dockerfile = Dockerfile::Path {
             path: "Dockerfile".to_owned(),
         };
-        lab.apply(&build(&spec(tag.clone(), context, dockerfile)))
-            .await
-            .unwrap();
-        let image = lab.docker.inspect_image(&tag).await.unwrap();
-        assert_eq!(image.config.unwrap().labels.unwrap()["from"], "far");
+        let spec = spec(tag, context, dockerfile);
+        assert_eq!(built_from(&lab, &spec).await, "far");
     }
 }
 
@@ -271,9 +274,7 @@ async fn that_fails(builder: Builder) {
     let source = error.to_string();
     assert!(source.contains("missing"), "{source}");
     assert!(!error.retryable());
-    std::fs::write(folder.path().join("decoy"), binary()).unwrap();
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(folder.path().join("decoy"), permissions).unwrap();
+    write_decoy(folder.path());
     bad.dockerfile = inline("FROM scratch\nCOPY decoy /\nRUN [\"/decoy\", \"exit\", \"3\", \"0\"]\n");
     let error = lab.apply(&build(&bad)).await.unwrap_err();
     let source = error.to_string();
