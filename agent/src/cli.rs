@@ -226,7 +226,6 @@ impl Cli {
         // The engine is what it waits for, however many cores there are, and each thread has a stack.
         builder
             .worker_threads(2)
-            .max_blocking_threads(16)
             .enable_all()
             .build()
     }
