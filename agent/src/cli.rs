@@ -224,10 +224,7 @@ impl Cli {
             _ => Builder::new_multi_thread(),
         };
         // The engine is what it waits for, however many cores there are, and each thread has a stack.
-        builder
-            .worker_threads(2)
-            .enable_all()
-            .build()
+        builder.worker_threads(2).enable_all().build()
     }
 
     /// Does what the command line says.

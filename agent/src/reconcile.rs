@@ -119,6 +119,7 @@ struct Aimed {
 
 /// One round's view.
 struct Look<'a> {
+    bundle: &'a Digest,
     effective: &'a Effective,
     plan: &'a Plan,
     /// Not there yet, with the reason.
@@ -253,6 +254,7 @@ impl<M: Machine> Reconciler<M> {
         let proving = prove(&mut memory.unproven, &effective, &observed, &mut pending);
         let incidents = self.ledger.incidents()?;
         let look = Look {
+            bundle: bundle.digest(),
             effective: &effective,
             plan: &plan,
             pending,
@@ -463,8 +465,15 @@ impl<M: Machine> Reconciler<M> {
                 tracing::info!(%stack, %operation, "operation succeeded");
             }
         }
-        let now = self.clock.now();
-        self.ledger.write(move |tx| tx.settle(now, &settled)).await
+        let (now, bundle) = (self.clock.now(), look.bundle.clone());
+        self.ledger
+            .write(move |tx| {
+                if tx.is_newest(&bundle)? {
+                    tx.settle(now, &settled)?;
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// A stack that ran as it should, and does not now, without an operation: that is an incident.
@@ -486,9 +495,12 @@ impl<M: Machine> Reconciler<M> {
         if drifted.is_empty() {
             return Ok(());
         }
-        let now = self.clock.now();
+        let (now, bundle) = (self.clock.now(), look.bundle.clone());
         self.ledger
             .write(move |tx| {
+                if !tx.is_newest(&bundle)? {
+                    return Ok(());
+                }
                 drifted
                     .iter()
                     .try_for_each(|(stack, decky, detail)| tx.drift(now, stack, decky, detail))

@@ -40,10 +40,9 @@ use crate::policy::Policy;
 use crate::step::{Blocked, Plan, PlannedStep, Step};
 use survey::Survey;
 
-/// How long a container has to run before its start counts, in milliseconds.
+/// How long a container has to run before its start counts, in milliseconds. One whose network namespace others join is
+/// not waited for: they cannot start when it has ended, and say so.
 pub const SETTLE_MS: u64 = 1_000;
-/// The same for a container whose network namespace others join: they are its proof.
-pub const OWNER_SETTLE_MS: u64 = 200;
 /// Seconds between the stop signal and SIGKILL where nothing else is said (Compose Specification,
 /// "stop_grace_period").
 pub const STOP_TIMEOUT_S: u32 = 10;

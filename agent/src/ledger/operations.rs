@@ -212,6 +212,13 @@ impl Tx {
         Ok(())
     }
 
+    /// Whether this bundle is still the one accepted last. What was seen by the light of an earlier one says nothing
+    /// about what is asked now.
+    pub(crate) fn is_newest(&self, bundle: &Digest) -> Result<bool, LedgerError> {
+        let accepted = self.get(&ACCEPTED, ONLY)?;
+        Ok(accepted.is_some_and(|accepted| accepted.digest == *bundle))
+    }
+
     /// A stack left the desired state by itself: reported once, until the incident is closed.
     pub(crate) fn drift(
         &self,

@@ -370,6 +370,24 @@ async fn drift_is_told_once_an_incident() {
 }
 
 #[tokio::test]
+async fn only_the_bundle_accepted_last_is_the_newest() {
+    let file = File::new();
+    let ledger = file.open();
+    accept(&ledger, 1, Vec::new()).await;
+    accept(&ledger, 2, Vec::new()).await;
+    for (generation, newest) in [(1, false), (2, true)] {
+        let digest = record(generation).digest;
+        ledger
+            .write(move |tx| {
+                assert_eq!(tx.is_newest(&digest)?, newest);
+                Ok(())
+            })
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
 async fn the_journal_keeps_an_unfinished_step_and_only_the_newest() {
     let file = File::new();
     let entry = |index: usize| JournalEntry {

@@ -8,6 +8,7 @@ use decnet_plan::compose::Egress;
 use decnet_plan::step::HostLink;
 use decnet_wire::ids::InterfaceName;
 
+use super::settle::ended;
 use crate::host::namespace::Namespace;
 use crate::host::{arp, closes, interfaces, links, lock, nd};
 use crate::{Engine, EngineError};
@@ -79,6 +80,9 @@ impl Engine {
         };
         let before = self.inspect(name).await?;
         let Some(pid) = process(&before) else {
+            if let Some(how) = ended(&before, false) {
+                return Err(self.unsettled(name, how).await);
+            }
             let why = "it does not run, so that it has no network namespace";
             return Err(failed(io::Error::other(why)));
         };

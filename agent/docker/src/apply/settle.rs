@@ -34,23 +34,39 @@ impl Engine {
             if is_up(&before) { restarts(&before) } else { 0 }
         };
         let what = || format!("start container {name}");
-        self.call(CHANGE, what, self.docker.start_container(name, None))
-            .await?;
+        let call = self.call(CHANGE, what, self.docker.start_container(name, None));
+        if let Err(error) = call.await {
+            return Err(self.owner_ended(name).await.unwrap_or(error));
+        }
         drop(turn);
         let started = Instant::now();
         while started.elapsed() < settle {
             tokio::time::sleep(settle.saturating_sub(started.elapsed()).min(POLL)).await;
             let container = self.inspect(name).await?;
             if let Some(how) = ended(&container, restarts(&container) > before) {
-                let logs = self.last_lines(name).await;
-                return Err(EngineError::Unsettled {
-                    name: name.to_owned(),
-                    how,
-                    logs,
-                });
+                return Err(self.unsettled(name, how).await);
             }
         }
         Ok(())
+    }
+
+    /// What has become of the container whose network namespace this one cannot join, if that is why it cannot start.
+    async fn owner_ended(&self, name: &str) -> Option<EngineError> {
+        let container = self.inspect(name).await.ok()?;
+        let mode = container.host_config?.network_mode?;
+        let owner = self.inspect(mode.strip_prefix("container:")?).await.ok()?;
+        let how = ended(&owner, false)?;
+        let name = owner.name.as_deref().unwrap_or(name).trim_start_matches('/');
+        Some(self.unsettled(name, how).await)
+    }
+
+    /// The error for a container that has ended, with its last words.
+    pub(super) async fn unsettled(&self, name: &str, how: String) -> EngineError {
+        EngineError::Unsettled {
+            name: name.to_owned(),
+            how,
+            logs: self.last_lines(name).await,
+        }
     }
 
     /// The last lines of the log on one line, for an error; nothing when there are none or they cannot be read.

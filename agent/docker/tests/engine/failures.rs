@@ -3,12 +3,15 @@
 use std::path::Path;
 
 use decnet_docker::{Engine, EngineError};
-use decnet_plan::step::Step;
+use decnet_plan::compose::Egress;
+use decnet_plan::step::{NetworkMode, Step};
 use decnet_wire::observed::ContainerState;
 use serde_json::json;
 
 use crate::image::image;
-use crate::lab::{Lab, lines};
+use crate::lab::{Lab, lines, start};
+use crate::lifecycle::until;
+use crate::steps::command;
 
 #[tokio::test]
 async fn an_engine_that_is_away_is_worth_a_retry_and_is_named() {
@@ -47,6 +50,43 @@ async fn a_service_that_ends_is_told_with_its_code_and_words_and_the_old_one_run
         assert_eq!(lab.container("web", "ssh").await.state, ContainerState::Running);
         let next = lab.desire(&[&lan], &[("web", lab.decky(&lan, 5, &[("ssh", json!({}))]))]);
         lab.converge(&next).await;
+    }
+}
+
+#[tokio::test]
+async fn what_needs_a_base_that_has_ended_tells_how_the_base_ended() {
+    let lab = Lab::new().await;
+    lab.load().await;
+    let mut base = lab.spec("base");
+    base.command = command(&["exit", "3", "0"]);
+    let mut joins = lab.spec("ssh");
+    joins.network = NetworkMode::Container {
+        name: base.name.clone(),
+    };
+    lab.create(&base).await;
+    lab.create(&joins).await;
+    lab.apply(&start(&base.name, 0)).await.unwrap();
+    until("the base has ended", async || {
+        let containers = lab.observe().await.containers;
+        let base = containers.iter().find(|container| container.name == base.name);
+        matches!(base.unwrap().state, ContainerState::Exited { .. })
+    })
+    .await;
+
+    let egress = Egress::default();
+    let close = Step::LockNamespace {
+        name: base.name.clone(),
+        rules: egress.rules(),
+        egress,
+    };
+    for step in [close, start(&joins.name, 0)] {
+        let error = lab.apply(&step).await.unwrap_err();
+        let EngineError::Unsettled { name, how, logs } = &error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(*name, base.name);
+        assert!(how.contains("ended with exit code 3"), "{error}");
+        assert!(logs.contains("cannot open the flux capacitor"), "{error}");
     }
 }
 

@@ -99,7 +99,7 @@ fn healthy(name: &str, optional: bool) -> Step {
     }
 }
 
-fn command(words: &[&str]) -> Option<Vec<String>> {
+pub(crate) fn command(words: &[&str]) -> Option<Vec<String>> {
     Some(words.iter().map(|word| (*word).to_owned()).collect())
 }
 

@@ -6,9 +6,9 @@ use decnet_wire::observed::ContainerState;
 
 use super::{Assembly, Place};
 use crate::compose::Condition;
+use crate::planner::SETTLE_MS;
 use crate::planner::graph::Node;
 use crate::planner::survey::{Fate, is_active};
-use crate::planner::{OWNER_SETTLE_MS, SETTLE_MS};
 use crate::step::Step;
 
 impl<'a> Assembly<'_, 'a> {
@@ -20,8 +20,6 @@ impl<'a> Assembly<'_, 'a> {
         for (place, service, fate) in self.services() {
             let settle_ms = if self.survey.desired.is_project() || self.is_awaited(place) {
                 0
-            } else if owners.contains(&place) {
-                OWNER_SETTLE_MS
             } else {
                 SETTLE_MS
             };
@@ -42,7 +40,7 @@ impl<'a> Assembly<'_, 'a> {
                 Fate::Start(_) | Fate::Create | Fate::Replace(..) | Fate::Restart(_) | Fate::Rename(_) => {
                     Step::StartContainer {
                         name: self.name(place.0, place.1).unwrap_or(name),
-                        settle_ms,
+                        settle_ms: if owners.contains(&place) { 0 } else { settle_ms },
                         fallback,
                     }
                 }
