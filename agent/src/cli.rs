@@ -223,8 +223,14 @@ impl Cli {
             Command::Compose(_) => Builder::new_current_thread(),
             _ => Builder::new_multi_thread(),
         };
-        // The engine is what it waits for, however many cores there are, and each thread has a stack.
-        builder.worker_threads(2).enable_all().build()
+        // The engine is what it waits for, however many cores there are. Each thread has a stack, so those that ask a
+        // LAN about a large fleet's addresses are bounded, and gone soon after.
+        builder
+            .worker_threads(2)
+            .max_blocking_threads(32)
+            .thread_keep_alive(Duration::from_secs(1))
+            .enable_all()
+            .build()
     }
 
     /// Does what the command line says.
