@@ -59,16 +59,21 @@ pub(crate) type Bundles = watch::Sender<Option<Arc<AdmittedBundle>>>;
 /// The gate: everything that admission needs.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    audience: Arc<Audience>,
+    audience: watch::Receiver<Arc<Audience>>,
     ledger: Arc<Ledger>,
     clock: SharedClock,
     bundles: Bundles,
 }
 
 impl Admission {
-    pub(crate) fn new(audience: Audience, ledger: Arc<Ledger>, clock: SharedClock, bundles: Bundles) -> Self {
+    pub(crate) fn new(
+        audience: watch::Receiver<Arc<Audience>>,
+        ledger: Arc<Ledger>,
+        clock: SharedClock,
+        bundles: Bundles,
+    ) -> Self {
         Self {
-            audience: Arc::new(audience),
+            audience,
             ledger,
             clock,
             bundles,
@@ -81,7 +86,7 @@ impl Admission {
         let (Some(accepted), Some(envelope)) = (self.ledger.accepted()?, self.ledger.envelope()?) else {
             return Ok(());
         };
-        match restore(self.audience.host, &accepted.digest, &envelope) {
+        match restore(self.audience.borrow().host, &accepted.digest, &envelope) {
             Ok(admitted) => {
                 self.bundles.send_replace(Some(Arc::new(admitted)));
             }
@@ -110,7 +115,7 @@ impl Admission {
             refusals: self.ledger.refusals()?,
         };
         let signed_before = memory.accepted.as_ref().map(|accepted| accepted.signed_at);
-        let audience = Arc::clone(&self.audience);
+        let audience = Arc::clone(&self.audience.borrow());
         // A large bundle takes a while to hash, parse and normalise.
         let outcome = tokio::task::spawn_blocking(move || {
             let outcome = examine(&audience, &memory, &envelope, now);
@@ -158,6 +163,17 @@ impl Admission {
         Ok(Verdict::Accepted)
     }
 
+    /// Tells of a trust root that does not follow the one that is believed.
+    pub(crate) async fn refuse_root(&self, digest: &Digest, detail: &str) -> Result<(), LedgerError> {
+        let refusal = Refusal {
+            code: Code::TrustRoot,
+            detail: detail.to_owned(),
+            digest: digest.clone(),
+            generation: None,
+        };
+        self.refuse(&refusal, self.clock.now()).await
+    }
+
     async fn refuse(&self, refusal: &Refusal, now: Timestamp) -> Result<(), LedgerError> {
         let Refusal {
             code,
@@ -166,8 +182,8 @@ impl Admission {
             generation,
             ..
         } = refusal;
-        if *code == Code::Equivocation {
-            tracing::error!(code = code.as_str(), %digest, generation, "ALARM, bundle refused: {detail}");
+        if matches!(code, Code::Equivocation | Code::TrustRoot) {
+            tracing::error!(code = code.as_str(), %digest, generation, "ALARM, refused: {detail}");
         } else {
             tracing::warn!(code = code.as_str(), %digest, generation, "bundle refused: {detail}");
         }

@@ -11,13 +11,13 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::admit::{Admission, Audience};
+use crate::admit::Admission;
 use crate::backoff::{Backoff, Patience, seeded_by_the_system};
 use crate::blobs::Blobs;
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, HostPort};
 use crate::control::{self, Control, ControlError};
-use crate::identity::{Identity, IdentityError};
+use crate::identity::{Identity, IdentityError, IdentityStore};
 use crate::ledger::{Ledger, LedgerError};
 use crate::link::{Link, LinkError};
 use crate::pull::Pull;
@@ -33,7 +33,8 @@ const POLL_WAIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Agent {
     config: Config,
-    identity: Arc<Identity>,
+    identity: Arc<IdentityStore>,
+    master: HostPort,
     ledger: Arc<Ledger>,
     clock: SharedClock,
 }
@@ -44,6 +45,8 @@ pub enum OpenError {
     /// The host is not enrolled, or its identity cannot be used.
     #[error("no usable identity in the state folder")]
     Identity(#[source] IdentityError),
+    #[error("cannot speak TLS with this identity")]
+    Tls(#[source] TlsError),
     #[error("the state folder cannot be used")]
     StateDir(#[source] FileError),
     /// Also when another agent holds it.
@@ -76,8 +79,6 @@ impl OpenError {
 pub enum RunError {
     #[error("the master's address is not usable")]
     Link(#[source] LinkError),
-    #[error("cannot speak TLS with this identity")]
-    Tls(#[source] TlsError),
     #[error("the control socket cannot be made")]
     Control(#[source] ControlError),
     #[error("the ledger failed")]
@@ -99,9 +100,15 @@ impl Agent {
         if let Some(aside) = opened.set_aside {
             tracing::error!(kept_as = %aside.display(), "the ledger was damaged; a fresh one was begun");
         }
+        let master = config
+            .master
+            .clone()
+            .unwrap_or_else(|| identity.agent_api.clone());
+        let identity = IdentityStore::new(config.state_dir.clone(), identity).map_err(OpenError::Tls)?;
         Ok(Self {
             config,
             identity: Arc::new(identity),
+            master,
             ledger: Arc::new(opened.ledger),
             clock,
         })
@@ -110,7 +117,7 @@ impl Agent {
     /// The host that this agent works for.
     #[must_use]
     pub fn host(&self) -> HostId {
-        self.identity.host
+        self.identity.current().host
     }
 
     /// The ledger, to look at.
@@ -124,7 +131,12 @@ impl Agent {
     /// # Errors
     /// The ledger cannot be read.
     pub fn status(&self) -> Result<Status, LedgerError> {
-        Status::read(&self.identity, self.master().to_string(), &self.ledger, None)
+        Status::read(
+            &self.identity.current(),
+            self.master.to_string(),
+            &self.ledger,
+            None,
+        )
     }
 
     /// Ends quarantines in the ledger, of a stack or decky, or of all: for when no agent runs.
@@ -153,7 +165,7 @@ impl Agent {
     /// # Errors
     /// The ledger or the engine cannot be looked at.
     pub async fn preview(&self) -> Result<Preview, PreviewError> {
-        Preview::make(self.identity.host, &self.ledger, &self.config.docker_socket).await
+        Preview::make(self.host(), &self.ledger, &self.config.docker_socket).await
     }
 
     /// Runs until `shutdown` is cancelled. The deckies keep running after that.
@@ -178,14 +190,9 @@ impl Agent {
         }
     }
 
-    fn master(&self) -> &HostPort {
-        self.config.master.as_ref().unwrap_or(&self.identity.agent_api)
-    }
-
     fn start(self) -> Result<JoinSet<Result<(), LedgerError>>, RunError> {
-        let tls = self.identity.client_config().map_err(RunError::Tls)?;
         // A connection each: one waits in the long poll, one must never wait.
-        let link = || Link::new(self.master().clone(), Arc::clone(&tls)).map_err(RunError::Link);
+        let link = || Link::new(self.master.clone(), self.identity.tls()).map_err(RunError::Link);
         let (bundles, _) = watch::channel(None);
         let (condition, _) = watch::channel(Condition::default());
         let (contact, _) = watch::channel(Contact::default());
@@ -193,7 +200,7 @@ impl Agent {
         let wake = Arc::new(Notify::new());
         let idle_round = Arc::new(AtomicU64::new(0));
         let retries = Arc::new(Retries::default());
-        let host = self.identity.host;
+        let host = self.host();
 
         let transfers = Arc::new(Transfers::default());
         let blobs = Arc::new(Blobs::new(
@@ -208,7 +215,7 @@ impl Agent {
         let listener = control::listen(&self.config.socket_path()).map_err(RunError::Control)?;
         let control = Control {
             identity: Arc::clone(&self.identity),
-            master: self.master().to_string(),
+            master: self.master.to_string(),
             ledger: Arc::clone(&self.ledger),
             docker_socket: self.config.docker_socket.clone(),
             condition: condition.subscribe(),
@@ -242,14 +249,8 @@ impl Agent {
             idle_round: Arc::clone(&idle_round),
             relist,
         };
-        let audience = Audience {
-            fleet: self.identity.fleet,
-            host,
-            host_key: self.identity.host_key(),
-            trust: self.identity.trust.clone(),
-        };
         let admission = Admission::new(
-            audience,
+            self.identity.audience(),
             Arc::clone(&self.ledger),
             Arc::clone(&self.clock),
             bundles,
@@ -257,6 +258,7 @@ impl Agent {
         admission.restore().map_err(RunError::Ledger)?;
         let pull = Pull {
             link: link()?,
+            identity: Arc::clone(&self.identity),
             admission,
             clock: Arc::clone(&self.clock),
             poll_wait: poll_wait.subscribe(),
@@ -264,7 +266,7 @@ impl Agent {
             patience: Patience::new(),
         };
 
-        tracing::info!(%host, name = %self.identity.name, master = %self.master(), "agent started");
+        tracing::info!(%host, name = %self.identity.current().name, master = %self.master, "agent started");
         let mut tasks = JoinSet::new();
         tasks.spawn(pull.run());
         tasks.spawn(reporter.run());

@@ -29,7 +29,7 @@ use tokio::time::timeout;
 
 use crate::clock::SharedClock;
 use crate::error::error_chain;
-use crate::identity::Identity;
+use crate::identity::IdentityStore;
 use crate::ledger::{Ledger, LedgerError};
 use crate::reconcile::{Condition, Retries};
 use crate::status::{Contact, Preview, Retried, Running, Status};
@@ -50,7 +50,7 @@ const JOURNAL: usize = 50;
 
 /// What is asked about.
 pub(crate) struct Control {
-    pub(crate) identity: Arc<Identity>,
+    pub(crate) identity: Arc<IdentityStore>,
     pub(crate) master: String,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) docker_socket: PathBuf,
@@ -147,7 +147,7 @@ impl Control {
     async fn egress(&self) -> BTreeMap<String, EgressCounters> {
         let read = async {
             let engine = Engine::connect(&self.docker_socket).await?;
-            engine.egress(self.identity.host).await
+            engine.egress(self.identity.current().host).await
         };
         match timeout(COUNTERS, read).await {
             Ok(Ok(counters)) => counters,
@@ -203,7 +203,12 @@ impl Control {
                     self.clock.now(),
                 );
                 running.fetching = self.transfers.list();
-                let status = Status::read(&self.identity, self.master.clone(), &self.ledger, Some(running));
+                let status = Status::read(
+                    &self.identity.current(),
+                    self.master.clone(),
+                    &self.ledger,
+                    Some(running),
+                );
                 let egress = self.egress().await;
                 json(
                     status
@@ -212,7 +217,8 @@ impl Control {
                 )
             }
             "/plan" => {
-                let preview = Preview::make(self.identity.host, &self.ledger, &self.docker_socket).await;
+                let preview =
+                    Preview::make(self.identity.current().host, &self.ledger, &self.docker_socket).await;
                 json(preview.map_err(|error| error_chain(&error)))
             }
             "/journal" => {

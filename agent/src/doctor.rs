@@ -20,7 +20,7 @@ use crate::config::{Config, HostPort};
 use crate::control::{self, ControlError};
 use crate::error::error_chain;
 use crate::identity::{Identity, IdentityError};
-use crate::link::{Link, LinkError};
+use crate::link::{self, Link, LinkError};
 use crate::status::Preview;
 
 /// One thing that was looked at.
@@ -414,7 +414,7 @@ async fn ask(
         .uri(format!("/agent/v1/bundle?after={}&wait=0", i64::MAX))
         .body(Bytes::new())
         .map_err(|error| error_chain(&LinkError::Request(error)))?;
-    let mut link = Link::new(to.clone(), tls).map_err(|error| error_chain(&error))?;
+    let mut link = Link::new(to.clone(), link::fixed(tls)).map_err(|error| error_chain(&error))?;
     let answer = link
         .send(&request, ANSWER)
         .await

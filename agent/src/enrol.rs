@@ -28,8 +28,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, HostPort, HostPortError};
 use crate::identity::{self, Identity, IdentityError, Stored};
 use crate::ledger::{Ledger, LedgerError};
-use crate::link::{Link, LinkError};
-use crate::trust::{Trust, TrustError};
+use crate::link::{self, Link, LinkError};
+use crate::trust::{self, TrustError};
 
 const PREFIX: &str = "decnet1.";
 /// The longest token, in characters.
@@ -194,7 +194,7 @@ async fn ask(token: &Token, at: HostPort, key: &HostKey) -> Result<EnrolResponse
         .body(Bytes::from(body))
         .map_err(|error| EnrolError::Ask(LinkError::Request(error)))?;
     let config = tls::pinned_client_config(pin(token)).map_err(EnrolError::Tls)?;
-    let mut link = Link::new(at, config).map_err(EnrolError::Ask)?;
+    let mut link = Link::new(at, link::fixed(config)).map_err(EnrolError::Ask)?;
     let answer = link.send(&request, ANSWER).await.map_err(EnrolError::Ask)?;
     if answer.status() != StatusCode::OK && answer.status() != StatusCode::CREATED {
         return Err(EnrolError::Ask(link.unexpected(answer).await));
@@ -226,21 +226,22 @@ fn check(
             response.host, token.host
         ));
     }
-    let trust = Trust::read(&response.trust_root, Some(&token.root_pin)).map_err(EnrolError::Trust)?;
-    if response.fleet != trust.fleet {
+    let root = trust::pinned(&response.trust_root, &token.root_pin).map_err(EnrolError::Trust)?;
+    if response.fleet != root.fleet() {
         return wrong(format!(
             "it names fleet {}, its trust root {}",
-            response.fleet, trust.fleet
+            response.fleet,
+            root.fleet()
         ));
     }
-    if trust.online_key_expires_at <= now {
+    if root.online_key_expires_at() <= now {
         return wrong(format!(
             "the master's signing key expired at {}",
-            trust.online_key_expires_at
+            root.online_key_expires_at()
         ));
     }
-    if !trust
-        .authorities
+    if !root
+        .authorities()
         .iter()
         .any(|authority| authority.pin() == pin(token))
     {
@@ -250,7 +251,7 @@ fn check(
     if leaf.key_digest() != key.digest() {
         return wrong("its certificate is for another key than this host's".to_owned());
     }
-    tls::verify_client_leaf(&leaf, &trust.authorities, now.get()).map_err(EnrolError::Leaf)?;
+    tls::verify_client_leaf(&leaf, root.authorities(), now.get()).map_err(EnrolError::Leaf)?;
     let Some(first) = leaf.chain().first() else {
         return wrong("its certificate chain is empty".to_owned());
     };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use decnet_pki::certificate::{CertificateError, Leaf};
 use decnet_pki::files::{self, FileError};
 use decnet_pki::key::{HostKey, KeyError};
+use decnet_pki::root::Root;
 use decnet_pki::tls::{self, TlsError};
 use decnet_wire::enrol::HostNetwork;
 use decnet_wire::ids::{Digest, FleetId, HostId, HostName};
@@ -13,8 +14,13 @@ use decnet_wire::limits;
 use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::admit::Audience;
 use crate::config::{HostPort, HostPortError};
-use crate::trust::{Trust, TrustError, wire_digest};
+use crate::trust::{self, TrustError, wire_digest};
+
+mod store;
+
+pub(crate) use store::IdentityStore;
 
 const FILE: &str = "identity.json";
 const PENDING_KEY: &str = "enrolling.key";
@@ -40,6 +46,26 @@ pub(crate) struct Stored {
 
 impl Stored {
     pub(crate) const SCHEMA: u32 = SCHEMA;
+
+    fn load(state_dir: &Path) -> Result<Self, IdentityError> {
+        let path = state_dir.join(FILE);
+        if !path.try_exists().unwrap_or(true) {
+            return Err(IdentityError::NotEnrolled { path });
+        }
+        let bytes = files::read_private(&path, LONGEST).map_err(IdentityError::Read)?;
+        serde_json::from_slice(&bytes).map_err(|source| IdentityError::Malformed { path, source })
+    }
+
+    /// Whoever reads during a crash finds the old one or the new one.
+    fn write(&self, state_dir: &Path) -> Result<(), IdentityError> {
+        // Plain strings and JSON values: writing them as JSON cannot fail, but a file must not be emptied.
+        let path = state_dir.join(FILE);
+        let bytes = serde_json::to_vec_pretty(self).map_err(|source| IdentityError::Malformed {
+            path: path.clone(),
+            source,
+        })?;
+        files::write_private(&path, &bytes).map_err(IdentityError::Write)
+    }
 }
 
 /// An enrolled host.
@@ -52,7 +78,7 @@ pub(crate) struct Identity {
     pub(crate) network: HostNetwork,
     pub(crate) leaf: Leaf,
     pub(crate) key: HostKey,
-    pub(crate) trust: Trust,
+    pub(crate) root: Root,
 }
 
 /// The identity cannot be read or written.
@@ -80,6 +106,8 @@ pub enum IdentityError {
     Certificate(#[source] CertificateError),
     #[error("the host's certificate is for another key")]
     KeyMismatch,
+    #[error("TLS cannot be spoken with this identity")]
+    Tls(#[source] TlsError),
     #[error("the stored trust root cannot be believed")]
     Trust(#[source] TrustError),
     #[error("the master's address is not usable")]
@@ -95,14 +123,7 @@ pub enum IdentityError {
 impl Identity {
     /// Reads the identity out of a state folder.
     pub(crate) fn load(state_dir: &Path) -> Result<Self, IdentityError> {
-        let path = state_dir.join(FILE);
-        if !path.try_exists().unwrap_or(true) {
-            return Err(IdentityError::NotEnrolled { path });
-        }
-        let bytes = files::read_private(&path, LONGEST).map_err(IdentityError::Read)?;
-        let stored: Stored =
-            serde_json::from_slice(&bytes).map_err(|source| IdentityError::Malformed { path, source })?;
-        Self::from_stored(&stored)
+        Self::from_stored(&Stored::load(state_dir)?)
     }
 
     /// Makes sense of what is, or is about to be, stored.
@@ -123,19 +144,24 @@ impl Identity {
             network: stored.network.clone(),
             leaf,
             key,
-            trust: Trust::read(&stored.trust_root, None).map_err(IdentityError::Trust)?,
+            root: trust::stored(&stored.trust_root).map_err(IdentityError::Trust)?,
         })
     }
 
-    /// Replaces the identity. Whoever reads during a crash finds the old one or the new one.
+    /// Replaces the identity with that of a finished enrolment.
     pub(crate) fn store(state_dir: &Path, stored: &Stored) -> Result<(), IdentityError> {
-        // Plain strings and JSON values: writing them as JSON cannot fail, but a file must not be emptied.
-        let bytes = serde_json::to_vec_pretty(stored).map_err(|source| IdentityError::Malformed {
-            path: state_dir.join(FILE),
-            source,
-        })?;
-        files::write_private(&state_dir.join(FILE), &bytes).map_err(IdentityError::Write)?;
+        stored.write(state_dir)?;
         forget_pending_key(state_dir)
+    }
+
+    /// Whom bundles must be for and whose signature counts.
+    fn audience(&self) -> Audience {
+        Audience {
+            fleet: self.fleet,
+            host: self.host,
+            host_key: self.host_key(),
+            root: self.root.clone(),
+        }
     }
 
     /// SHA-256 of the host key's SubjectPublicKeyInfo.
@@ -145,7 +171,7 @@ impl Identity {
 
     /// The TLS that the agent API is spoken with.
     pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>, TlsError> {
-        tls::client_config(&self.trust.authorities, &self.leaf, &self.key)
+        tls::client_config(self.root.authorities(), &self.leaf, &self.key)
     }
 }
 

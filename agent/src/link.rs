@@ -13,6 +13,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
@@ -26,7 +27,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 pub(crate) struct Link {
     to: HostPort,
     server_name: ServerName<'static>,
-    tls: TlsConnector,
+    tls: watch::Receiver<Arc<ClientConfig>>,
     open: Option<Open>,
 }
 
@@ -102,13 +103,14 @@ impl LinkError {
 }
 
 impl Link {
-    pub(crate) fn new(to: HostPort, tls: Arc<ClientConfig>) -> Result<Self, LinkError> {
+    /// Each new connection is made as `tls` says then; one that is open ends when it says something else.
+    pub(crate) fn new(to: HostPort, tls: watch::Receiver<Arc<ClientConfig>>) -> Result<Self, LinkError> {
         let server_name =
             ServerName::try_from(to.host().to_owned()).map_err(|_| LinkError::Name(to.host().to_owned()))?;
         Ok(Self {
             to,
             server_name,
-            tls: TlsConnector::from(tls),
+            tls,
             open: None,
         })
     }
@@ -121,6 +123,10 @@ impl Link {
         request: &Request<Bytes>,
         wait: Duration,
     ) -> Result<Response<Incoming>, LinkError> {
+        // An error says that nobody will change it any more.
+        if self.tls.has_changed().unwrap_or(false) {
+            self.open = None;
+        }
         let kept = self.open.is_some();
         match self.send_once(request, wait).await {
             Err(LinkError::Exchange { .. }) if kept => self.send_once(request, wait).await,
@@ -202,7 +208,8 @@ impl Link {
         }
     }
 
-    async fn connect(&self) -> Result<Open, LinkError> {
+    async fn connect(&mut self) -> Result<Open, LinkError> {
+        let tls = TlsConnector::from(Arc::clone(&self.tls.borrow_and_update()));
         let to = &self.to;
         let attempt = async {
             let stream = TcpStream::connect((to.host(), to.port()))
@@ -213,8 +220,7 @@ impl Link {
                 })?;
             // Small requests; only a slower answer if it is refused.
             let _ = stream.set_nodelay(true);
-            let stream = self
-                .tls
+            let stream = tls
                 .connect(self.server_name.clone(), stream)
                 .await
                 .map_err(|source| LinkError::Tls {
@@ -240,6 +246,11 @@ impl Link {
             after: CONNECT,
         })?
     }
+}
+
+/// A way to speak TLS that stays as it is.
+pub(crate) fn fixed(tls: Arc<ClientConfig>) -> watch::Receiver<Arc<ClientConfig>> {
+    watch::Sender::new(tls).subscribe()
 }
 
 /// The sentence in an error's body: the `detail` or `error` of a JSON object, else the text as it is.

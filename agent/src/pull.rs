@@ -1,10 +1,17 @@
 //! The long poll: asks the master for a bundle newer than the accepted one, and hands what comes to
 //! admission.
+//!
+//! Every answer also says which trust root is the newest. Those that are missing are fetched one after the other, and
+//! checked, before a bundle is looked at that may be signed by a key of the last one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use decnet_pki::root::Root;
+use decnet_wire::ids::Digest;
 use decnet_wire::limits;
+use decnet_wire::trust::VERSION_HEADER;
 use http::{Request, StatusCode};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -12,26 +19,56 @@ use tokio::time::Instant;
 use crate::admit::{Admission, Verdict};
 use crate::backoff::Patience;
 use crate::clock::SharedClock;
-use crate::error::error_chain;
-use crate::ledger::LedgerError;
+use crate::error::{error_chain, one_line};
+use crate::identity::{IdentityError, IdentityStore};
+use crate::ledger::{LedgerError, digest_of};
 use crate::link::{Link, LinkError};
 use crate::status::Contact;
+use crate::trust::{self, TrustError};
 
 /// How long a master may take beyond the wait that it was asked for.
 const GRACE: Duration = Duration::from_secs(30);
 /// How long the body of a bundle may take.
 const BODY: Duration = Duration::from_secs(120);
+/// Trust roots that are followed for one answer: a bound on what a master can make a host do at once. The rest comes
+/// with the next answer.
+const ROOTS_AT_ONCE: usize = 64;
 /// Two polls begin no closer to each other, however quickly the master has nothing to say.
 const PACE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Pull {
     pub(crate) link: Link,
+    pub(crate) identity: Arc<IdentityStore>,
     pub(crate) admission: Admission,
     pub(crate) clock: SharedClock,
     /// How long a poll may wait; the master says so with every answer to a report.
     pub(crate) poll_wait: watch::Receiver<Duration>,
     pub(crate) contact: watch::Sender<Contact>,
     pub(crate) patience: Patience,
+}
+
+/// What a poll brought.
+#[derive(Debug)]
+struct Answer {
+    /// None when there is nothing newer.
+    envelope: Option<Bytes>,
+    /// The version of the newest trust root that the master has.
+    newest_root: Option<u64>,
+}
+
+/// Why the next trust root is not believed yet.
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    #[error("it cannot be fetched")]
+    Fetch(#[source] LinkError),
+    #[error("it is refused")]
+    Refused {
+        digest: Digest,
+        #[source]
+        source: TrustError,
+    },
+    #[error("it cannot be kept")]
+    Keep(#[source] IdentityError),
 }
 
 impl Pull {
@@ -42,7 +79,8 @@ impl Pull {
             let pause = match self.poll().await {
                 Ok(answer) => {
                     self.heard(None);
-                    match answer {
+                    self.follow(answer.newest_root).await?;
+                    match answer.envelope {
                         None => {
                             self.patience.reset();
                             PACE.saturating_sub(begun.elapsed())
@@ -75,8 +113,7 @@ impl Pull {
         }
     }
 
-    /// One poll; none when there is nothing newer.
-    async fn poll(&mut self) -> Result<Option<Bytes>, LinkError> {
+    async fn poll(&mut self) -> Result<Answer, LinkError> {
         let after = self.admission.generation();
         let wait = *self.poll_wait.borrow();
         let uri = format!("/agent/v1/bundle?after={after}&wait={}", wait.as_secs());
@@ -85,18 +122,80 @@ impl Pull {
             .body(Bytes::new())
             .map_err(LinkError::Request)?;
         let answer = self.link.send(&request, wait + GRACE).await?;
-        match answer.status() {
+        let newest_root = answer
+            .headers()
+            .get(VERSION_HEADER)
+            .and_then(|version| version.to_str().ok()?.parse().ok());
+        let envelope = match answer.status() {
             StatusCode::NO_CONTENT => {
                 self.link.read(answer, 0, GRACE).await?;
-                Ok(None)
+                None
             }
-            StatusCode::OK => self
-                .link
-                .read(answer, limits::BUNDLE_ENVELOPE, BODY)
-                .await
-                .map(Some),
-            _ => Err(self.link.unexpected(answer).await),
+            StatusCode::OK => Some(self.link.read(answer, limits::BUNDLE_ENVELOPE, BODY).await?),
+            _ => return Err(self.link.unexpected(answer).await),
+        };
+        Ok(Answer {
+            envelope,
+            newest_root,
+        })
+    }
+
+    /// Fetches and believes every trust root up to `newest` (TUF §5.3.3 to §5.3.9). What does not work now is tried
+    /// again with the next answer.
+    async fn follow(&mut self, newest: Option<u64>) -> Result<(), LedgerError> {
+        for _ in 0..ROOTS_AT_ONCE {
+            let known = self.identity.current();
+            if newest.is_none_or(|newest| newest <= known.root.version()) {
+                return Ok(());
+            }
+            match self.next_root(&known.root).await {
+                Ok(Some(version)) => tracing::info!(version, "trust root accepted"),
+                Ok(None) => return Ok(()),
+                Err(FollowError::Refused { digest, source }) => {
+                    let detail = one_line(&error_chain(&source));
+                    return self.admission.refuse_root(&digest, &detail).await;
+                }
+                Err(error) => {
+                    tracing::warn!("no newer trust root: {}", error_chain(&error));
+                    return Ok(());
+                }
+            }
         }
+        Ok(())
+    }
+
+    /// The version of the next root, once it is kept; none when the master has none.
+    async fn next_root(&mut self, known: &Root) -> Result<Option<u64>, FollowError> {
+        let request = Request::builder()
+            .uri(format!(
+                "/agent/v1/trust-root/{}",
+                known.version().saturating_add(1)
+            ))
+            .body(Bytes::new())
+            .map_err(|error| FollowError::Fetch(LinkError::Request(error)))?;
+        let answer = self
+            .link
+            .send(&request, GRACE)
+            .await
+            .map_err(FollowError::Fetch)?;
+        let status = answer.status();
+        if status != StatusCode::OK && status != StatusCode::NOT_FOUND {
+            return Err(FollowError::Fetch(self.link.unexpected(answer).await));
+        }
+        let body = self
+            .link
+            .read(answer, limits::ENROLMENT, BODY)
+            .await
+            .map_err(FollowError::Fetch)?;
+        if status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        let root = trust::next(known, &body).map_err(|source| FollowError::Refused {
+            digest: digest_of(&body),
+            source,
+        })?;
+        self.identity.follow(&root).map_err(FollowError::Keep)?;
+        Ok(Some(root.version()))
     }
 
     fn heard(&self, error: Option<String>) {

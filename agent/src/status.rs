@@ -31,6 +31,8 @@ pub struct Status {
     /// Where the agent pulls from.
     pub master: String,
     pub certificate_ends_at: Timestamp,
+    /// Of the trust root that this host believes.
+    pub trust_root_version: u64,
     pub accepted: Option<AcceptedRecord>,
     pub operations: BTreeMap<OperationId, OperationRecord>,
     /// Stacks that left what was desired by themselves, or go back to what ran before: since when.
@@ -120,6 +122,7 @@ impl Status {
             name: identity.name.clone(),
             master,
             certificate_ends_at: Timestamp::new(identity.leaf.not_after()),
+            trust_root_version: identity.root.version(),
             accepted: ledger.accepted()?,
             operations: ledger.operations()?,
             incidents: ledger.incidents()?,

@@ -19,13 +19,13 @@ use decnet_wire::observed::{Interface, Observed};
 use decnet_wire::trust::{self, TrustRoot};
 use serde_json::{Value, json};
 use time::macros::datetime;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::admit::Audience;
 use crate::clock::Clock;
 use crate::reconcile::Machine;
-use crate::trust::{Trust, wire_digest};
+use crate::trust::{self as trusted, wire_digest};
 
 pub(crate) const NETWORK: &str = "decnet-lan";
 
@@ -111,8 +111,13 @@ impl Signer {
             fleet: self.fleet,
             host: self.host,
             host_key: wire_digest(self.host_key.digest().sha256()),
-            trust: Trust::read(&self.trust_envelope(), None).unwrap(),
+            root: trusted::stored(&self.trust_envelope()).unwrap(),
         }
+    }
+
+    /// The same, for an admission.
+    pub(crate) fn audiences(&self) -> watch::Receiver<Arc<Audience>> {
+        watch::Sender::new(Arc::new(self.audience())).subscribe()
     }
 
     pub(crate) fn bundle(&self, generation: u64, stacks: Vec<Stack>) -> Bundle {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 
 use decnet_pki::envelope::{Envelope, ParseError, VerifyError};
+use decnet_pki::root::Root;
 use decnet_plan::desired::Desired;
 use decnet_plan::policy;
 use decnet_wire::bundle::{Bundle, PAYLOAD_TYPE, SCHEMA};
@@ -15,7 +16,7 @@ use super::{AdmittedBundle, Code, Refusal};
 use crate::clock::later;
 use crate::error::{error_chain, one_line};
 use crate::ledger::{AcceptedRecord, RefusalRecord, digest_of};
-use crate::trust::{Trust, wire_digest};
+use crate::trust::wire_digest;
 
 /// How far ahead of the accepted generation the next one may be. A master counts one for each change of one
 /// host; without a bound, one stolen signature could use up the numbers.
@@ -34,7 +35,7 @@ pub(crate) struct Audience {
     pub(crate) fleet: FleetId,
     pub(crate) host: HostId,
     pub(crate) host_key: Digest,
-    pub(crate) trust: Trust,
+    pub(crate) root: Root,
 }
 
 /// What was decided before.
@@ -74,9 +75,9 @@ pub(crate) fn examine(
     })?;
     let digest = wire_digest(&parsed.digest());
 
-    let trust = &audience.trust;
+    let root = &audience.root;
     let verified = parsed
-        .verify(PAYLOAD_TYPE, &[trust.online_key], NonZeroUsize::MIN)
+        .verify(PAYLOAD_TYPE, &[*root.online_key()], NonZeroUsize::MIN)
         .map_err(|error| {
             let code = match error {
                 VerifyError::PayloadType { .. } => Code::PayloadType,
@@ -106,8 +107,8 @@ pub(crate) fn examine(
     {
         return Err(refuse(code, "it was refused before for this reason".to_owned()));
     }
-    check_time(trust, memory, &bundle, now).map_err(|(code, detail)| refuse(code, detail))?;
-    check_order(trust, memory, &bundle).map_err(|(code, detail)| refuse(code, detail))?;
+    check_time(root, memory, &bundle, now).map_err(|(code, detail)| refuse(code, detail))?;
+    check_order(root, memory, &bundle).map_err(|(code, detail)| refuse(code, detail))?;
     check_documents(audience.host, &bundle).map_err(|(code, detail)| refuse(code, detail))?;
     Ok(Examined::News(Box::new(AdmittedBundle { bundle, digest })))
 }
@@ -220,13 +221,13 @@ fn check_audience(audience: &Audience, bundle: &Bundle) -> Result<(), String> {
     Ok(())
 }
 
-fn check_time(trust: &Trust, memory: &Memory, bundle: &Bundle, now: Timestamp) -> Result<(), (Code, String)> {
+fn check_time(root: &Root, memory: &Memory, bundle: &Bundle, now: Timestamp) -> Result<(), (Code, String)> {
     // A clock that was set back does not make the past current: signed times count as well.
     let now = later(now, memory.accepted.as_ref().map(|accepted| accepted.signed_at));
-    if trust.online_key_expires_at <= now {
+    if root.online_key_expires_at() <= now {
         let detail = format!(
-            "the master's signing key expired at {}; renew it at the master",
-            trust.online_key_expires_at
+            "the master's signing key expired at {}; rotate it there: decnet key rotate online",
+            root.online_key_expires_at()
         );
         return Err((Code::KeyExpired, detail));
     }
@@ -247,12 +248,13 @@ fn check_time(trust: &Trust, memory: &Memory, bundle: &Bundle, now: Timestamp) -
     Ok(())
 }
 
-fn check_order(trust: &Trust, memory: &Memory, bundle: &Bundle) -> Result<(), (Code, String)> {
+fn check_order(root: &Root, memory: &Memory, bundle: &Bundle) -> Result<(), (Code, String)> {
     let generation = bundle.generation;
-    if bundle.epoch != trust.epoch {
+    if bundle.epoch != root.epoch() {
         let detail = format!(
             "it is of epoch {}, the trust root says {}",
-            bundle.epoch, trust.epoch
+            bundle.epoch,
+            root.epoch()
         );
         return Err((Code::Epoch, detail));
     }

@@ -33,6 +33,8 @@ pub(crate) enum Code {
     FastForward,
     /// The next generation, but not of the history that was accepted.
     Fork,
+    /// A trust root, not a bundle: it does not follow the one that is believed.
+    TrustRoot,
     /// Something in it has no meaning.
     Document,
     /// It asks for what no bundle may ask.
@@ -57,6 +59,7 @@ impl Code {
             Self::Equivocation => "equivocation",
             Self::FastForward => "fast-forward",
             Self::Fork => "fork",
+            Self::TrustRoot => "trust-root",
             Self::Document => "document",
             Self::Policy => "policy",
         }

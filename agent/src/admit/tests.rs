@@ -325,7 +325,7 @@ async fn a_refusal_is_reported_once_and_leaves_the_accepted_bundle_in_place() {
     let clock = FixedClock::at(now());
     let ledger = Arc::new(Ledger::open(&dir.path().join("l"), now()).unwrap().ledger);
     let (bundles, published) = watch::channel(None);
-    let admission = Admission::new(signer.audience(), Arc::clone(&ledger), clock.clone(), bundles);
+    let admission = Admission::new(signer.audiences(), Arc::clone(&ledger), clock.clone(), bundles);
     let good = signer.sign(&signer.bundle(5, vec![]));
     assert!(matches!(
         admission.admit(good.clone()).await.unwrap(),
@@ -355,7 +355,7 @@ async fn a_refusal_is_reported_once_and_leaves_the_accepted_bundle_in_place() {
     // After a restart the same bundle is published, even when it has expired.
     clock.set(hours(now(), 48));
     let (bundles, published) = watch::channel(None);
-    Admission::new(signer.audience(), ledger, clock, bundles)
+    Admission::new(signer.audiences(), ledger, clock, bundles)
         .restore()
         .unwrap();
     assert_eq!(
@@ -387,7 +387,7 @@ proptest! {
         let ledger = Arc::new(Ledger::open(&dir.path().join("l"), now()).unwrap().ledger);
         let clock = FixedClock::at(now());
         let (bundles, _) = watch::channel(None);
-        let admission = Admission::new(audience, Arc::clone(&ledger), clock.clone(), bundles);
+        let admission = Admission::new(watch::Sender::new(Arc::new(audience)).subscribe(), Arc::clone(&ledger), clock.clone(), bundles);
         let mut refused = std::collections::BTreeSet::new();
         let mut highest = 0;
         for (generation, variant, lifetime, at) in arrivals {

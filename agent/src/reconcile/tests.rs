@@ -49,7 +49,7 @@ impl Lab {
         let clock = FixedClock::at(now());
         let retries = Arc::new(Retries::default());
         let admission = Admission::new(
-            self.signer.audience(),
+            self.signer.audiences(),
             Arc::clone(&ledger),
             clock.clone(),
             bundles,

@@ -7,6 +7,8 @@ use crate::ids::{FleetId, Timestamp};
 
 /// The DSSE payload type of a trust root.
 pub const PAYLOAD_TYPE: &str = "application/vnd.decnet.trust-root+json";
+/// The header of the agent API's answers with the version of the newest trust root.
+pub const VERSION_HEADER: &str = "decnet-trust-root";
 /// The version of this document's form.
 pub const SCHEMA: u32 = 1;
 
