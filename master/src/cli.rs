@@ -6,7 +6,7 @@
 //! | [`failure`] | failures and exit codes |
 //! | [`table`] | what people read |
 //! | [`follow`] | waiting for operations to end |
-//! | [`fleet`], [`deckies`], [`hosts`], [`lifecycle`], [`catalogue`], [`system`] | the commands |
+//! | [`fleet`], [`deckies`], [`hosts`], [`lifecycle`], [`catalogue`], [`system`], [`keys`] | the commands |
 //! | [`manual`] | man pages and shell completions |
 
 mod catalogue;
@@ -16,6 +16,7 @@ pub mod failure;
 mod fleet;
 mod follow;
 mod hosts;
+mod keys;
 mod lifecycle;
 mod manual;
 mod system;
@@ -59,6 +60,9 @@ pub enum Command {
     Serve(ServeArgs),
     #[command(flatten)]
     Admin(AdminCommand),
+    /// Show a document that needs an operator's signature, and sign it; needs no master
+    #[command(after_help = "Examples:\n  decnet sign root.json\n  decnet sign root.json --key operator.pem")]
+    Sign(SignArgs),
     /// Print a script that completes this command line in a shell
     #[command(after_help = "Examples:\n  decnet completions bash > /etc/bash_completion.d/decnet")]
     Completions {
@@ -103,6 +107,8 @@ pub enum AdminCommand {
     System(Asking<system::SystemArgs>),
     /// Make operator tokens
     Token(Asking<system::TokenArgs>),
+    /// List, rotate, export and import the keys of the trust root
+    Key(Asking<keys::KeyArgs>),
 }
 
 /// A command's own arguments and how to reach the master.
@@ -178,15 +184,20 @@ fn not_written(error: &std::io::Error) -> Failure {
 
 /// Runs an admin command, and gives out the exit code. What went wrong is printed.
 pub async fn run(command: &AdminCommand, console: &mut Console<'_>) -> u8 {
-    match perform(command, console).await {
-        Ok(()) => 0,
-        Err(failure) => {
-            for line in failure.lines() {
-                console.remark(&format!("decnet: {line}"));
-            }
-            failure.code()
-        }
+    ended(perform(command, console).await, console)
+}
+
+/// Runs `decnet sign`, and gives out the exit code. What went wrong is printed.
+pub fn sign(args: &SignArgs, console: &mut Console<'_>) -> u8 {
+    ended(keys::sign(args, console), console)
+}
+
+fn ended(outcome: Result<(), Failure>, console: &mut Console<'_>) -> u8 {
+    let Err(failure) = outcome else { return 0 };
+    for line in failure.lines() {
+        console.remark(&format!("decnet: {line}"));
     }
+    failure.code()
 }
 
 async fn perform(command: &AdminCommand, console: &mut Console<'_>) -> Result<(), Failure> {
@@ -206,6 +217,7 @@ async fn perform(command: &AdminCommand, console: &mut Console<'_>) -> Result<()
         C::Distros(_) => catalogue::distros(&client, console).await,
         C::System(asking) => system::run(&asking.args, &client, console).await,
         C::Token(asking) => system::token(&asking.args, &client, console).await,
+        C::Key(asking) => keys::run(&asking.args, &client, console).await,
     }
 }
 
@@ -224,6 +236,7 @@ impl AdminCommand {
             Self::Lifecycle(asking) => asking.shared(),
             Self::System(asking) => asking.shared(),
             Self::Token(asking) => asking.shared(),
+            Self::Key(asking) => asking.shared(),
         }
     }
 }
@@ -244,6 +257,7 @@ pub fn completions(shell: clap_complete::Shell, out: &mut dyn Write) -> std::io:
     out.write_all(&script)
 }
 
+pub use keys::SignArgs;
 pub use manual::{page as manual_page, write_all as write_manual};
 
 /// Parses a command line, as the tests give it.

@@ -20,10 +20,11 @@ pub mod remove;
 pub mod rows;
 pub mod sweep;
 pub mod tokens;
+pub mod trust;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use decnet_wire::bundle::Blob;
 use decnet_wire::ids::{DeckyName, FleetId, HostId, OperationId, Timestamp};
@@ -69,7 +70,7 @@ pub struct Addresses {
 pub struct Control {
     db: Db,
     clock: Clock,
-    keys: MasterKeys,
+    keys: RwLock<Arc<MasterKeys>>,
     catalogue: Catalogue,
     image: Option<DecoyImage>,
     addresses: Addresses,
@@ -132,7 +133,7 @@ impl Control {
         let control = Arc::new(Self {
             db,
             clock,
-            keys,
+            keys: RwLock::new(Arc::new(keys)),
             catalogue,
             image,
             addresses,
@@ -170,12 +171,6 @@ impl Control {
     #[must_use]
     pub fn image(&self) -> Option<&DecoyImage> {
         self.image.as_ref()
-    }
-
-    /// The master's keys and certificates.
-    #[must_use]
-    pub fn keys(&self) -> &MasterKeys {
-        &self.keys
     }
 
     fn now(&self) -> Timestamp {

@@ -111,7 +111,6 @@ pub fn run(args: &InitArgs, now: Timestamp) -> Result<Initialised, InitError> {
             fleet,
             revision: 0,
             draw_seed: Secret::generate()?.hash().to_string(),
-            epoch: 1,
             advertise: advertise.clone(),
             lan: None,
             mutate_interval: Minutes::default(),

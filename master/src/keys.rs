@@ -2,22 +2,39 @@
 //!
 //! | file | holds | signs |
 //! | --- | --- | --- |
-//! | `operator.pem` | the operator's Ed25519 key | the trust root |
+//! | `operator.pem` | the operator's Ed25519 key, until it is moved elsewhere | trust roots |
 //! | `online.pem` | the master's Ed25519 key | bundles |
+//! | `online.next.pem` | the one that a coming trust root names | nothing yet |
 //! | `ca.crt`, `ca.pem` | the issuing CA (P-256) | host and server leaves |
-//! | `trust-root.json` | the signed trust root | |
+//! | `trust-root.json` | the signed trust root that counts | |
+//! | `trust-roots/N.json` | the signed trust root of version N | |
+//!
+//! A change of keys is decided by the one rename that replaces `trust-root.json`: before it the old keys count, after
+//! it the new ones, which lie there already.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use decnet_pki::ca::{CaError, CertificateAuthority};
-use decnet_pki::envelope::Envelope;
+use decnet_pki::envelope::{Envelope, ParseError};
 use decnet_pki::files::{self, FileError};
-use decnet_pki::key::{KeyError, SigningKey};
+use decnet_pki::key::{KeyError, PublicKey, SigningKey};
+use decnet_pki::root::{Root, RootError};
 use decnet_wire::ids::{FleetId, Timestamp};
+use decnet_wire::limits;
 use decnet_wire::trust::{self, TrustRoot};
 
 /// How long the trust root lets the online key sign bundles.
-const ONLINE_KEY_LIFETIME: time::Duration = time::Duration::days(365);
+pub const ONLINE_KEY_LIFETIME: time::Duration = time::Duration::days(365);
+
+/// The operator's key, in the folder of the keys.
+pub const OPERATOR: &str = "operator.pem";
+const ONLINE: &str = "online.pem";
+const ONLINE_NEXT: &str = "online.next.pem";
+const CA_CERTIFICATE: &str = "ca.crt";
+const CA_KEY: &str = "ca.pem";
+const ROOT: &str = "trust-root.json";
+const ROOTS: &str = "trust-roots";
 
 /// The most that a key or certificate file may hold, in bytes.
 const FILE_CAP: usize = 64 * 1024;
@@ -25,10 +42,11 @@ const FILE_CAP: usize = 64 * 1024;
 /// What the running master needs. The operator's key is not part of it.
 #[derive(Debug)]
 pub struct MasterKeys {
+    folder: PathBuf,
     pub online: SigningKey,
     pub ca: CertificateAuthority,
-    /// The signed trust root, as agents get it.
-    pub trust_root: Envelope,
+    /// The trust root that counts.
+    pub root: Root,
 }
 
 /// What went wrong with the keys.
@@ -44,6 +62,16 @@ pub enum KeysError {
     Damaged { path: PathBuf, reason: String },
     #[error("could not write the trust root as JSON")]
     Encode(#[source] serde_json::Error),
+    #[error("the trust root is not one")]
+    Parse(#[source] ParseError),
+    #[error("the trust root is refused")]
+    Root(#[source] RootError),
+    #[error(
+        "the trust root names the online key {key}, which this master does not have: draft it here (decnet key rotate)"
+    )]
+    ForeignOnlineKey { key: PublicKey },
+    #[error("the trust root does not hold this master's CA, whose certificates its hosts have")]
+    ForeignAuthority,
 }
 
 impl MasterKeys {
@@ -56,7 +84,7 @@ impl MasterKeys {
         let online = SigningKey::generate().map_err(KeysError::Generate)?;
         let ca = CertificateAuthority::create(&format!("DECNET {fleet}"), now.get())
             .map_err(KeysError::Authority)?;
-        let root = TrustRoot {
+        let document = TrustRoot {
             schema: trust::SCHEMA,
             fleet,
             version: 1,
@@ -67,53 +95,294 @@ impl MasterKeys {
             online_key_expires_at: Timestamp::new(now.get() + ONLINE_KEY_LIFETIME),
             ca_certificates: vec![ca.cert_pem()],
         };
-        let payload = serde_json::to_vec(&root).map_err(KeysError::Encode)?;
-        let trust_root = Envelope::sign(trust::PAYLOAD_TYPE, payload, &[&operator]);
+        let payload = serde_json::to_vec(&document).map_err(KeysError::Encode)?;
+        let envelope = Envelope::sign(trust::PAYLOAD_TYPE, payload, &[&operator]);
+        let root = Root::stored(envelope).map_err(KeysError::Root)?;
         files::create_private_dir(folder)?;
-        files::write_private(&folder.join("operator.pem"), operator.to_pkcs8_pem().as_bytes())?;
-        files::write_private(&folder.join("online.pem"), online.to_pkcs8_pem().as_bytes())?;
-        files::write_private(&folder.join("ca.crt"), ca.cert_pem().as_bytes())?;
-        files::write_private(&folder.join("ca.pem"), ca.key_pem().as_bytes())?;
-        files::write_private(&folder.join("trust-root.json"), &trust_root.to_json())?;
+        files::write_private(&folder.join(OPERATOR), operator.to_pkcs8_pem().as_bytes())?;
+        files::write_private(&folder.join(ONLINE), online.to_pkcs8_pem().as_bytes())?;
+        files::write_private(&folder.join(CA_CERTIFICATE), ca.cert_pem().as_bytes())?;
+        files::write_private(&folder.join(CA_KEY), ca.key_pem().as_bytes())?;
+        write_root(folder, &root)?;
         Ok(Self {
+            folder: folder.to_owned(),
             online,
             ca,
-            trust_root,
+            root,
         })
     }
 
-    /// Reads what [`MasterKeys::create`] wrote.
+    /// Reads what [`MasterKeys::create`] wrote, and ends a change of keys that was decided and not finished.
     ///
     /// # Errors
     /// A file is missing, damaged or readable by others.
     pub fn load(folder: &Path) -> Result<Self, KeysError> {
-        let text = |name: &str| -> Result<String, KeysError> {
-            let path = folder.join(name);
-            let bytes = files::read_private(&path, FILE_CAP)?;
-            String::from_utf8(bytes.to_vec()).map_err(|_| KeysError::Damaged {
-                path,
-                reason: "it is not text".to_owned(),
-            })
+        let path = folder.join(ROOT);
+        let damaged = |path: &Path, reason: String| KeysError::Damaged {
+            path: path.to_owned(),
+            reason,
         };
-        let damaged = |name: &str, error: &dyn std::error::Error| KeysError::Damaged {
-            path: folder.join(name),
-            reason: error.to_string(),
-        };
-        let online = SigningKey::from_pkcs8_pem(&text("online.pem")?)
-            .map_err(|error| damaged("online.pem", &error))?;
-        let ca =
-            CertificateAuthority::from_pem(&text("ca.crt")?, &text("ca.pem")?).map_err(
-                |error| match error {
-                    CaError::Certificate(_) => damaged("ca.crt", &error),
-                    _ => damaged("ca.pem", &error),
-                },
-            )?;
-        let trust_root = Envelope::parse(text("trust-root.json")?.as_bytes(), FILE_CAP)
-            .map_err(|error| damaged("trust-root.json", &error))?;
-        Ok(Self {
+        let bytes = files::read_private(&path, limits::ENROLMENT)?;
+        let envelope =
+            Envelope::parse(&bytes, limits::ENROLMENT).map_err(|error| damaged(&path, error.to_string()))?;
+        let root = Root::stored(envelope).map_err(|error| damaged(&path, error.to_string()))?;
+
+        let ca = CertificateAuthority::from_pem(
+            &text(&folder.join(CA_CERTIFICATE))?,
+            &text(&folder.join(CA_KEY))?,
+        )
+        .map_err(|error| {
+            let name = match error {
+                CaError::Certificate(_) => CA_CERTIFICATE,
+                _ => CA_KEY,
+            };
+            damaged(&folder.join(name), error.to_string())
+        })?;
+        let (current, next) = (folder.join(ONLINE), folder.join(ONLINE_NEXT));
+        let mut online = signing_key(&current)?;
+        if online.public() != *root.online_key() && next.exists() {
+            let staged = signing_key(&next)?;
+            if staged.public() == *root.online_key() {
+                files::write_private(&current, staged.to_pkcs8_pem().as_bytes())?;
+                online = staged;
+            }
+        }
+        if online.public() == *root.online_key() {
+            // A key that is not named yet is kept: its root may be on its way through other hands.
+            discard_if(&next, &online.public())?;
+        } else {
+            return Err(damaged(
+                &current,
+                format!("the trust root names the online key {}", root.online_key()),
+            ));
+        }
+        let keys = Self {
+            folder: folder.to_owned(),
             online,
             ca,
-            trust_root,
+            root,
+        };
+        if keys.root_document(keys.root.version())?.is_none() {
+            write_root(folder, &keys.root)?;
+        }
+        Ok(keys)
+    }
+
+    /// The online key that the next trust root may name: made once, and kept until a root has named it.
+    ///
+    /// # Errors
+    /// No randomness, or the folder cannot be read or written.
+    pub fn next_online_key(&self) -> Result<PublicKey, KeysError> {
+        let path = self.folder.join(ONLINE_NEXT);
+        if path.exists() {
+            return Ok(signing_key(&path)?.public());
+        }
+        let key = SigningKey::generate().map_err(KeysError::Generate)?;
+        files::write_private(&path, key.to_pkcs8_pem().as_bytes())?;
+        Ok(key.public())
+    }
+
+    /// Takes a signed trust root that follows the one that counts; gives the keys as they are then.
+    ///
+    /// # Errors
+    /// It does not follow, or names keys that this master does not have: nothing is changed then.
+    pub fn follow(&self, envelope: &[u8]) -> Result<Self, KeysError> {
+        let envelope = Envelope::parse(envelope, limits::ENROLMENT).map_err(KeysError::Parse)?;
+        let root = self.root.next(envelope).map_err(KeysError::Root)?;
+        let staged = self.folder.join(ONLINE_NEXT);
+        let known = *root.online_key() == self.online.public()
+            || (staged.exists() && signing_key(&staged)?.public() == *root.online_key());
+        if !known {
+            return Err(KeysError::ForeignOnlineKey {
+                key: *root.online_key(),
+            });
+        }
+        if !root
+            .authorities()
+            .iter()
+            .any(|authority| authority.pin() == self.ca.pin())
+        {
+            return Err(KeysError::ForeignAuthority);
+        }
+        write_root(&self.folder, &root)?;
+        Self::load(&self.folder)
+    }
+
+    /// The signed trust root of a version; none when there never was one.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn root_document(&self, version: u64) -> Result<Option<Vec<u8>>, KeysError> {
+        let path = root_path(&self.folder, version);
+        if !path.exists() {
+            return Ok(None);
+        }
+        Ok(Some(files::read_private(&path, limits::ENROLMENT)?.to_vec()))
+    }
+
+    /// Whether an operator's key lies beside the master's own.
+    #[must_use]
+    pub fn has_operator_key(&self) -> bool {
+        self.folder.join(OPERATOR).exists()
+    }
+
+    /// How many operators must sign.
+    #[must_use]
+    pub fn threshold(&self) -> NonZeroUsize {
+        self.root.operators().threshold()
+    }
+}
+
+/// Reads an Ed25519 key from a private file.
+///
+/// # Errors
+/// It is missing, damaged or readable by others.
+pub fn signing_key(path: &Path) -> Result<SigningKey, KeysError> {
+    SigningKey::from_pkcs8_pem(&text(path)?).map_err(|error| KeysError::Damaged {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+fn root_path(folder: &Path, version: u64) -> PathBuf {
+    folder.join(ROOTS).join(format!("{version}.json"))
+}
+
+/// The history first: whoever hears of a version can fetch it.
+fn write_root(folder: &Path, root: &Root) -> Result<(), KeysError> {
+    files::create_private_dir(&folder.join(ROOTS))?;
+    let bytes = root.envelope().to_json();
+    files::write_private(&root_path(folder, root.version()), &bytes)?;
+    files::write_private(&folder.join(ROOT), &bytes)?;
+    Ok(())
+}
+
+/// Removes a staged key that has taken its place.
+fn discard_if(path: &Path, key: &PublicKey) -> Result<(), KeysError> {
+    if path.exists() && signing_key(path)?.public() == *key {
+        std::fs::remove_file(path).map_err(|source| FileError::Write {
+            path: path.to_owned(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+fn text(path: &Path) -> Result<zeroize::Zeroizing<String>, KeysError> {
+    let bytes = files::read_private(path, FILE_CAP)?;
+    std::str::from_utf8(&bytes)
+        .map(|text| zeroize::Zeroizing::new(text.to_owned()))
+        .map_err(|_| KeysError::Damaged {
+            path: path.to_owned(),
+            reason: "it is not text".to_owned(),
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Timestamp {
+        Timestamp::new(time::OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000))
+    }
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new() -> (Self, MasterKeys) {
+            let folder = Self(tempfile::tempdir().unwrap());
+            let fleet = FleetId::new(uuid::Uuid::from_u128(1));
+            let keys = MasterKeys::create(&folder.path(), fleet, now()).unwrap();
+            (folder, keys)
+        }
+
+        fn path(&self) -> PathBuf {
+            self.0.path().join("keys")
+        }
+
+        fn operator(&self) -> SigningKey {
+            signing_key(&self.path().join(OPERATOR)).unwrap()
+        }
+
+        fn sign(&self, document: &TrustRoot) -> Vec<u8> {
+            let payload = serde_json::to_vec(document).unwrap();
+            Envelope::sign(trust::PAYLOAD_TYPE, payload, &[&self.operator()]).to_json()
+        }
+    }
+
+    fn next(keys: &MasterKeys) -> TrustRoot {
+        let mut document = keys.root.document().clone();
+        document.version += 1;
+        document
+    }
+
+    #[test]
+    fn a_staged_online_key_takes_over_with_the_root_that_names_it() {
+        let (folder, keys) = Folder::new();
+        let staged = keys.next_online_key().unwrap();
+        assert_eq!(keys.next_online_key().unwrap(), staged, "made once");
+        assert_ne!(staged, keys.online.public());
+        // A restart in between changes nothing.
+        assert_eq!(
+            MasterKeys::load(&folder.path())
+                .unwrap()
+                .next_online_key()
+                .unwrap(),
+            staged
+        );
+
+        let mut document = next(&keys);
+        document.online_key = staged.to_string();
+        let after = keys.follow(&folder.sign(&document)).unwrap();
+        assert_eq!(after.online.public(), staged);
+        assert_eq!(after.root.version(), 2);
+        assert!(!folder.path().join(ONLINE_NEXT).exists());
+        let again = MasterKeys::load(&folder.path()).unwrap();
+        assert_eq!(again.online.public(), staged);
+        for version in [1, 2] {
+            assert!(again.root_document(version).unwrap().is_some(), "{version}");
+        }
+        assert_eq!(again.root_document(3).unwrap(), None);
+    }
+
+    #[test]
+    fn a_crash_after_the_root_was_replaced_ends_with_the_new_key() {
+        let (folder, keys) = Folder::new();
+        let staged = keys.next_online_key().unwrap();
+        let mut document = next(&keys);
+        document.online_key = staged.to_string();
+        let envelope = Envelope::parse(&folder.sign(&document), limits::ENROLMENT).unwrap();
+        write_root(&folder.path(), &keys.root.next(envelope).unwrap()).unwrap();
+        // Nothing else was done; the master starts.
+        assert_eq!(MasterKeys::load(&folder.path()).unwrap().online.public(), staged);
+    }
+
+    #[test]
+    fn a_root_with_keys_that_this_master_lacks_changes_nothing() {
+        let (folder, keys) = Folder::new();
+        let mut foreign = next(&keys);
+        foreign.online_key = SigningKey::generate().unwrap().public().to_string();
+        let error = keys.follow(&folder.sign(&foreign)).unwrap_err();
+        assert!(matches!(error, KeysError::ForeignOnlineKey { .. }), "{error}");
+
+        let other = CertificateAuthority::create("other", now().get()).unwrap();
+        let mut foreign = next(&keys);
+        foreign.ca_certificates = vec![other.cert_pem()];
+        let error = keys.follow(&folder.sign(&foreign)).unwrap_err();
+        assert!(matches!(error, KeysError::ForeignAuthority), "{error}");
+
+        let mut gap = next(&keys);
+        gap.version += 1;
+        let error = keys.follow(&folder.sign(&gap)).unwrap_err();
+        assert!(matches!(error, KeysError::Root(_)), "{error}");
+        assert_eq!(MasterKeys::load(&folder.path()).unwrap().root.version(), 1);
+    }
+
+    #[test]
+    fn a_folder_from_before_there_was_a_history_gets_one() {
+        let (folder, _) = Folder::new();
+        std::fs::remove_dir_all(folder.path().join(ROOTS)).unwrap();
+        let keys = MasterKeys::load(&folder.path()).unwrap();
+        assert!(keys.root_document(1).unwrap().is_some());
     }
 }

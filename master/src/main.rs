@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Command::Init(args) => initialise(&args),
         Command::Serve(args) => run_master(args),
         Command::Admin(command) => return ask_master(&command),
+        Command::Sign(args) => return ExitCode::from(with_console(|console| cli::sign(&args, console))),
         Command::Completions { shell } => cli::completions(shell, &mut std::io::stdout()).map_err(Into::into),
         Command::Man { dir: None } => cli::manual_page(&mut std::io::stdout()).map_err(Into::into),
         Command::Man { dir: Some(dir) } => cli::write_manual(&dir)
@@ -48,14 +49,19 @@ fn ask_master(command: &AdminCommand) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut console = Console {
+    ExitCode::from(with_console(|console| {
+        runtime.block_on(cli::run(command, console))
+    }))
+}
+
+fn with_console(run: impl FnOnce(&mut Console<'_>) -> u8) -> u8 {
+    run(&mut Console {
         input: &mut std::io::stdin(),
         out: &mut std::io::stdout(),
         err: &mut std::io::stderr(),
         terminal: std::io::stdout().is_terminal(),
         json: false,
-    };
-    ExitCode::from(runtime.block_on(cli::run(command, &mut console)))
+    })
 }
 
 fn initialise(args: &InitArgs) -> anyhow::Result<()> {

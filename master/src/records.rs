@@ -24,7 +24,6 @@ pub struct Settings {
     pub revision: u64,
     /// 32 random bytes in hex.
     pub draw_seed: String,
-    pub epoch: u64,
     /// The names and addresses under which agents and operators reach this master, the first one in tokens.
     pub advertise: Vec<String>,
     pub lan: Option<Lan>,
@@ -186,6 +185,9 @@ impl Record for HostStatus {
 #[serde(deny_unknown_fields)]
 pub struct BundleRecord {
     pub host: HostId,
+    /// Of the trust root by which it was signed.
+    #[serde(default)]
+    pub root_version: u64,
     pub epoch: u64,
     pub generation: u64,
     /// SHA-256 of the payload.
@@ -300,6 +302,9 @@ pub struct EnrolTokenRecord {
     /// SHA-256 of the secret, in hex.
     pub secret_hash: String,
     pub expires_at: Timestamp,
+    /// Of the trust root that the token pins.
+    #[serde(default)]
+    pub root_version: u64,
     /// The key that used it up. The same key may ask again and gets the same certificate.
     pub used_by: Option<Digest>,
     /// The certificate that was given, in PEM.

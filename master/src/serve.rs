@@ -128,7 +128,8 @@ pub async fn run(
         .iter()
         .map(|name| ServerName::try_from(name.as_str()).map_err(|_| ServeError::Name(name.clone())))
         .collect::<Result<Vec<_>, _>>()?;
-    let ca = &control.keys().ca;
+    let keys = control.keys();
+    let ca = &keys.ca;
     let (leaf, key) = ca.issue_server(&names, time::OffsetDateTime::now_utc(), LISTENER_CERTIFICATE)?;
     let agent_tls = tls::agent_server_config(&leaf, &key, std::slice::from_ref(ca.certificate()))?;
     let public_tls = tls::server_config(&leaf, &key)?;

@@ -52,7 +52,8 @@ impl Running {
         let tls = tcp.local_addr().unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let lifetime = time::Duration::days(1);
-        let ca = &master.control.keys().ca;
+        let keys = master.control.keys();
+        let ca = &keys.ca;
         let (leaf, key) = ca
             .issue_server(&[name], time::OffsetDateTime::now_utc(), lifetime)
             .unwrap();

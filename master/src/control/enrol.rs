@@ -115,7 +115,7 @@ impl Control {
                 "a token lives from one second to one hour".to_owned(),
             ));
         }
-        let now = self.now();
+        let (now, keys) = (self.now(), self.keys());
         let secret = Secret::generate().map_err(|error| ControlError::Sign {
             what: "an enrolment token",
             source: error.into(),
@@ -165,6 +165,7 @@ impl Control {
                 host: id,
                 secret_hash: secret.hash().to_string(),
                 expires_at,
+                root_version: keys.root.version(),
                 used_by: None,
                 certificate: None,
             };
@@ -176,8 +177,8 @@ impl Control {
             host: id,
             name: invitation.name.clone(),
             enrol_at: enrol_at.to_owned(),
-            ca_pin: digest(self.keys.ca.pin().sha256().as_bytes()),
-            root_pin: digest(self.keys.trust_root.digest().as_bytes()),
+            ca_pin: digest(keys.ca.pin().sha256().as_bytes()),
+            root_pin: digest(keys.root.envelope().digest().as_bytes()),
             secret: secret.reveal().to_string(),
             expires_at,
         };
@@ -209,12 +210,13 @@ impl Control {
         let csr = VerifiedCsr::parse(&request.csr, CSR_CAP)
             .map_err(|error| ControlError::Invalid(format!("the certificate request is refused: {error}")))?;
         let key = digest(csr.key_digest().sha256().as_bytes());
-        let (host, certificate) = self.db.update(|w| {
+        let keys = self.keys();
+        let (host, certificate, root_version) = self.db.update(|w| {
             let (mut host, mut token) =
                 valid_token(&w.reader(), request.host, &secret, now)?.ok_or_else(refuse)?;
             if let (Some(used_by), Some(certificate)) = (&token.used_by, &token.certificate) {
                 return if *used_by == key {
-                    Ok((host, certificate.clone()))
+                    Ok((host, certificate.clone(), token.root_version))
                 } else {
                     Err(refuse())
                 };
@@ -223,8 +225,7 @@ impl Control {
                 fleet: self.fleet.uuid(),
                 host: host.id.uuid(),
             };
-            let leaf = self
-                .keys
+            let leaf = keys
                 .ca
                 .issue_host(&csr, subject, now.get(), CERTIFICATE_LIFETIME)
                 .map_err(|error| ControlError::Sign {
@@ -252,15 +253,18 @@ impl Control {
                 settings.embedded = Some(host.id);
                 w.put(&(), &settings)?;
             }
-            Ok((host, certificate))
+            Ok((host, certificate, token.root_version))
         })?;
         self.publish.notify_one();
         tracing::info!(host = %host.name, id = %host.id, "enrolled a host");
-        let trust_root =
-            serde_json::from_slice(&self.keys.trust_root.to_json()).map_err(|error| ControlError::Sign {
-                what: "the trust root",
-                source: error.into(),
-            })?;
+        // The one that the token pins. The agent follows the chain from there.
+        let trust_root = self
+            .root_document(root_version)?
+            .unwrap_or_else(|| keys.root.envelope().to_json());
+        let trust_root = serde_json::from_slice(&trust_root).map_err(|error| ControlError::Sign {
+            what: "the trust root",
+            source: error.into(),
+        })?;
         Ok(EnrolResponse {
             schema: enrol::SCHEMA,
             fleet: self.fleet,

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::{Control, ControlError, settings, slot, touch};
 use crate::fleet::compile::compile;
 use crate::fleet::model::Fleet;
+use crate::keys::MasterKeys;
 use crate::records::{BundleRecord, DeckyRecord, EnvelopeRecord, Host, Settings};
 use crate::store::Reader;
 
@@ -33,7 +34,6 @@ const RETRY: Duration = Duration::from_secs(30);
 struct Due {
     host: Host,
     key: Digest,
-    epoch: u64,
     state: HostState,
 }
 
@@ -157,7 +157,6 @@ impl Control {
                 let mine = records.get(&host.id).map(Vec::as_slice).unwrap_or_default();
                 match self.host_state(&settings, &host, mine) {
                     Ok(state) => compiled.push(Due {
-                        epoch: settings.epoch,
                         host,
                         key,
                         state,
@@ -192,16 +191,10 @@ impl Control {
     }
 
     fn publish_batch(&self, batch: &[Due]) -> Result<(), ControlError> {
-        let now = self.now();
+        let (now, keys) = (self.now(), self.keys());
         let published = self.db.update(|w| {
             let mut published = Vec::new();
-            for Due {
-                host,
-                key,
-                epoch,
-                state,
-            } in batch
-            {
+            for Due { host, key, state } in batch {
                 let last = w.get::<BundleRecord>(&host.id)?;
                 let newer = |last: &BundleRecord| last.generation >= host.generation;
                 if last.as_ref().is_some_and(newer) {
@@ -212,7 +205,7 @@ impl Control {
                     fleet: self.fleet,
                     host: host.id,
                     host_key: key.clone(),
-                    epoch: *epoch,
+                    epoch: keys.root.epoch(),
                     generation: host.generation,
                     previous: last.map(|last| last.digest),
                     issued_at: now,
@@ -221,7 +214,7 @@ impl Control {
                     stacks: state.stacks.clone(),
                     blobs: state.blobs.clone(),
                 };
-                let (record, envelope) = self.sign(&bundle)?;
+                let (record, envelope) = sign(&keys, &bundle)?;
                 w.put(&host.id, &record)?;
                 w.put(&host.id, &envelope)?;
                 published.push(host);
@@ -233,27 +226,6 @@ impl Control {
             self.published_sender(host.id).send_replace(host.generation);
         }
         Ok(())
-    }
-
-    fn sign(&self, bundle: &Bundle) -> Result<(BundleRecord, EnvelopeRecord), ControlError> {
-        let sign = |source: Box<dyn std::error::Error + Send + Sync>| ControlError::Sign {
-            what: "a bundle",
-            source,
-        };
-        let payload = serde_json::to_vec(bundle).map_err(|error| sign(error.into()))?;
-        let envelope = Envelope::sign(bundle::PAYLOAD_TYPE, payload, &[&self.keys.online]);
-        let record = BundleRecord {
-            host: bundle.host,
-            epoch: bundle.epoch,
-            generation: bundle.generation,
-            digest: Digest::from_sha256(*envelope.digest().as_bytes()),
-            host_key: bundle.host_key.clone(),
-            issued_at: bundle.issued_at,
-            expires_at: bundle.expires_at,
-            blobs: bundle.blobs.iter().map(|blob| blob.digest.clone()).collect(),
-        };
-        let text = String::from_utf8(envelope.to_json()).map_err(|error| sign(error.into()))?;
-        Ok((record, EnvelopeRecord(text)))
     }
 
     /// What is known of the bundle published last for a host. None while that one is for a key that the host has
@@ -295,8 +267,8 @@ impl Control {
             .clone()
     }
 
-    /// Raises the generation of hosts whose bundle is past half of its life, was issued by a clock that was ahead, or
-    /// names another decoy image or build context than this master has now.
+    /// Raises the generation of hosts whose bundle is past half of its life, was issued by a clock that was ahead, was
+    /// signed by what an earlier trust root says, or names another decoy image or build context than this master has now.
     ///
     /// # Errors
     /// The store's.
@@ -307,6 +279,7 @@ impl Control {
             .chain(self.catalogue.contexts())
             .map(|blob| &blob.digest)
             .collect();
+        let root_version = self.keys().root.version();
         let touched = self.db.update(|w| {
             let mut touched = 0_usize;
             for bundle in w.all::<BundleRecord>()? {
@@ -316,7 +289,8 @@ impl Control {
                 let host = w.get::<Host>(&bundle.host)?;
                 let published = host.is_some_and(|host| host.generation == bundle.generation);
                 let ahead = bundle.issued_at.get() > now.get() + CLOCK_STEP;
-                if published && (half <= now.get() || ahead || other_image) {
+                let other_root = bundle.root_version != root_version;
+                if published && (half <= now.get() || ahead || other_image || other_root) {
                     touch(w, bundle.host)?;
                     touched += 1;
                 }
@@ -342,6 +316,28 @@ impl Control {
     pub(super) fn read_hosts(r: &Reader<'_>) -> Result<Vec<Host>, ControlError> {
         Ok(r.all::<Host>()?)
     }
+}
+
+fn sign(keys: &MasterKeys, bundle: &Bundle) -> Result<(BundleRecord, EnvelopeRecord), ControlError> {
+    let sign = |source: Box<dyn std::error::Error + Send + Sync>| ControlError::Sign {
+        what: "a bundle",
+        source,
+    };
+    let payload = serde_json::to_vec(bundle).map_err(|error| sign(error.into()))?;
+    let envelope = Envelope::sign(bundle::PAYLOAD_TYPE, payload, &[&keys.online]);
+    let record = BundleRecord {
+        host: bundle.host,
+        root_version: keys.root.version(),
+        epoch: bundle.epoch,
+        generation: bundle.generation,
+        digest: Digest::from_sha256(*envelope.digest().as_bytes()),
+        host_key: bundle.host_key.clone(),
+        issued_at: bundle.issued_at,
+        expires_at: bundle.expires_at,
+        blobs: bundle.blobs.iter().map(|blob| blob.digest.clone()).collect(),
+    };
+    let text = String::from_utf8(envelope.to_json()).map_err(|error| sign(error.into()))?;
+    Ok((record, EnvelopeRecord(text)))
 }
 
 fn current(r: &Reader<'_>, id: HostId) -> Result<Option<BundleRecord>, ControlError> {

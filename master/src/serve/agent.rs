@@ -1,4 +1,5 @@
-//! The agent API: `GET /agent/v1/bundle`, `POST /agent/v1/report`, `GET /agent/v1/blobs/sha256/<hex>`.
+//! The agent API: `GET /agent/v1/bundle`, `POST /agent/v1/report`, `GET /agent/v1/blobs/sha256/<hex>`,
+//! `GET /agent/v1/trust-root/<version>`.
 //!
 //! TLS has checked that the client's certificate is one of ours. Every request checks besides that its host and
 //! key are enrolled now: a revoked host is refused on a connection that is still open.
@@ -12,6 +13,7 @@ use decnet_pki::peer::PeerIdentity;
 use decnet_wire::ids::{Digest, HostId};
 use decnet_wire::limits;
 use decnet_wire::report::{self, Report};
+use decnet_wire::trust::VERSION_HEADER;
 use hyper::body::Incoming;
 use hyper::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, IF_RANGE, RANGE,
@@ -27,6 +29,9 @@ use crate::text::chain;
 
 /// The longest that a poll waits, in seconds, whatever it asks for.
 const WAIT_MAX_S: u64 = 60;
+
+/// Under what trust roots are found, by version.
+const TRUST_ROOT: &str = "/agent/v1/trust-root/";
 
 /// What the agent API serves from.
 #[derive(Debug)]
@@ -78,9 +83,18 @@ impl AgentApi {
         let path = request.uri().path().to_owned();
         match (request.method(), path.as_str()) {
             (&Method::GET, "/agent/v1/bundle") => {
-                self.bundle(host, request.uri().query().unwrap_or("")).await
+                let mut answer = self.bundle(host, request.uri().query().unwrap_or("")).await?;
+                // Read after the bundle: the root that it was signed by is not newer.
+                let newest = self.control.keys().root.version();
+                answer
+                    .headers_mut()
+                    .insert(VERSION_HEADER, HeaderValue::from(newest));
+                Ok(answer)
             }
             (&Method::POST, "/agent/v1/report") => self.report(host, request.into_body()).await,
+            (&Method::GET, path) if path.starts_with(TRUST_ROOT) => {
+                self.trust_root(path.trim_start_matches(TRUST_ROOT)).await
+            }
             (&Method::GET, path) if path.starts_with("/agent/v1/blobs/sha256/") => {
                 self.blob(host, path, request.headers()).await
             }
@@ -143,6 +157,19 @@ impl AgentApi {
             }
         }
         Ok(message::empty(StatusCode::NO_CONTENT))
+    }
+
+    /// Anybody of the fleet may have them: they are public, and signed.
+    async fn trust_root(&self, version: &str) -> Result<Response<Body>, ControlError> {
+        let control = Arc::clone(&self.control);
+        let root = match version.parse() {
+            Ok(version) => blocking(move || control.root_document(version)).await?,
+            Err(_) => None,
+        };
+        Ok(match root.map(String::from_utf8) {
+            Some(Ok(root)) => message::whole(StatusCode::OK, root),
+            _ => message::refuse(StatusCode::NOT_FOUND, "there is no trust root of this version"),
+        })
     }
 
     async fn report(&self, host: HostId, body: Incoming) -> Result<Response<Body>, ControlError> {

@@ -21,6 +21,7 @@ mod system;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod trust;
 pub mod views;
 
 use std::net::SocketAddr;
@@ -128,7 +129,10 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(system::config))
         .routes(routes!(system::set_deployment_limit))
         .routes(routes!(system::health))
-        .routes(routes!(system::create_token));
+        .routes(routes!(system::create_token))
+        .routes(routes!(trust::show))
+        .routes(routes!(trust::root, trust::replace))
+        .routes(routes!(trust::draft));
     OpenApiRouter::with_openapi(document::frame()).nest(PREFIX, api)
 }
 

@@ -639,6 +639,52 @@ pub struct TokenView {
     pub token: String,
 }
 
+/// The trust root that counts.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct TrustView {
+    /// Strictly increasing.
+    pub version: u64,
+    /// Bundles of another epoch are refused.
+    pub epoch: u64,
+    /// How many of the operators must sign the next one.
+    pub threshold: u32,
+    /// The operators' Ed25519 keys, in hex.
+    pub operator_keys: Vec<String>,
+    /// Whether an operator's private key lies beside the master's own.
+    pub operator_key_here: bool,
+    /// The master's Ed25519 key, in hex: it signs bundles.
+    pub online_key: String,
+    /// When its signatures stop to count (RFC 3339).
+    pub online_key_expires_at: String,
+    pub authorities: Vec<AuthorityView>,
+}
+
+/// A CA certificate that may stand behind the master's listeners.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct AuthorityView {
+    /// SHA-256 of the certificate (DER).
+    pub pin: String,
+    /// RFC 3339.
+    pub expires_at: String,
+}
+
+/// What is to be different in the next trust root.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct DraftBody {
+    /// A new online key.
+    #[serde(default)]
+    pub online: bool,
+    /// A new epoch: every bundle of before is refused.
+    #[serde(default)]
+    pub epoch: bool,
+    /// All operators' Ed25519 keys in hex, with commas between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator_keys: Option<String>,
+    /// How many of them must sign; 1 where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<u32>,
+}
+
 /// What went wrong.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct ErrorView {

@@ -1,0 +1,103 @@
+//! The trust root: drafting the next one, and taking it once it is signed.
+//!
+//! The master drafts and never signs: it has no operator's key in its hands. Whoever has one signs the draft, on this
+//! machine or on another, and brings it back.
+
+use std::sync::Arc;
+
+use decnet_pki::key::PublicKey;
+use decnet_wire::ids::Timestamp;
+use decnet_wire::trust::TrustRoot;
+
+use super::{Control, ControlError};
+use crate::keys::{KeysError, MasterKeys, ONLINE_KEY_LIFETIME};
+
+/// What is to be different in the next trust root.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RootChange {
+    /// A new online key, which may sign for a year from now.
+    pub online: bool,
+    /// These operators, of whom so many must sign from then on.
+    pub operators: Option<(Vec<PublicKey>, u32)>,
+    /// A new epoch: every bundle of before is refused, whatever its number.
+    pub epoch: bool,
+}
+
+impl Control {
+    /// The master's keys as they are now.
+    #[must_use]
+    pub fn keys(&self) -> Arc<MasterKeys> {
+        Arc::clone(
+            &self
+                .keys
+                .read()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
+    }
+
+    /// The trust root that would follow, for its operators to sign.
+    ///
+    /// # Errors
+    /// Nothing would change (422), or the new key cannot be kept.
+    pub fn draft_root(&self, change: &RootChange) -> Result<TrustRoot, ControlError> {
+        if *change == RootChange::default() {
+            return Err(ControlError::Invalid(
+                "nothing would change in the trust root".to_owned(),
+            ));
+        }
+        let keys = self.keys();
+        let mut document = keys.root.document().clone();
+        document.version = document.version.saturating_add(1);
+        if change.online {
+            document.online_key = keys.next_online_key().map_err(failed)?.to_string();
+            document.online_key_expires_at = Timestamp::new(self.now().get() + ONLINE_KEY_LIFETIME);
+        }
+        if let Some((operators, threshold)) = &change.operators {
+            document.operator_keys = operators.iter().map(ToString::to_string).collect();
+            document.threshold = *threshold;
+        }
+        if change.epoch {
+            document.epoch = document.epoch.saturating_add(1);
+        }
+        Ok(document)
+    }
+
+    /// Takes a signed trust root, and signs every host's bundle anew by what it says.
+    ///
+    /// # Errors
+    /// It does not follow the one that counts, or names keys that this master does not have (422).
+    pub fn follow_root(&self, envelope: &[u8]) -> Result<Arc<MasterKeys>, ControlError> {
+        let keys = {
+            let mut keys = self
+                .keys
+                .write()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            *keys = Arc::new(keys.follow(envelope).map_err(failed)?);
+            Arc::clone(&keys)
+        };
+        tracing::info!(version = keys.root.version(), "the trust root was replaced");
+        self.republish_outdated()?;
+        Ok(keys)
+    }
+
+    /// The signed trust root of a version, as agents get it; none when there is none.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn root_document(&self, version: u64) -> Result<Option<Vec<u8>>, ControlError> {
+        self.keys().root_document(version).map_err(failed)
+    }
+}
+
+fn failed(error: KeysError) -> ControlError {
+    match error {
+        KeysError::Parse(_)
+        | KeysError::Root(_)
+        | KeysError::ForeignOnlineKey { .. }
+        | KeysError::ForeignAuthority => ControlError::Invalid(crate::text::chain(&error)),
+        _ => ControlError::Sign {
+            what: "the trust root",
+            source: error.into(),
+        },
+    }
+}

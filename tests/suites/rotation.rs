@@ -1,0 +1,218 @@
+//! Keys change, and no host needs a hand: those that are there follow at once, those that were off follow when they
+//! are back, version by version.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use decnet_tests::command::{Finished, run};
+use decnet_tests::lan::Lan;
+use decnet_tests::processes::{Agent, bin};
+use decnet_tests::scene::Scene;
+use decnet_tests::wait::{Seen, until};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A master and two hosts. The agents end before the scene does.
+struct Fleet {
+    there: Agent,
+    away: Agent,
+    lans: (Lan, Lan),
+    scene: Scene,
+}
+
+impl Fleet {
+    fn new(suite: &str) -> Result<Self> {
+        let mut scene = Scene::swarm(suite)?;
+        let lans = (Lan::create(&scene.seed)?, Lan::create(&scene.seed)?);
+        let (there, _) = scene.agent("there", &lans.0, None)?;
+        let (away, _) = scene.agent("away", &lans.1, None)?;
+        for host in ["there", "away"] {
+            scene.explained(scene.operator.active(host))?;
+        }
+        Ok(Self {
+            there,
+            away,
+            lans,
+            scene,
+        })
+    }
+
+    fn state_dir(&self) -> &Path {
+        &self.scene.master.state_dir
+    }
+
+    /// `decnet key …`, which knows where the master's keys are.
+    fn key(&self, arguments: &[&str]) -> Result<Value> {
+        let state_dir = self.state_dir().to_str().context("not UTF-8")?;
+        let mut all = vec!["key"];
+        all.extend(arguments);
+        if matches!(arguments.first(), Some(&("rotate" | "offline"))) {
+            all.extend(["--state-dir", state_dir]);
+        }
+        self.scene.operator.json(&all)
+    }
+
+    fn operator_key(&self) -> PathBuf {
+        self.state_dir().join("keys/operator.pem")
+    }
+
+    /// Waits until the host believes this version of the trust root.
+    fn believes(&self, agent: &Agent, version: u64) -> Result<()> {
+        until("the agent follows the trust root", SOON, || {
+            let said = agent.command(&["status", "--json"])?.ok()?;
+            let status: Value = serde_json::from_str(&said)?;
+            let known = status["trust_root_version"].as_u64();
+            Ok(if known == Some(version) {
+                Seen::Done(())
+            } else {
+                Seen::not_yet(format!("it believes version {known:?}, not {version}"))
+            })
+        })
+    }
+
+    /// A deploy reaches both hosts, so that bundles of the present keys are accepted by both.
+    fn deploys(&self, name: &str) -> Result<()> {
+        let general = self.scene.lan.general();
+        let prefix = &self.scene.prefix;
+        let text = format!("{general}\n[{prefix}-{name}]\nservices = redis\namount = 2\n");
+        let file = self.scene.describe(&format!("{name}.ini"), &text)?;
+        let rows = self.scene.operator.deploy(&file, true)?;
+        self.scene.explained(self.scene.operator.succeeded(&rows))?;
+        Ok(())
+    }
+
+    fn end(self) -> Result<()> {
+        let Self {
+            there,
+            away,
+            lans,
+            scene,
+        } = self;
+        let ended = scene.end();
+        drop((there, away, lans));
+        ended
+    }
+}
+
+#[test]
+fn keys_are_rotated_and_every_host_follows_also_one_that_was_off() -> Result<()> {
+    let mut fleet = Fleet::new("rotation")?;
+    fleet.deploys("a")?;
+
+    // The online key. Both are there.
+    let before = fleet.key(&["ls"])?;
+    let after = fleet.key(&["rotate", "online"])?;
+    ensure!(before["online_key"] != after["online_key"], "the same online key");
+    fleet.believes(&fleet.there, 2)?;
+    fleet.believes(&fleet.away, 2)?;
+    fleet.deploys("b")?;
+
+    // The operator's key, the epoch and the online key again, while one host is off.
+    fleet.away.stop()?;
+    let first_operator = std::fs::read(fleet.operator_key())?;
+    fleet.key(&["rotate", "operator"])?;
+    ensure!(
+        std::fs::read(fleet.operator_key())? != first_operator,
+        "the operator's key is the one of before"
+    );
+    fleet.key(&["rotate", "epoch"])?;
+    let last = fleet.key(&["rotate", "online"])?;
+    ensure!(last["version"] == 5 && last["epoch"] == 2, "{last}");
+    fleet.believes(&fleet.there, 5)?;
+    fleet.away.start()?;
+    fleet.believes(&fleet.away, 5)?;
+    fleet.deploys("c")?;
+
+    // Who held the first operator's key has nothing to say any more.
+    let stolen = fleet.scene.folder().join("stolen.pem");
+    std::fs::write(&stolen, &first_operator)?;
+    std::fs::set_permissions(&stolen, std::fs::Permissions::from_mode(0o600))?;
+    let stolen = stolen.to_str().context("not UTF-8")?;
+    let said = fleet.scene.operator.command(&[
+        "key",
+        "rotate",
+        "online",
+        "--key",
+        stolen,
+        "--state-dir",
+        fleet.state_dir().to_str().context("not UTF-8")?,
+    ])?;
+    ensure!(said.status.code() == Some(4), "{}", said.said());
+    ensure!(
+        said.said().contains("0 of 1 operators have signed"),
+        "{}",
+        said.said()
+    );
+
+    // Nothing of it is lost by a restart of the master, nor by one of an agent.
+    fleet.scene.master.stop()?;
+    fleet.scene.master.start()?;
+    fleet.there.stop()?;
+    fleet.there.start()?;
+    fleet.believes(&fleet.there, 5)?;
+    fleet.deploys("d")?;
+    fleet.end()
+}
+
+#[test]
+fn the_operators_key_is_moved_away_and_signs_where_it_is() -> Result<()> {
+    let fleet = Fleet::new("rotation, offline")?;
+    let folder = fleet.scene.folder().to_owned();
+    let path =
+        |name: &str| -> Result<String> { Ok(folder.join(name).to_str().context("not UTF-8")?.to_owned()) };
+    let (key, draft) = (path("operator.pem")?, path("root.json")?);
+    let state_dir = fleet.state_dir().to_str().context("not UTF-8")?.to_owned();
+    let operator = &fleet.scene.operator;
+    operator
+        .command(&["key", "offline", &key, "--state-dir", &state_dir])?
+        .ok()?;
+    ensure!(!fleet.operator_key().exists(), "the key is still on the master");
+    ensure!(
+        fleet.key(&["ls"])?["operator_key_here"] == false,
+        "{:?}",
+        fleet.key(&["ls"])
+    );
+
+    // What needs it says so, and changes nothing.
+    let said = operator.command(&["key", "rotate", "online", "--state-dir", &state_dir])?;
+    ensure!(said.status.code() == Some(2), "{}", said.said());
+    ensure!(said.said().contains("--key FILE"), "{}", said.said());
+    ensure!(fleet.key(&["ls"])?["version"] == 1, "something was changed");
+
+    // A draft goes to where the key is, and comes back.
+    operator
+        .command(&[
+            "key",
+            "rotate",
+            "online",
+            "--out",
+            &draft,
+            "--state-dir",
+            &state_dir,
+        ])?
+        .ok()?;
+    let unsigned = operator.command(&["key", "import", &draft])?;
+    ensure!(unsigned.status.code() == Some(4), "{}", unsigned.said());
+    // Signed without a master: another machine has none.
+    let sign = |key: &str| -> Result<Finished> {
+        let mut command = Command::new(bin("decnet")?);
+        command.args(["sign", &draft, "--key", key]);
+        run(&mut command, SOON)
+    };
+    sign(&key)?.ok()?;
+    let after = fleet.key(&["import", &draft])?;
+    ensure!(after["version"] == 2, "{after}");
+    fleet.believes(&fleet.there, 2)?;
+    fleet.believes(&fleet.away, 2)?;
+    fleet.deploys("a")?;
+
+    // The same document is no news, and neither is one for another moment.
+    let again = operator.command(&["key", "import", &draft])?;
+    ensure!(again.status.code() == Some(4), "{}", again.said());
+    ensure!(again.said().contains("version"), "{}", again.said());
+    fleet.end()
+}
