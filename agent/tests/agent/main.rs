@@ -10,3 +10,4 @@ mod image;
 mod lab;
 mod master;
 mod transport;
+mod trust;

@@ -68,6 +68,10 @@ struct State {
     heartbeat: Option<Heartbeat>,
     ranges: Vec<Option<String>>,
     blobs: HashMap<String, Vec<u8>>,
+    /// Trust roots after the first, by version.
+    roots: BTreeMap<u64, Vec<u8>>,
+    /// How often each was asked for.
+    asked: BTreeMap<u64, u32>,
     faults: Faults,
 }
 
@@ -86,6 +90,8 @@ struct Shared {
 pub(crate) struct Master {
     shared: Arc<Shared>,
     online: SigningKey,
+    operator: SigningKey,
+    root: TrustRoot,
     pub(crate) enrol_at: SocketAddr,
     host_key: Mutex<Option<Digest>>,
     root_pin: Digest,
@@ -154,6 +160,8 @@ impl Master {
         Self {
             shared,
             online,
+            operator,
+            root,
             enrol_at,
             host_key: Mutex::default(),
             root_pin: wire(&envelope.digest()),
@@ -199,10 +207,50 @@ impl Master {
     }
 
     pub(crate) fn publish(&self, bundle: &Bundle) {
+        self.publish_as(bundle, &self.online);
+    }
+
+    /// The same, signed by another key.
+    pub(crate) fn publish_as(&self, bundle: &Bundle, key: &SigningKey) {
         let payload = serde_json::to_vec(bundle).unwrap();
-        let envelope = Envelope::sign(bundle::PAYLOAD_TYPE, payload, &[&self.online]);
+        let envelope = Envelope::sign(bundle::PAYLOAD_TYPE, payload, &[key]);
         self.state().bundle = Some((bundle.generation, envelope.to_json()));
         self.shared.published.send_replace(bundle.generation);
+    }
+
+    /// The trust root of a version, with another online key.
+    pub(crate) fn root(&self, version: u64, online: &SigningKey) -> TrustRoot {
+        TrustRoot {
+            version,
+            online_key: online.public().to_string(),
+            ..self.root.clone()
+        }
+    }
+
+    /// Signed by the operator.
+    pub(crate) fn signed(&self, root: &TrustRoot) -> Vec<u8> {
+        let payload = serde_json::to_vec(root).unwrap();
+        Envelope::sign(trust::PAYLOAD_TYPE, payload, &[&self.operator]).to_json()
+    }
+
+    /// Offers a trust root that the operator has signed.
+    pub(crate) fn offer(&self, root: &TrustRoot) {
+        self.offer_bytes(root.version, self.signed(root));
+    }
+
+    pub(crate) fn offer_as(&self, root: &TrustRoot, keys: &[&SigningKey]) {
+        let payload = serde_json::to_vec(root).unwrap();
+        let envelope = Envelope::sign(trust::PAYLOAD_TYPE, payload, keys).to_json();
+        self.offer_bytes(root.version, envelope);
+    }
+
+    pub(crate) fn offer_bytes(&self, version: u64, bytes: Vec<u8>) {
+        self.state().roots.insert(version, bytes);
+    }
+
+    /// How often a trust root was asked for.
+    pub(crate) fn asked(&self, version: u64) -> u32 {
+        self.state().asked.get(&version).copied().unwrap_or(0)
     }
 
     pub(crate) fn add_blob(&self, digest: &Digest, bytes: Vec<u8>) {
@@ -347,10 +395,24 @@ impl Shared {
             "/enroll/v1" => self.enrol(request).await,
             "/agent/v1/bundle" => self.poll(&request).await,
             "/agent/v1/report" => self.report(request).await,
-            _ => match path.strip_prefix("/agent/v1/blobs/sha256/") {
-                Some(hex) => self.blob(hex, &request),
-                None => Ok(plain(StatusCode::NOT_FOUND, "{}".into())),
-            },
+            _ => {
+                if let Some(version) = path.strip_prefix("/agent/v1/trust-root/") {
+                    return Ok(self.trust_root(version.parse().unwrap()));
+                }
+                match path.strip_prefix("/agent/v1/blobs/sha256/") {
+                    Some(hex) => self.blob(hex, &request),
+                    None => Ok(plain(StatusCode::NOT_FOUND, "{}".into())),
+                }
+            }
+        }
+    }
+
+    fn trust_root(&self, version: u64) -> Response<Body> {
+        let mut state = self.state.lock().unwrap();
+        *state.asked.entry(version).or_default() += 1;
+        match state.roots.get(&version) {
+            Some(root) => plain(StatusCode::OK, root.clone().into()),
+            None => plain(StatusCode::NOT_FOUND, "{}".into()),
         }
     }
 
@@ -424,12 +486,18 @@ impl Shared {
         let newer = published.wait_for(|generation| *generation > after);
         let _ = tokio::time::timeout(Duration::from_secs(wait), newer).await;
         let state = self.state.lock().unwrap();
-        Ok(match &state.bundle {
+        let mut answer = match &state.bundle {
             Some((generation, envelope)) if *generation > after => {
                 plain(StatusCode::OK, envelope.clone().into())
             }
             _ => plain(StatusCode::NO_CONTENT, Bytes::new()),
-        })
+        };
+        if let Some((newest, _)) = state.roots.last_key_value() {
+            answer
+                .headers_mut()
+                .insert(trust::VERSION_HEADER, (*newest).into());
+        }
+        Ok(answer)
     }
 
     async fn report(&self, request: Request<Incoming>) -> Result<Response<Body>, io::Error> {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::master::{Faults, Master, token_text};
 
-struct Running {
+pub(crate) struct Running {
     _dir: tempfile::TempDir,
     config: Config,
     shutdown: CancellationToken,
@@ -19,7 +19,7 @@ struct Running {
 }
 
 impl Running {
-    async fn enrolled_at(master: &Master) -> Self {
+    pub(crate) async fn enrolled_at(master: &Master) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config::new(dir.path().join("agent"));
         config.docker_socket = dir.path().join("no-engine.sock");
@@ -36,14 +36,14 @@ impl Running {
     }
 
     /// Stops the agent and opens its state once more.
-    async fn reopen(self) -> Agent {
+    pub(crate) async fn reopen(self) -> Agent {
         self.shutdown.cancel();
         self.task.await.unwrap().unwrap();
         Agent::open(self.config).unwrap()
     }
 }
 
-fn deploy(name: &str) -> Stack {
+pub(crate) fn deploy(name: &str) -> Stack {
     Stack {
         name: name.parse().unwrap(),
         decky: name.parse().unwrap(),
