@@ -6,7 +6,7 @@
 //! | [`failure`] | failures and exit codes |
 //! | [`table`] | what people read |
 //! | [`follow`] | waiting for operations to end |
-//! | [`fleet`], [`deckies`], [`hosts`], [`lifecycle`], [`catalogue`], [`system`], [`keys`] | the commands |
+//! | [`fleet`], [`deckies`], [`hosts`], [`lifecycle`], [`catalogue`], [`system`], [`tokens`], [`keys`] | the commands |
 //! | [`manual`] | man pages and shell completions |
 
 mod catalogue;
@@ -23,6 +23,7 @@ mod system;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -105,8 +106,8 @@ pub enum AdminCommand {
     Distros(Asking<Nothing>),
     /// Show the master's mode and health; show or set the deployment limit
     System(Asking<system::SystemArgs>),
-    /// Make operator tokens
-    Token(Asking<system::TokenArgs>),
+    /// Make, list and revoke operator tokens
+    Token(Asking<tokens::TokenArgs>),
     /// List, rotate, export and import the keys of the trust root
     Key(Asking<keys::KeyArgs>),
 }
@@ -216,7 +217,7 @@ async fn perform(command: &AdminCommand, console: &mut Console<'_>) -> Result<()
         C::Archetypes(_) => catalogue::archetypes(&client, console).await,
         C::Distros(_) => catalogue::distros(&client, console).await,
         C::System(asking) => system::run(&asking.args, &client, console).await,
-        C::Token(asking) => system::token(&asking.args, &client, console).await,
+        C::Token(asking) => tokens::run(&asking.args, &client, console).await,
         C::Key(asking) => keys::run(&asking.args, &client, console).await,
     }
 }

@@ -119,7 +119,7 @@ pub fn run(args: &InitArgs, now: Timestamp) -> Result<Initialised, InitError> {
             embedded: None,
         };
         db.update(|w| w.put(&(), &settings).map_err(InitError::from))?;
-        tokens::create(&db, "init", Role::Admin, now)?
+        tokens::create(&db, "init", Role::Admin, now, None)?
     };
     std::fs::rename(&making, &store).map_err(|source| FileError::Write { path: store, source })?;
     Ok(Initialised {

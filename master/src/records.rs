@@ -325,9 +325,16 @@ impl Record for EnrolTokenRecord {
 pub struct ApiTokenRecord {
     /// SHA-256 of the token, in hex.
     pub hash: String,
+    /// No two tokens have the same.
     pub name: String,
     pub role: Role,
     pub created_at: Timestamp,
+    /// None: until it is revoked.
+    #[serde(default)]
+    pub expires_at: Option<Timestamp>,
+    /// To the minute.
+    #[serde(default)]
+    pub last_used: Option<Timestamp>,
 }
 
 impl Record for ApiTokenRecord {
@@ -348,4 +355,15 @@ pub enum Role {
     Viewer,
     /// Reads and changes.
     Admin,
+}
+
+impl Role {
+    /// As people write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Admin => "admin",
+        }
+    }
 }

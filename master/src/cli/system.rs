@@ -1,4 +1,4 @@
-//! `status`, `system` and `token`.
+//! `status` and `system`.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,8 @@ use super::follow::summary;
 use super::table::{count, facts, printable};
 use super::{Console, hosts, lifecycle};
 use crate::control::hosts::HostState;
-use crate::records::Role;
 use crate::serve::operator::views::{
-    ConfigView, DeckyView, HealthView, HostView, MessageView, ModeView, RowsView, TokenView,
+    ConfigView, DeckyView, HealthView, HostView, MessageView, ModeView, RowsView,
 };
 
 /// What `decnet system` takes.
@@ -39,29 +38,6 @@ pub enum SystemCommand {
         /// 1 to 500
         #[arg(value_parser = clap::value_parser!(u16).range(1..=500))]
         limit: Option<u16>,
-    },
-}
-
-/// What `decnet token` takes.
-#[derive(Debug, Args)]
-pub struct TokenArgs {
-    #[command(subcommand)]
-    pub command: TokenCommand,
-}
-
-/// What may be done with operator tokens.
-#[derive(Debug, Subcommand)]
-pub enum TokenCommand {
-    /// Make a token; it is shown this once
-    #[command(after_help = "\
-Examples:
-  decnet token create dashboard --role viewer > token && chmod 600 token")]
-    Create {
-        /// For whom or what it is
-        name: String,
-        /// What it may do
-        #[arg(long)]
-        role: Role,
     },
 }
 
@@ -100,21 +76,6 @@ pub(super) async fn run(
             }
         }
     }
-}
-
-pub(super) async fn token(
-    args: &TokenArgs,
-    client: &Client,
-    console: &mut Console<'_>,
-) -> Result<(), Failure> {
-    let TokenCommand::Create { name, role } = &args.command;
-    let body = json!({ "name": name, "role": role });
-    let made: TokenView = client.call(Method::POST, "/api/v1/tokens", Some(&body)).await?;
-    if console.json {
-        return console.document(&made);
-    }
-    console.remark("The token is shown this once; only its hash is stored:");
-    console.say(&printable(&made.token))
 }
 
 fn mode_text(mode: &ModeView) -> String {

@@ -4,17 +4,28 @@ use decnet_pki::secret::Secret;
 
 use super::{Control, ControlError};
 use crate::records::{ApiTokenRecord, Role};
-use crate::store::Db;
+use crate::store::{Db, Reader};
 use decnet_wire::ids::Timestamp;
 
 /// How the text of an operator's token begins, so that scanners for leaked secrets can tell it.
 const PREFIX: &str = "decnet_";
 
+/// How exactly it is remembered when a token was last used: every note of it waits for the disk.
+const LAST_USE: time::Duration = time::Duration::minutes(1);
+/// The longest that a token with an end may live.
+pub const LIFETIME_MAX: time::Duration = time::Duration::days(3650);
+
 /// Makes a token of a role and stores its hash. The text is shown once.
 ///
 /// # Errors
-/// No randomness, or the store's.
-pub fn create(db: &Db, name: &str, role: Role, now: Timestamp) -> Result<String, ControlError> {
+/// The name is another token's (409), no randomness, or the store's.
+pub fn create(
+    db: &Db,
+    name: &str,
+    role: Role,
+    now: Timestamp,
+    expires_at: Option<Timestamp>,
+) -> Result<String, ControlError> {
     let secret = Secret::generate().map_err(|error| ControlError::Sign {
         what: "an operator token",
         source: error.into(),
@@ -25,13 +36,22 @@ pub fn create(db: &Db, name: &str, role: Role, now: Timestamp) -> Result<String,
         name: name.to_owned(),
         role,
         created_at: now,
+        expires_at,
+        last_used: None,
     };
-    db.update(|w| w.put(&hash, &record).map_err(ControlError::from))?;
+    db.update(|w| {
+        if find(&w.reader(), name)?.is_some() {
+            return Err(ControlError::Conflict(format!(
+                "there is a token {name} already: revoke it, or take another name"
+            )));
+        }
+        w.put(&hash, &record).map_err(ControlError::from)
+    })?;
     Ok(format!("{PREFIX}{}", secret.reveal().as_str()))
 }
 
 impl Control {
-    /// The role that a token gives, if it is known.
+    /// The role that a token gives, if it is known and has not expired. Asked at every request.
     ///
     /// # Errors
     /// The store's.
@@ -40,17 +60,78 @@ impl Control {
             return Ok(None);
         };
         let hash = secret.hash().to_string();
+        let now = self.now();
         let record = self
             .db
             .read(|r| Ok::<_, ControlError>(r.get::<ApiTokenRecord>(&hash)?))?;
-        Ok(record.map(|record| record.role))
+        let Some(record) = record.filter(|record| record.expires_at.is_none_or(|end| now < end)) else {
+            return Ok(None);
+        };
+        let noted = |last: Timestamp| (now.get() - last.get()).abs() < LAST_USE;
+        if !record.last_used.is_some_and(noted) {
+            // It may have been revoked in between.
+            self.db.update(|w| {
+                if let Some(mut record) = w.get::<ApiTokenRecord>(&hash)? {
+                    record.last_used = Some(now);
+                    w.put(&hash, &record)?;
+                }
+                Ok::<_, ControlError>(())
+            })?;
+        }
+        Ok(Some(record.role))
     }
 
     /// Makes a token of a role.
     ///
     /// # Errors
-    /// No randomness, or the store's.
-    pub fn create_token(&self, name: &str, role: Role) -> Result<String, ControlError> {
-        create(&self.db, name, role, self.now())
+    /// The name is another token's (409), the lifetime makes no sense (422), no randomness, or the store's.
+    pub fn create_token(
+        &self,
+        name: &str,
+        role: Role,
+        lifetime: Option<time::Duration>,
+    ) -> Result<String, ControlError> {
+        if lifetime.is_some_and(|lifetime| lifetime <= time::Duration::ZERO || lifetime > LIFETIME_MAX) {
+            return Err(ControlError::Invalid(
+                "a token lives from one second to ten years".to_owned(),
+            ));
+        }
+        let now = self.now();
+        let expires_at = lifetime.map(|lifetime| Timestamp::new(now.get() + lifetime));
+        create(&self.db, name, role, now, expires_at)
     }
+
+    /// All tokens, by name; also those that have expired.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn tokens(&self) -> Result<Vec<ApiTokenRecord>, ControlError> {
+        let mut tokens = self
+            .db
+            .read(|r| Ok::<_, ControlError>(r.all::<ApiTokenRecord>()?))?;
+        tokens.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(tokens)
+    }
+
+    /// Ends a token: from now on it is not known.
+    ///
+    /// # Errors
+    /// There is none of this name (404), or the store's.
+    pub fn revoke_token(&self, name: &str) -> Result<(), ControlError> {
+        self.db.update(|w| {
+            let token = find(&w.reader(), name)?.ok_or_else(|| ControlError::NotFound {
+                what: "token",
+                name: name.to_owned(),
+            })?;
+            w.remove::<ApiTokenRecord>(&token.hash)
+                .map_err(ControlError::from)
+        })?;
+        tracing::info!(name, "a token was revoked");
+        Ok(())
+    }
+}
+
+fn find(r: &Reader<'_>, name: &str) -> Result<Option<ApiTokenRecord>, ControlError> {
+    let mut tokens = r.all::<ApiTokenRecord>()?.into_iter();
+    Ok(tokens.find(|token| token.name == name))
 }

@@ -21,6 +21,7 @@ mod system;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod trust;
 pub mod views;
 
@@ -129,7 +130,8 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(system::config))
         .routes(routes!(system::set_deployment_limit))
         .routes(routes!(system::health))
-        .routes(routes!(system::create_token))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
         .routes(routes!(trust::show))
         .routes(routes!(trust::root, trust::replace))
         .routes(routes!(trust::draft));

@@ -1,4 +1,4 @@
-//! The master itself: mode, settings, health, tokens.
+//! The master itself: mode, settings, health.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,9 @@ use super::App;
 use super::access::{Admin, Caller};
 use super::answer::{Problem, ask};
 use super::body::Fields;
-use super::views::{
-    ComponentView, ConfigView, ErrorView, HealthView, LimitBody, MessageView, ModeView, TokenBody, TokenView,
-};
+use super::views::{ComponentView, ConfigView, ErrorView, HealthView, LimitBody, MessageView, ModeView};
 use crate::control::Control;
 use crate::control::hosts::{HostState, HostView};
-use crate::records::Role;
 
 /// Show where deckies run
 #[utoipa::path(
@@ -174,39 +171,4 @@ fn hosts_part(hosts: &[HostView]) -> ComponentView {
             Some(format!("no heartbeat from: {}", away.join(", "))),
         )
     }
-}
-
-/// Make an operator token
-///
-/// Only its hash is stored: it is shown this once.
-#[utoipa::path(
-    post, path = "/tokens", tag = "system", request_body = TokenBody,
-    responses(
-        (status = 201, description = "The token, shown once", body = TokenView),
-        (status = 400, description = "A key is missing, unknown or of the wrong type", body = ErrorView),
-        (status = 422, description = "A value outside its range", body = ErrorView),
-    )
-)]
-pub(super) async fn create_token(
-    _: Admin,
-    State(app): State<App>,
-    mut fields: Fields,
-) -> Result<Response, Problem> {
-    let name = fields.text("name")?;
-    let role = fields.text("role")?;
-    fields.done()?;
-    if name.is_empty() {
-        return Err(Problem::malformed("name is empty"));
-    }
-    if name.chars().count() > 64 || name.contains(char::is_control) {
-        return Err(Problem::invalid("name is not 1 to 64 characters in one line"));
-    }
-    let role = match role.as_str() {
-        "viewer" => Role::Viewer,
-        "admin" => Role::Admin,
-        _ => return Err(Problem::invalid("role is not viewer or admin")),
-    };
-    let owned = name.clone();
-    let token = ask(&app, move |control| control.create_token(&owned, role)).await?;
-    Ok((StatusCode::CREATED, Json(TokenView { name, role, token })).into_response())
 }

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use decnet_pki::key::HostKey;
 use decnet_wire::bundle::{Blob, BlobKind};
-use decnet_wire::enrol::{self, EnrolRequest, Token};
+use decnet_wire::enrol::{self, EnrolRequest, EnrolResponse, Token};
 use decnet_wire::ids::{Digest, HostId, Timestamp};
 use http_body_util::BodyExt as _;
 use hyper::header::{CONTENT_TYPE, HeaderMap};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::Peer;
-use crate::control::enrol::{HostNetworking, Invitation, TOKEN_LIFETIME};
+use crate::control::enrol::{HostNetworking, Invitation, Invited, TOKEN_LIFETIME};
 use crate::control::{Addresses, Control, DecoyImage, Parts, system_clock};
 use crate::fleet::catalogue::Catalogue;
 use crate::init::{self, InitArgs};
@@ -75,7 +75,7 @@ impl Master {
             detect: || None,
         };
         let control = Control::new(parts, system_clock()).unwrap();
-        let viewer = control.create_token("viewer", Role::Viewer).unwrap();
+        let viewer = control.create_token("viewer", Role::Viewer, None).unwrap();
         let router = super::router(Arc::clone(&control), CancellationToken::new());
         Self {
             control,
@@ -88,6 +88,13 @@ impl Master {
 
     /// Enrols a host, which is never heard of.
     pub(crate) fn enrol(&self, name: &str) -> HostId {
+        let invited = self.invite(name);
+        self.trade(&invited);
+        invited.host
+    }
+
+    /// A token for a host.
+    pub(crate) fn invite(&self, name: &str) -> Invited {
         let invitation = Invitation {
             name: name.parse().unwrap(),
             network: HostNetworking::default(),
@@ -95,7 +102,11 @@ impl Master {
             lifetime: TOKEN_LIFETIME,
             notes: None,
         };
-        let invited = self.control.invite(&invitation).unwrap();
+        self.control.invite(&invitation).unwrap()
+    }
+
+    /// The answer that the token is traded for.
+    pub(crate) fn trade(&self, invited: &Invited) -> EnrolResponse {
         let token = read_token(&invited.token);
         let key = HostKey::generate().unwrap();
         let request = EnrolRequest {
@@ -105,8 +116,7 @@ impl Master {
             csr: decnet_pki::csr::create(&key).unwrap(),
             agent_version: "test".to_owned(),
         };
-        self.control.enrol(&request).unwrap();
-        invited.host
+        self.control.enrol(&request).unwrap()
     }
 
     /// A master with one host and the deckies of [`FLEET`].

@@ -8,6 +8,7 @@ mod every_route;
 mod lifecycle;
 mod swarm;
 mod system;
+mod trust;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

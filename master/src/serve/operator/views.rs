@@ -628,6 +628,34 @@ pub struct TokenBody {
     pub name: String,
     /// `viewer` or `admin`.
     pub role: String,
+    /// How long it lives, in seconds; until it is revoked where this is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+}
+
+/// The operators' tokens.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct TokensView {
+    pub tokens: Vec<TokenInfo>,
+}
+
+/// What is known of a token; the token itself is not.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct TokenInfo {
+    pub name: String,
+    #[schema(value_type = String)]
+    pub role: Role,
+    /// RFC 3339, as all of these.
+    pub created_at: String,
+    pub expires_at: Option<String>,
+    /// To the minute; null before it was ever used.
+    pub last_used: Option<String>,
+}
+
+/// A name.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct NameBody {
+    pub name: String,
 }
 
 /// A new operator token. It is shown once.

@@ -4,6 +4,7 @@ use axum::body::Body;
 use http_body_util::BodyExt as _;
 use hyper::Method;
 use hyper::header::WWW_AUTHENTICATE;
+use serde_json::json;
 use tower::ServiceExt as _;
 
 use super::{TLS, documented_routes, request};
@@ -144,4 +145,71 @@ async fn on_the_socket_root_and_the_masters_user_need_no_token_and_others_do() {
             .status,
         401
     );
+}
+
+#[tokio::test]
+async fn a_token_is_listed_without_itself_and_worth_nothing_once_it_is_revoked() {
+    let master = Master::new();
+    let body = json!({"name": "ci", "role": "viewer", "ttl_seconds": 3600});
+    let made = master.ask(Method::POST, "/tokens", Some(body.clone())).await;
+    assert_eq!(made.status, 201);
+    let token = made.json()["token"].as_str().unwrap().to_owned();
+    let again = master.ask(Method::POST, "/tokens", Some(body)).await;
+    assert_eq!(again.status, 409);
+    assert!(again.detail().contains("ci already"), "{}", again.detail());
+
+    assert_eq!(
+        master.ask_as(&token, Method::GET, "/deckies", None).await.status,
+        200
+    );
+    let listed = master.ask(Method::GET, "/tokens", None).await;
+    let text = listed.json().to_string();
+    assert!(!text.contains(&token), "{text}");
+    let tokens = listed.json()["tokens"].as_array().unwrap().clone();
+    let names: Vec<&str> = tokens
+        .iter()
+        .map(|token| token["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["ci", "init", "viewer"]);
+    assert!(tokens[0]["expires_at"].is_string() && tokens[0]["last_used"].is_string());
+    assert!(tokens[2]["expires_at"].is_null() && tokens[2]["last_used"].is_null());
+
+    // Who may only read may not look at them, nor end them.
+    let revoke = json!({"name": "ci"});
+    for (method, path, body) in [
+        (Method::GET, "/tokens", None),
+        (Method::POST, "/tokens/revoke", Some(revoke.clone())),
+    ] {
+        assert_eq!(
+            master.ask_as(&token, method, path, body).await.status,
+            403,
+            "{path}"
+        );
+    }
+    for (status, known) in [(200, 401), (404, 401)] {
+        let revoked = master
+            .ask(Method::POST, "/tokens/revoke", Some(revoke.clone()))
+            .await;
+        assert_eq!(revoked.status, status);
+        let answer = master.ask_as(&token, Method::GET, "/deckies", None).await;
+        assert_eq!(answer.status, known);
+    }
+}
+
+#[tokio::test]
+async fn a_token_lives_from_a_second_to_ten_years() {
+    let master = Master::new();
+    for ttl in [
+        json!(0),
+        json!(315_360_001),
+        json!(u64::MAX),
+        json!(-1),
+        json!("1h"),
+    ] {
+        let body = json!({"name": "ci", "role": "viewer", "ttl_seconds": ttl});
+        let answer = master.ask(Method::POST, "/tokens", Some(body)).await;
+        assert_eq!(answer.status, 422, "{ttl}");
+    }
+    let body = json!({"name": "ci", "role": "viewer", "ttl_seconds": 315_360_000});
+    assert_eq!(master.ask(Method::POST, "/tokens", Some(body)).await.status, 201);
 }
