@@ -17,6 +17,7 @@ pub mod ingest;
 pub mod mutate;
 pub mod publish;
 pub mod remove;
+pub mod revoke;
 pub mod rows;
 pub mod sweep;
 pub mod tokens;
@@ -82,6 +83,7 @@ pub struct Control {
     publish: Notify,
     /// The generation published last for each host; long polls wait on it.
     published: Mutex<HashMap<HostId, watch::Sender<u64>>>,
+    connections: revoke::Connections,
     /// What hosts last said, newer than the store between two flushes.
     status: Mutex<HashMap<HostId, HostStatus>>,
 }
@@ -143,6 +145,7 @@ impl Control {
             events: Events::new(),
             publish: Notify::new(),
             published: Mutex::new(HashMap::new()),
+            connections: revoke::Connections::default(),
             status: Mutex::new(status),
         });
         control.republish_outdated()?;

@@ -30,6 +30,12 @@ pub enum HostCommand {
     Ls,
     /// Change how a host's deckies are attached to its LAN; their addresses stay
     Network(NetworkArgs),
+    /// Believe a host no more: its key is worth nothing from now on, its connections end
+    #[command(after_help = "Examples:\n  decnet host revoke edge-01")]
+    Revoke {
+        /// The host's name or id
+        host: String,
+    },
     /// Show one host
     #[command(after_help = "Examples:\n  decnet host show edge-01")]
     Show {
@@ -119,6 +125,7 @@ pub(super) async fn run(args: &HostArgs, client: &Client, console: &mut Console<
         HostCommand::Enroll(args) => enroll(args, client, console).await,
         HostCommand::Network(args) => network(args, client, console).await,
         HostCommand::Ls => list(client, console).await,
+        HostCommand::Revoke { host } => revoke(host, client, console).await,
         HostCommand::Show { host } => show(host, client, console).await,
     }
 }
@@ -168,6 +175,19 @@ async fn network(args: &NetworkArgs, client: &Client, console: &mut Console<'_>)
         return console.document(&host);
     }
     console.say(&format!("{}: {}", host.name, driver(&host)))
+}
+
+async fn revoke(host: &str, client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
+    let host = find(host, client).await?;
+    let path = format!("/api/v1/swarm/hosts/{}/revoke", host.uuid);
+    let host: HostView = client.call(Method::POST, &path, None).await?;
+    if console.json {
+        return console.document(&host);
+    }
+    console.say(&format!(
+        "{} is revoked. Its deckies run on until somebody stops them there",
+        host.name
+    ))
 }
 
 /// The driver and its mode.

@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use decnet_pki::peer::PeerIdentity;
@@ -107,6 +108,7 @@ impl AgentApi {
         let Remote::Tls {
             address,
             certificate: Some(leaf),
+            connection,
         } = remote
         else {
             return Err(ControlError::Forbidden(
@@ -128,6 +130,9 @@ impl AgentApi {
         }
         let id = HostId::new(peer.host);
         let key = Digest::from_sha256(*peer.key.sha256().as_bytes());
+        if !connection.known.swap(true, Ordering::Relaxed) {
+            self.control.speaks(id, connection.cut.clone());
+        }
         let control = Arc::clone(&self.control);
         let host = blocking(move || control.authorize(id, &key)).await?;
         self.control.saw(host.id, address.ip());

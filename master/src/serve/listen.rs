@@ -3,10 +3,12 @@
 //! Bounds: connections per listener, time for the handshake, time for a request's head, time to finish when the
 //! master ends. What is over the bound waits in the kernel's queue.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -36,7 +38,7 @@ pub const OPERATORS: usize = 1024;
 pub const STRANGERS: usize = 256;
 
 /// Who is at the other end of a connection.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Remote {
     /// A process on this machine, by its user id.
     Unix { uid: u32 },
@@ -44,7 +46,33 @@ pub enum Remote {
     Tls {
         address: SocketAddr,
         certificate: Option<Arc<[u8]>>,
+        connection: Arc<Connection>,
     },
+}
+
+impl fmt::Debug for Remote {
+    /// In one short line: a whole certificate would fill the log of a master that somebody knocks at.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix { uid } => write!(f, "uid {uid}"),
+            Self::Tls { address, .. } => write!(f, "{address}"),
+        }
+    }
+}
+
+/// One TLS connection.
+#[derive(Debug, Default)]
+pub struct Connection {
+    /// Ends it, in the middle of whatever it does; cancelled once it has ended.
+    pub cut: CancellationToken,
+    /// That somebody keeps `cut`.
+    pub known: AtomicBool,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.cut.cancel();
+    }
 }
 
 /// A listener could not be opened.
@@ -171,12 +199,17 @@ pub async fn serve_tls<S, F>(
                 .peer_certificates()
                 .and_then(|chain| chain.first())
                 .map(|der| Arc::from(der.as_ref()));
-            connection(
-                TokioIo::new(stream),
-                service(Remote::Tls { address, certificate }),
-                end,
-            )
-            .await;
+            let this = Arc::new(Connection::default());
+            let cut = this.cut.clone();
+            let remote = Remote::Tls {
+                address,
+                certificate,
+                connection: this,
+            };
+            tokio::select! {
+                () = connection(TokioIo::new(stream), service(remote), end) => {}
+                () = cut.cancelled() => tracing::info!(%address, "a connection was cut"),
+            }
         });
     }
     tasks.close();

@@ -123,6 +123,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(swarm::host))
         .routes(routes!(swarm::enroll))
         .routes(routes!(swarm::set_network))
+        .routes(routes!(swarm::revoke))
         .routes(routes!(catalogue::services))
         .routes(routes!(catalogue::archetypes))
         .routes(routes!(catalogue::distros))

@@ -164,6 +164,31 @@ pub(super) async fn set_network(
     Ok(Json(view.into()))
 }
 
+/// Revoke a host, at once
+///
+/// Its key is worth nothing from now on, and its connections end. Its deckies stay where they are.
+#[utoipa::path(
+    post, path = "/swarm/hosts/{uuid}/revoke", tag = "swarm",
+    params(("uuid" = String, Path, description = "The host's id")),
+    responses(
+        (status = 200, description = "The host", body = HostView),
+        (status = 404, description = "No such host", body = ErrorView),
+        (status = 409, description = "It is the worker inside the master", body = ErrorView),
+    )
+)]
+pub(super) async fn revoke(
+    _: Admin,
+    State(app): State<App>,
+    HostPath(id): HostPath,
+) -> Result<Json<HostView>, Problem> {
+    let view = ask(&app, move |control| {
+        control.revoke(id)?;
+        control.host(id)
+    })
+    .await?;
+    Ok(Json(view.into()))
+}
+
 /// Takes the fields that say how deckies are attached.
 fn networking(fields: &mut Fields) -> Result<HostNetworking, Problem> {
     let ipvlan = fields.switch("ipvlan");

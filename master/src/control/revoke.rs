@@ -1,0 +1,112 @@
+//! Revocation: a host that is not believed any more, from this moment on.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use decnet_wire::ids::HostId;
+use tokio_util::sync::CancellationToken;
+
+use super::{Control, ControlError};
+use crate::records::{EnrolTokenRecord, Host};
+
+/// The connections on which hosts speak, so that those of one host can be cut.
+#[derive(Debug, Default)]
+pub(super) struct Connections(Mutex<HashMap<HostId, Vec<CancellationToken>>>);
+
+impl Connections {
+    fn open(&self) -> MutexGuard<'_, HashMap<HostId, Vec<CancellationToken>>> {
+        // The map is whole after every statement that changes it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, host: HostId, cut: CancellationToken) {
+        let mut open = self.open();
+        let connections = open.entry(host).or_default();
+        // Those that have ended are cancelled as well.
+        connections.retain(|connection| !connection.is_cancelled());
+        connections.push(cut);
+    }
+
+    fn cut(&self, host: HostId) -> usize {
+        let connections = self.open().remove(&host).unwrap_or_default();
+        let live = connections.iter().filter(|cut| !cut.is_cancelled()).count();
+        connections.iter().for_each(CancellationToken::cancel);
+        live
+    }
+}
+
+impl Control {
+    /// Notes that this host speaks on a connection, which ends when `cut` is cancelled. To be called before the host is
+    /// looked up, so that none slips through between the two.
+    pub fn speaks(&self, host: HostId, cut: CancellationToken) {
+        self.connections.add(host, cut);
+    }
+
+    /// Believes a host no more: its key and its token are worth nothing, its connections end now. Its deckies stay where
+    /// they are until somebody removes them there.
+    ///
+    /// # Errors
+    /// No such host (404); it is the worker inside this master (409).
+    pub fn revoke(&self, id: HostId) -> Result<(), ControlError> {
+        let name = self.db.update(|w| {
+            let host = w.get::<Host>(&id)?.ok_or_else(|| ControlError::NotFound {
+                what: "host",
+                name: id.to_string(),
+            })?;
+            if host.embedded {
+                return Err(ControlError::Conflict(
+                    "the worker inside the master cannot be revoked: run the master with --no-local-worker"
+                        .to_owned(),
+                ));
+            }
+            w.remove::<EnrolTokenRecord>(&id)?;
+            let name = host.name.clone();
+            w.put(
+                &id,
+                &Host {
+                    revoked: true,
+                    ..host
+                },
+            )?;
+            Ok(name)
+        })?;
+        let connections = self.connections.cut(id);
+        tracing::warn!(host = %name, %id, connections, "a host was revoked");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_connections_of_that_host_are_cut() {
+        let (east, west) = (
+            HostId::new(uuid::Uuid::from_u128(1)),
+            HostId::new(uuid::Uuid::from_u128(2)),
+        );
+        let connections = Connections::default();
+        let tokens: Vec<CancellationToken> = (0..4).map(|_| CancellationToken::new()).collect();
+        for (host, token) in [east, east, west, east].into_iter().zip(&tokens) {
+            connections.add(host, token.clone());
+        }
+        tokens[0].cancel();
+        assert_eq!(connections.cut(east), 2);
+        assert!(tokens[1].is_cancelled() && tokens[3].is_cancelled());
+        assert!(!tokens[2].is_cancelled());
+        assert_eq!(connections.cut(east), 0);
+    }
+
+    #[test]
+    fn a_host_that_connects_again_and_again_leaves_nothing() {
+        let host = HostId::new(uuid::Uuid::from_u128(1));
+        let connections = Connections::default();
+        for _ in 0..100 {
+            let token = CancellationToken::new();
+            connections.add(host, token.clone());
+            token.cancel();
+        }
+        assert_eq!(connections.open()[&host].len(), 1);
+    }
+}
