@@ -69,12 +69,6 @@ pub struct Connection {
     pub known: AtomicBool,
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.cut.cancel();
-    }
-}
-
 /// A listener could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -201,6 +195,7 @@ pub async fn serve_tls<S, F>(
                 .map(|der| Arc::from(der.as_ref()));
             let this = Arc::new(Connection::default());
             let cut = this.cut.clone();
+            let _ended = cut.clone().drop_guard();
             let remote = Remote::Tls {
                 address,
                 certificate,
