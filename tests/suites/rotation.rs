@@ -214,5 +214,39 @@ fn the_operators_key_is_moved_away_and_signs_where_it_is() -> Result<()> {
     let again = operator.command(&["key", "import", &draft])?;
     ensure!(again.status.code() == Some(4), "{}", again.said());
     ensure!(again.said().contains("version"), "{}", again.said());
+
+    // Nor does the next operator's key come back to the master by itself.
+    let rotate = |more: &[&str]| {
+        let mut all = vec![
+            "key",
+            "rotate",
+            "operator",
+            "--key",
+            &key,
+            "--state-dir",
+            &state_dir,
+        ];
+        all.extend(more);
+        operator.command(&all)
+    };
+    let said = rotate(&[])?;
+    ensure!(said.status.code() == Some(2), "{}", said.said());
+    ensure!(said.said().contains("--new FILE"), "{}", said.said());
+    let next = path("operator-2.pem")?;
+    rotate(&["--new", &next])?.ok()?;
+    ensure!(!fleet.operator_key().exists(), "the new key is on the master");
+    fleet.believes(&fleet.there, 3)?;
+    operator
+        .command(&[
+            "key",
+            "rotate",
+            "online",
+            "--key",
+            &next,
+            "--state-dir",
+            &state_dir,
+        ])?
+        .ok()?;
+    fleet.believes(&fleet.there, 4)?;
     fleet.end()
 }

@@ -43,6 +43,7 @@ Examples:
   decnet key rotate online
   decnet key rotate online --key /media/usb/operator.pem
   decnet key rotate operator
+  decnet key rotate operator --key /media/usb/operator.pem --new /media/usb/operator-2.pem
   decnet key rotate operator --operator KEY1 --operator KEY2 --operator KEY3 --threshold 2 --out root.json
   decnet key rotate epoch --out root.json
 
@@ -86,6 +87,10 @@ pub struct RotateArgs {
     /// Of `operator`: the public key of an operator from now on, in hex; again for each. Without it: one new key, made here
     #[arg(long, value_name = "KEY")]
     pub operator: Vec<PublicKey>,
+    /// Of `operator`: where the new private key goes, a file that is not there yet. Without it: the state folder, if the
+    /// present one is there
+    #[arg(long, value_name = "FILE", conflicts_with = "operator")]
+    pub new: Option<PathBuf>,
     /// Of `operator`: how many of them must sign
     #[arg(long, value_name = "N", requires = "operator")]
     pub threshold: Option<u32>,
@@ -134,9 +139,9 @@ pub(super) async fn run(args: &KeyArgs, client: &Client, console: &mut Console<'
 }
 
 async fn rotate(args: &RotateArgs, client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
-    if args.what != Rotated::Operator && !args.operator.is_empty() {
+    if args.what != Rotated::Operator && (!args.operator.is_empty() || args.new.is_some()) {
         return Err(Failure::Usage(
-            "--operator is for `decnet key rotate operator`".to_owned(),
+            "--operator and --new are for `decnet key rotate operator`".to_owned(),
         ));
     }
     let folder = keys_path(&args.state.state_dir);
@@ -144,7 +149,22 @@ async fn rotate(args: &RotateArgs, client: &Client, console: &mut Console<'_>) -
     finish_operator(&folder, &current)?;
     let mut keys = operator_keys(args, &folder)?;
     let made = match args.what {
-        Rotated::Operator if args.operator.is_empty() => Some(next_operator(&folder)?),
+        Rotated::Operator if args.operator.is_empty() => Some(match &args.new {
+            Some(file) => {
+                let key = new_key()?;
+                write_new(file, key.to_pkcs8_pem().as_bytes())?;
+                key
+            }
+            // Who has moved the key away does not want the next one back here.
+            None if !folder.join(OPERATOR).exists() => {
+                return Err(Failure::Usage(
+                    "the operator's key is not on this master: say with --new FILE where the new one goes, or name public \
+                     keys with --operator"
+                        .to_owned(),
+                ));
+            }
+            None => next_operator(&folder)?,
+        }),
         _ => None,
     };
     let body = match args.what {
@@ -220,10 +240,14 @@ fn next_operator(folder: &Path) -> Result<SigningKey, Failure> {
     if path.exists() {
         return private_key(&path);
     }
-    let key = SigningKey::generate().map_err(|error| Failure::Failed(chain(&error)))?;
+    let key = new_key()?;
     files::write_private(&path, key.to_pkcs8_pem().as_bytes())
         .map_err(|error| Failure::Failed(chain(&error)))?;
     Ok(key)
+}
+
+fn new_key() -> Result<SigningKey, Failure> {
+    SigningKey::generate().map_err(|error| Failure::Failed(chain(&error)))
 }
 
 /// Once a root names the coming key, it is the operator's.
