@@ -80,6 +80,12 @@ impl Control {
         Ok(keys)
     }
 
+    /// How long the online key may still sign.
+    #[must_use]
+    pub fn online_key_left(&self) -> time::Duration {
+        self.keys().root.online_key_expires_at().get() - self.now().get()
+    }
+
     /// The signed trust root of a version, as agents get it; none when there is none.
     ///
     /// # Errors

@@ -15,6 +15,9 @@ use super::views::{ComponentView, ConfigView, ErrorView, HealthView, LimitBody, 
 use crate::control::Control;
 use crate::control::hosts::{HostState, HostView};
 
+/// From when on the end of the online key is told.
+const ONLINE_KEY_WARNING: time::Duration = time::Duration::days(30);
+
 /// Show where deckies run
 #[utoipa::path(
     get, path = "/system/deployment-mode", tag = "system",
@@ -102,6 +105,7 @@ pub(super) async fn health(State(app): State<App>) -> Result<Response, Problem> 
             );
         }
     }
+    components.insert("online-key", online_key(app.control.online_key_left()));
     let image = app.control.image().is_some();
     components.insert(
         "image",
@@ -157,6 +161,25 @@ fn publisher(behind: &[String]) -> ComponentView {
     }
 }
 
+/// Hosts refuse every bundle of a key that has expired, so there is time to replace it.
+fn online_key(left: time::Duration) -> ComponentView {
+    let cure = "replace it: decnet key rotate online";
+    if left <= time::Duration::ZERO {
+        part(
+            "failed",
+            Some(format!("the master's signing key has expired; {cure}")),
+        )
+    } else if left < ONLINE_KEY_WARNING {
+        let days = left.whole_days();
+        part(
+            "degraded",
+            Some(format!("the master's signing key expires in {days} days; {cure}")),
+        )
+    } else {
+        part("ok", None)
+    }
+}
+
 fn hosts_part(hosts: &[HostView]) -> ComponentView {
     let away: Vec<&str> = hosts
         .iter()
@@ -170,5 +193,19 @@ fn hosts_part(hosts: &[HostView]) -> ComponentView {
             "degraded",
             Some(format!("no heartbeat from: {}", away.join(", "))),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::online_key;
+
+    #[test]
+    fn the_end_of_the_online_key_is_told_a_month_before() {
+        for (days, status) in [(31, "ok"), (29, "degraded"), (0, "failed"), (-1, "failed")] {
+            let part = online_key(time::Duration::days(days));
+            assert_eq!(part.status, status, "{days}");
+            assert_eq!(part.detail.is_some(), status != "ok");
+        }
     }
 }
