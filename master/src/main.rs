@@ -75,7 +75,7 @@ fn initialise(args: &InitArgs) -> anyhow::Result<()> {
     writeln!(out, "\nThe token has the role admin and is shown this once.")?;
     writeln!(
         out,
-        "{0}/operator.pem signs the trust root: move it offline. Next: decnet serve",
+        "{0}/operator.pem signs the trust root: `decnet key offline FILE` moves it away. Next: decnet serve",
         made.keys.display()
     )?;
     Ok(())
