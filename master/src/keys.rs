@@ -12,7 +12,6 @@
 //! A change of keys is decided by the one rename that replaces `trust-root.json`: before it the old keys count, after
 //! it the new ones, which lie there already.
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use decnet_pki::ca::{CaError, CertificateAuthority};
@@ -224,12 +223,6 @@ impl MasterKeys {
     #[must_use]
     pub fn has_operator_key(&self) -> bool {
         self.folder.join(OPERATOR).exists()
-    }
-
-    /// How many operators must sign.
-    #[must_use]
-    pub fn threshold(&self) -> NonZeroUsize {
-        self.root.operators().threshold()
     }
 }
 

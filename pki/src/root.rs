@@ -5,7 +5,7 @@
 //! | rule | source | the threat it answers |
 //! | --- | --- | --- |
 //! | the first root is pinned by its digest, out of band | §5.1, §5.2 | a root from nowhere |
-//! | version N+1 is signed by a threshold of N's keys and by one of its own | §5.3.4 | key loss, arbitrary software |
+//! | version N+1 is signed by the thresholds of N's keys and of its own | §5.3.4 | key loss, arbitrary software |
 //! | versions follow each other without a gap | §5.3.3, §5.3.5 | rollback, fast-forward |
 //! | a key counts once however often it is listed, and by its bytes | §4.3 (`keyid` is computed), §5.3.4 | one key listed twice |
 //! | a threshold of zero, or of more keys than there are, makes no root | §4.3 | threshold |
@@ -22,7 +22,7 @@ use decnet_wire::trust::{PAYLOAD_TYPE, SCHEMA, TrustRoot};
 
 use crate::certificate::{CaCertificate, CertificateError};
 use crate::digest::Sha256Digest;
-use crate::envelope::{Envelope, MAX_SIGNATURES, VerifyError};
+use crate::envelope::{Envelope, MAX_SIGNATURES, VerifiedPayload, VerifyError};
 use crate::key::{KeyError, PublicKey};
 
 /// Most CA certificates in one root: a fleet has one, and two while it changes from one to the other.
@@ -51,20 +51,13 @@ impl Operators {
         self.keys.iter()
     }
 
-    /// How many of them must sign.
-    #[must_use]
-    pub fn threshold(&self) -> NonZeroUsize {
-        self.threshold
-    }
-
-    /// Checks that enough of them signed a document of this type; gives its bytes.
+    /// Checks that enough of them signed a document of this type.
     ///
     /// # Errors
     /// [`VerifyError`].
-    pub fn verify(&self, envelope: &Envelope, payload_type: &str) -> Result<Vec<u8>, VerifyError> {
+    pub fn verify(&self, envelope: &Envelope, payload_type: &str) -> Result<VerifiedPayload, VerifyError> {
         let keys: Vec<PublicKey> = self.keys.iter().copied().collect();
-        let verified = envelope.verify(payload_type, &keys, self.threshold)?;
-        Ok(verified.bytes().to_vec())
+        envelope.verify(payload_type, &keys, self.threshold)
     }
 
     fn of(document: &TrustRoot) -> Result<Self, RootError> {

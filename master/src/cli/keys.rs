@@ -194,7 +194,8 @@ async fn rotate(args: &RotateArgs, client: &Client, console: &mut Console<'_>) -
         ));
         return Ok(());
     }
-    match current.next(envelope.clone()) {
+    let next = match current.next(envelope.clone()) {
+        Ok(next) => next,
         Err(
             RootError::Signatures(VerifyError::NotEnoughSignatures { valid, threshold })
             | RootError::OwnSignatures(VerifyError::NotEnoughSignatures { valid, threshold }),
@@ -210,10 +211,9 @@ async fn rotate(args: &RotateArgs, client: &Client, console: &mut Console<'_>) -
                 chain(&error)
             )));
         }
-        Ok(_) => {}
-    }
+    };
     let after = hand_in(&envelope, client).await?;
-    finish_operator(&folder, &root(client).await?)?;
+    finish_operator(&folder, &next)?;
     show(&after, console)
 }
 

@@ -116,3 +116,13 @@ impl Fields {
         }
     }
 }
+
+/// How long a token is to live, out of `ttl_seconds`.
+pub(super) fn lifetime(seconds: u64, most: time::Duration) -> Result<time::Duration, Problem> {
+    let most = most.whole_seconds();
+    i64::try_from(seconds)
+        .ok()
+        .filter(|seconds| (1..=most).contains(seconds))
+        .map(time::Duration::seconds)
+        .ok_or_else(|| Problem::invalid(format!("ttl_seconds is not within 1 to {most}")))
+}

@@ -12,7 +12,7 @@ use ipnet::Ipv4Net;
 use super::App;
 use super::access::Admin;
 use super::answer::{Problem, ask};
-use super::body::Fields;
+use super::body::{Fields, lifetime};
 use super::parameters::{HostPath, Pairs};
 use super::views::{EnrollBody, EnrollView, ErrorView, HostView, NetworkBody};
 use crate::control::Control;
@@ -107,14 +107,9 @@ pub(super) async fn enroll(
             "notes is not one line of at most {NOTES} characters"
         )));
     }
-    let most = TOKEN_LIFETIME_MAX.whole_seconds();
     let lifetime = match seconds {
         None => TOKEN_LIFETIME,
-        Some(seconds) => i64::try_from(seconds)
-            .ok()
-            .filter(|seconds| (1..=most).contains(seconds))
-            .map(time::Duration::seconds)
-            .ok_or_else(|| Problem::invalid(format!("ttl_seconds is not within 1 to {most}")))?,
+        Some(seconds) => lifetime(seconds, TOKEN_LIFETIME_MAX)?,
     };
     let invitation = Invitation {
         name: parsed("name", &name)?,

@@ -8,7 +8,7 @@ use hyper::StatusCode;
 use super::App;
 use super::access::Admin;
 use super::answer::{Problem, ask};
-use super::body::Fields;
+use super::body::{Fields, lifetime};
 use super::views::{ErrorView, MessageView, NameBody, TokenBody, TokenInfo, TokenView, TokensView};
 use crate::control::Control;
 use crate::control::tokens::LIFETIME_MAX;
@@ -46,15 +46,8 @@ pub(super) async fn create(
         "admin" => Role::Admin,
         _ => return Err(Problem::invalid("role is not viewer or admin")),
     };
-    let most = LIFETIME_MAX.whole_seconds();
     let lifetime = seconds
-        .map(|seconds| {
-            i64::try_from(seconds)
-                .ok()
-                .filter(|seconds| (1..=most).contains(seconds))
-                .map(time::Duration::seconds)
-                .ok_or_else(|| Problem::invalid(format!("ttl_seconds is not within 1 to {most}")))
-        })
+        .map(|seconds| lifetime(seconds, LIFETIME_MAX))
         .transpose()?;
     let owned = name.clone();
     let token = ask(&app, move |control| control.create_token(&owned, role, lifetime)).await?;
