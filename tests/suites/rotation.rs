@@ -250,3 +250,93 @@ fn the_operators_key_is_moved_away_and_signs_where_it_is() -> Result<()> {
     fleet.believes(&fleet.there, 4)?;
     fleet.end()
 }
+
+impl Fleet {
+    fn status(&self, agent: &Agent) -> Result<Value> {
+        Ok(serde_json::from_str(&agent.command(&["status", "--json"])?.ok()?)?)
+    }
+
+    /// Waits until the newest certificates of so many hosts are of each CA, the newest CA first.
+    fn certified(&self, expected: &[u64]) -> Result<()> {
+        until("the hosts have their certificates", SOON, || {
+            let trust = self.key(&["ls"])?;
+            let authorities = trust["authorities"].as_array().context("no CAs")?;
+            let hosts: Vec<_> = authorities.iter().filter_map(|ca| ca["hosts"].as_u64()).collect();
+            Ok(if hosts == expected {
+                Seen::Done(())
+            } else {
+                Seen::not_yet(format!("{hosts:?}, not {expected:?}"))
+            })
+        })
+    }
+}
+
+#[test]
+fn the_ca_is_changed_and_no_host_is_lost_not_even_one_that_was_off_all_the_time() -> Result<()> {
+    let mut fleet = Fleet::new("rotation, CA")?;
+    fleet.deploys("a")?;
+    let keys = |fleet: &Fleet| -> Result<[Value; 2]> {
+        Ok([
+            fleet.status(&fleet.there)?["host_key"].clone(),
+            fleet.status(&fleet.away)?["host_key"].clone(),
+        ])
+    };
+    let before = keys(&fleet)?;
+
+    // Both are there: each fetches a certificate of the new CA, for a new key, by itself.
+    fleet.key(&["rotate", "ca"])?;
+    fleet.certified(&[2, 0])?;
+    fleet.deploys("b")?;
+    let after = keys(&fleet)?;
+    for (before, after) in before.iter().zip(&after) {
+        ensure!(before != after, "a host has the key of before: {after}");
+    }
+    fleet.key(&["rotate", "ca", "--retire"])?;
+    fleet.certified(&[2])?;
+    fleet.deploys("c")?;
+
+    // One is off while the next CA comes and the one that it knows goes: it knows nobody, and nobody knows it.
+    fleet.away.stop()?;
+    fleet.key(&["rotate", "ca"])?;
+    fleet.certified(&[1, 1])?;
+    fleet.key(&["rotate", "ca", "--retire"])?;
+    fleet.key(&["rotate", "online"])?;
+    fleet.scene.master.stop()?;
+    fleet.scene.master.start()?;
+    fleet.away.start()?;
+    fleet.believes(&fleet.away, 6)?;
+    fleet.certified(&[2])?;
+    fleet.deploys("d")?;
+    fleet.end()
+}
+
+#[test]
+fn a_host_has_a_new_key_whenever_it_is_asked_for_and_loses_nothing_by_a_kill() -> Result<()> {
+    let mut fleet = Fleet::new("rotation, host key")?;
+    fleet.deploys("a")?;
+    let first = fleet.status(&fleet.there)?["host_key"].clone();
+    let mut before = first.clone();
+    for round in 0..6 {
+        fleet.there.command(&["renew"])?.ok()?;
+        if round > 0 {
+            // Somewhere between the request and the first use of the new key.
+            std::thread::sleep(Duration::from_millis(20 * (round - 1)));
+            fleet.there.kill()?;
+            fleet.there.start()?;
+            fleet.there.command(&["renew"])?.ok()?;
+        }
+        before = until("another key", SOON, || {
+            let now = fleet.status(&fleet.there)?["host_key"].clone();
+            Ok(if now == before {
+                Seen::not_yet("it is the one of before")
+            } else {
+                Seen::Done(now)
+            })
+        })?;
+        fleet.deploys(&format!("r{round}"))?;
+    }
+    // What the first key was certified for is worth nothing.
+    let crl = fleet.scene.operator.command(&["key", "crl"])?.ok()?;
+    ensure!(crl.contains("BEGIN X509 CRL"), "{crl}");
+    fleet.end()
+}
