@@ -253,7 +253,9 @@ fn the_operators_key_is_moved_away_and_signs_where_it_is() -> Result<()> {
 
 impl Fleet {
     fn status(&self, agent: &Agent) -> Result<Value> {
-        Ok(serde_json::from_str(&agent.command(&["status", "--json"])?.ok()?)?)
+        Ok(serde_json::from_str(
+            &agent.command(&["status", "--json"])?.ok()?,
+        )?)
     }
 
     /// Waits until the newest certificates of so many hosts are of each CA, the newest CA first.
@@ -338,5 +340,82 @@ fn a_host_has_a_new_key_whenever_it_is_asked_for_and_loses_nothing_by_a_kill() -
     // What the first key was certified for is worth nothing.
     let crl = fleet.scene.operator.command(&["key", "crl"])?.ok()?;
     ensure!(crl.contains("BEGIN X509 CRL"), "{crl}");
+    fleet.end()
+}
+
+impl Fleet {
+    /// Goes to another day: everybody ends and is there again then, the master first.
+    fn go_to(&mut self, day: u32) -> Result<()> {
+        self.there.stop()?;
+        self.away.stop()?;
+        self.scene.master.stop()?;
+        self.scene.master.days_ahead = day;
+        self.there.days_ahead = day;
+        self.away.days_ahead = day;
+        self.scene.master.start()?;
+        self.there.start()?;
+        self.away.start()
+    }
+
+    fn ends_at(&self, agent: &Agent) -> Result<String> {
+        let status = self.status(agent)?;
+        Ok(status["certificate_ends_at"]
+            .as_str()
+            .context("no end")?
+            .to_owned())
+    }
+}
+
+#[test]
+fn certificates_are_renewed_at_half_their_time_and_after_their_end() -> Result<()> {
+    let mut fleet = Fleet::new("rotation, time")?;
+    fleet.deploys("a")?;
+    let key = |fleet: &Fleet| -> Result<Value> { Ok(fleet.status(&fleet.there)?["host_key"].clone()) };
+    let (first, until_first) = (key(&fleet)?, fleet.ends_at(&fleet.there)?);
+
+    // Half of thirty days, and a tenth: both hosts have another key, which nobody asked them for.
+    fleet.go_to(19)?;
+    until("another key and certificate", SOON, || {
+        Ok(if key(&fleet)? == first {
+            Seen::not_yet("the key is the one of before")
+        } else {
+            Seen::Done(())
+        })
+    })?;
+    let (second, until_second) = (key(&fleet)?, fleet.ends_at(&fleet.there)?);
+    ensure!(until_second > until_first, "{until_first} {until_second}");
+    fleet.deploys("b")?;
+
+    // Off until long after the end: the known key is enough to be let in again.
+    fleet.go_to(100)?;
+    until("another certificate", SOON, || {
+        let now = fleet.ends_at(&fleet.there)?;
+        Ok(if now > until_second {
+            Seen::Done(())
+        } else {
+            Seen::not_yet(now)
+        })
+    })?;
+    ensure!(key(&fleet)? == second, "a new key, with nobody to ask for it");
+    fleet.deploys("c")?;
+
+    // A host that was revoked is not let in by that way either.
+    let names = fleet.scene.operator.deckies()?;
+    let names: Vec<&str> = names.keys().map(String::as_str).collect();
+    fleet.scene.operator.remove(&names)?;
+    fleet.scene.operator.command(&["host", "revoke", "away"])?.ok()?;
+    let before = fleet.ends_at(&fleet.away)?;
+    fleet.go_to(200)?;
+    until("the revoked host is refused", SOON, || {
+        let log = std::fs::read_to_string(&fleet.away.log)?;
+        Ok(Seen::when(
+            log.contains("no way back to the master yet") && log.contains("is not enrolled with this key"),
+            "nothing about it in its log",
+        ))
+    })?;
+    ensure!(
+        fleet.ends_at(&fleet.away)? == before,
+        "a revoked host has a new certificate"
+    );
     fleet.end()
 }
