@@ -6,25 +6,22 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use decnet_pki::csr::VerifiedCsr;
 use decnet_pki::secret::{Secret, SecretHash};
 use decnet_wire::bundle::{NetworkDriver, NetworkMode};
 use decnet_wire::enrol::{self, EnrolRequest, EnrolResponse, HostNetwork, Token};
 use decnet_wire::ids::{Digest, HostId, HostName, InterfaceName, Timestamp};
 use uuid::Uuid;
 
-use super::certificates::supersede;
+use super::certificates::{read_csr, supersede};
 use super::{Control, ControlError, settings, touch};
 use crate::fleet::model::Lan;
-use crate::records::{DeckyRecord, EnrolTokenRecord, Host};
+use crate::records::{Approval, DeckyRecord, EnrolTokenRecord, Host};
 use crate::store::Reader;
 
 /// How long a token lives when nobody says otherwise.
 pub const TOKEN_LIFETIME: time::Duration = time::Duration::minutes(5);
 /// The longest a token may live.
 pub const TOKEN_LIFETIME_MAX: time::Duration = time::Duration::hours(1);
-/// The most that a certificate request may hold, in bytes.
-pub(super) const CSR_CAP: usize = 16 * 1024;
 /// How the text of a token begins.
 const TOKEN_PREFIX: &str = "decnet1.";
 
@@ -35,6 +32,8 @@ pub struct Invitation {
     pub network: HostNetworking,
     pub lan: Option<Lan>,
     pub lifetime: time::Duration,
+    /// Whether an operator compares the host's fingerprint before it gets its certificate.
+    pub approve: bool,
     pub notes: Option<String>,
 }
 
@@ -147,6 +146,8 @@ impl Control {
                 // one counts as gone, and the next deploy would move its deckies elsewhere.
                 key: same.as_ref().and_then(|host| host.key.clone()),
                 certificate: same.as_ref().and_then(|host| host.certificate.clone()),
+                certificate_ends_at: same.as_ref().and_then(|host| host.certificate_ends_at),
+                awaiting: None,
                 next_key: None,
                 created_at: same.as_ref().map_or(now, |host| host.created_at),
                 enrolled_at: same.as_ref().and_then(|host| host.enrolled_at),
@@ -164,6 +165,11 @@ impl Control {
                 secret_hash: secret.hash().to_string(),
                 expires_at,
                 root_version: keys.root.version(),
+                approval: if invitation.approve {
+                    Approval::Needed
+                } else {
+                    Approval::NotNeeded
+                },
                 used_by: None,
                 certificate: None,
             };
@@ -192,12 +198,47 @@ impl Control {
         })
     }
 
-    /// Grants an enrolment request, once.
+    /// Lets the host that waits have its certificate.
+    ///
+    /// # Errors
+    /// No such host (404); none waits, or one with another key (409).
+    pub fn approve(&self, id: HostId, key: &Digest) -> Result<(), ControlError> {
+        let name = self.db.update(|w| {
+            let host = w.get::<Host>(&id)?.ok_or_else(|| ControlError::NotFound {
+                what: "host",
+                name: id.to_string(),
+            })?;
+            let token = w.get::<EnrolTokenRecord>(&id)?.filter(|token| self.now() <= token.expires_at);
+            let (Some(awaiting), Some(token)) = (host.awaiting.clone(), token) else {
+                return Err(ControlError::Conflict(format!(
+                    "nobody waits to become the host {}: its token was not used, or has ended",
+                    host.name
+                )));
+            };
+            if awaiting != *key {
+                return Err(ControlError::Conflict(format!(
+                    "whoever waits to become the host {} has the key {awaiting}, not {key}: if that is not what the host \
+                     itself says, somebody else has the token; invite the host anew",
+                    host.name
+                )));
+            }
+            let token = EnrolTokenRecord {
+                approval: Approval::Given(awaiting),
+                ..token
+            };
+            w.put(&id, &token)?;
+            Ok(host.name)
+        })?;
+        tracing::info!(host = %name, %id, %key, "an enrolment was approved");
+        Ok(())
+    }
+
+    /// Grants an enrolment request, once. None while it waits for an operator's approval.
     ///
     /// # Errors
     /// Always the same refusal (403) for an unknown host, a wrong, expired or used-up token; a request that is
     /// not a P-256 certificate request (422).
-    pub fn enrol(&self, request: &EnrolRequest) -> Result<EnrolResponse, ControlError> {
+    pub fn enrol(&self, request: &EnrolRequest) -> Result<Option<EnrolResponse>, ControlError> {
         let refuse = || ControlError::Forbidden("the token is not valid: ask for a new one".to_owned());
         let secret: Secret = request.secret.parse().map_err(|_| refuse())?;
         let now = self.now();
@@ -205,25 +246,40 @@ impl Control {
         self.db
             .read(|r| valid_token(r, request.host, &secret, now))?
             .ok_or_else(refuse)?;
-        let csr = VerifiedCsr::parse(&request.csr, CSR_CAP)
-            .map_err(|error| ControlError::Invalid(format!("the certificate request is refused: {error}")))?;
-        let key = digest(csr.key_digest().sha256().as_bytes());
+        let (csr, key) = read_csr(&request.csr)?;
         let keys = self.keys();
-        let (host, certificate, root_version) = self.db.update(|w| {
+        let granted = self.db.update(|w| {
             let (mut host, mut token) =
                 valid_token(&w.reader(), request.host, &secret, now)?.ok_or_else(refuse)?;
             if let (Some(used_by), Some(certificate)) = (&token.used_by, &token.certificate) {
                 return if *used_by == key {
-                    Ok((host, certificate.clone(), token.root_version))
+                    Ok(Some((host, certificate.clone(), token.root_version)))
                 } else {
                     Err(refuse())
                 };
+            }
+            match &token.approval {
+                Approval::NotNeeded => {}
+                Approval::Given(approved) if *approved == key => {}
+                Approval::Given(_) => return Err(refuse()),
+                // The first who shows the token binds it to his key.
+                Approval::Needed => match &host.awaiting {
+                    Some(awaiting) if *awaiting == key => return Ok(None),
+                    Some(_) => return Err(refuse()),
+                    None => {
+                        tracing::info!(host = %host.name, id = %host.id, %key, "an enrolment waits for approval");
+                        host.awaiting = Some(key.clone());
+                        w.put(&host.id, &host)?;
+                        return Ok(None);
+                    }
+                },
             }
             // What the host had before is worth nothing with another key.
             supersede(w, host.id, now)?;
             let certificate = self.issue(w, &mut host, &csr)?;
             host.key = Some(key.clone());
             host.next_key = None;
+            host.awaiting = None;
             host.enrolled_at = Some(now);
             token.used_by = Some(key.clone());
             token.certificate = Some(certificate.clone());
@@ -239,8 +295,11 @@ impl Control {
                 settings.embedded = Some(host.id);
                 w.put(&(), &settings)?;
             }
-            Ok((host, certificate, token.root_version))
+            Ok(Some((host, certificate, token.root_version)))
         })?;
+        let Some((host, certificate, root_version)) = granted else {
+            return Ok(None);
+        };
         self.forget_lists();
         self.publish.notify_one();
         tracing::info!(host = %host.name, id = %host.id, "enrolled a host");
@@ -252,7 +311,7 @@ impl Control {
             what: "the trust root",
             source: error.into(),
         })?;
-        Ok(EnrolResponse {
+        Ok(Some(EnrolResponse {
             schema: enrol::SCHEMA,
             fleet: self.fleet,
             host: host.id,
@@ -264,7 +323,7 @@ impl Control {
                 ipvlan: host.ipvlan,
                 interface: host.interface,
             },
-        })
+        }))
     }
 
     /// A token for the worker inside this process, which finds the enrolment listener at `enrol_at`
@@ -278,6 +337,7 @@ impl Control {
             network: HostNetworking::default(),
             lan: None,
             lifetime: TOKEN_LIFETIME,
+            approve: false,
             notes: Some("the worker inside the master".to_owned()),
         };
         self.invite_as(&invitation, true, enrol_at)

@@ -19,7 +19,7 @@ fn digest(key: &HostKey) -> Digest {
 
 fn enrolled(master: &Master, name: &str, key: &HostKey) -> EnrolResponse {
     let token = master.control.invite(&invitation(name)).unwrap().token;
-    let response = master.control.enrol(&request(&token, key)).unwrap();
+    let response = master.control.enrol(&request(&token, key)).unwrap().unwrap();
     master.control.publish_due().unwrap();
     response
 }

@@ -25,6 +25,7 @@ fn the_embedded_worker_enrols_again_under_its_old_identity() {
     let first = master
         .control
         .enrol(&request(&embedded(&master), &HostKey::generate().unwrap()))
+        .unwrap()
         .unwrap();
     let mut host = Host {
         id: first.host,
@@ -42,6 +43,7 @@ fn the_embedded_worker_enrols_again_under_its_old_identity() {
     let again = master
         .control
         .enrol(&request(&token, &HostKey::generate().unwrap()))
+        .unwrap()
         .unwrap();
     assert_eq!(again.host, first.host);
     assert!(
@@ -133,12 +135,14 @@ fn what_was_set_for_the_embedded_worker_outlives_its_enrolment() {
     let first = master
         .control
         .enrol(&request(&embedded(&master), &HostKey::generate().unwrap()))
+        .unwrap()
         .unwrap();
     let network = HostNetworking::new(true, Some(NetworkMode::L3s), Some("eth7".parse().unwrap())).unwrap();
     master.control.set_networking(first.host, &network).unwrap();
     let second = master
         .control
         .enrol(&request(&embedded(&master), &HostKey::generate().unwrap()))
+        .unwrap()
         .unwrap();
     assert_eq!(second.host, first.host);
     let host = master.control.host(first.host).unwrap().host;

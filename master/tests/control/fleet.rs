@@ -329,8 +329,16 @@ fn a_token_buys_one_certificate_for_one_key() {
         ..request(&invited.token, &thief)
     };
     assert_eq!(master.control.enrol(&wrong).unwrap_err().status(), 403);
-    let first = master.control.enrol(&request(&invited.token, &key)).unwrap();
-    let again = master.control.enrol(&request(&invited.token, &key)).unwrap();
+    let first = master
+        .control
+        .enrol(&request(&invited.token, &key))
+        .unwrap()
+        .unwrap();
+    let again = master
+        .control
+        .enrol(&request(&invited.token, &key))
+        .unwrap()
+        .unwrap();
     assert_eq!(
         first.certificate, again.certificate,
         "a lost answer costs a retry and nothing else"

@@ -174,6 +174,7 @@ impl Host {
         master
             .control
             .enrol(&request(&invited.token, &HostKey::generate().unwrap()))
+            .unwrap()
             .unwrap();
         Self {
             id: invited.host,
@@ -312,6 +313,7 @@ pub(crate) fn invitation(name: &str) -> Invitation {
         lan: None,
         lifetime: TOKEN_LIFETIME,
         notes: None,
+        approve: false,
     }
 }
 

@@ -101,6 +101,7 @@ impl Master {
             lan: None,
             lifetime: TOKEN_LIFETIME,
             notes: None,
+            approve: false,
         };
         self.control.invite(&invitation).unwrap()
     }
@@ -116,7 +117,7 @@ impl Master {
             csr: decnet_pki::csr::create(&key).unwrap(),
             agent_version: "test".to_owned(),
         };
-        self.control.enrol(&request).unwrap()
+        self.control.enrol(&request).unwrap().unwrap()
     }
 
     /// A master with one host and the deckies of [`FLEET`].
