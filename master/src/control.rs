@@ -148,6 +148,7 @@ impl Control {
             connections: revoke::Connections::default(),
             status: Mutex::new(status),
         });
+        control.note_root()?;
         control.republish_outdated()?;
         Ok(control)
     }

@@ -13,9 +13,11 @@ use decnet_pki::secret::{Secret, SecretHash};
 use decnet_wire::bundle::{NetworkDriver, NetworkMode};
 use decnet_wire::enrol::{self, EnrolRequest, EnrolResponse, HostNetwork, Token};
 use decnet_wire::ids::{Digest, HostId, HostName, InterfaceName, Timestamp};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Control, ControlError, settings, touch};
+use crate::audit::{Action, Actor, Audited, Change};
 use crate::fleet::model::Lan;
 use crate::records::{DeckyRecord, EnrolTokenRecord, Host};
 use crate::store::Reader;
@@ -100,12 +102,13 @@ impl Control {
     ///
     /// # Errors
     /// The name is an enrolled host's (409); the lifetime is beyond [`TOKEN_LIFETIME_MAX`] (422).
-    pub fn invite(&self, invitation: &Invitation) -> Result<Invited, ControlError> {
-        self.invite_as(invitation, false, &self.addresses.enrolment)
+    pub fn invite(&self, by: &Actor, invitation: &Invitation) -> Result<Invited, ControlError> {
+        self.invite_as(by, invitation, false, &self.addresses.enrolment)
     }
 
     fn invite_as(
         &self,
+        by: &Actor,
         invitation: &Invitation,
         embedded: bool,
         enrol_at: &str,
@@ -121,7 +124,7 @@ impl Control {
             source: error.into(),
         })?;
         let expires_at = Timestamp::new(now.get() + invitation.lifetime);
-        let id = self.db.update(|w| {
+        let id = self.db.change(by, now, |w| {
             let same = w
                 .all::<Host>()?
                 .into_iter()
@@ -170,7 +173,10 @@ impl Control {
                 certificate: None,
             };
             w.put(&id, &token)?;
-            Ok(id)
+            Ok(Change::new(Action::HostInvite, named(&host))
+                .before(same.as_ref().map_or(Value::Null, shown))
+                .after(shown(&host))
+                .done(id))
         })?;
         let token = Token {
             schema: enrol::SCHEMA,
@@ -199,24 +205,31 @@ impl Control {
     /// # Errors
     /// Always the same refusal (403) for an unknown host, a wrong, expired or used-up token; a request that is
     /// not a P-256 certificate request (422).
-    pub fn enrol(&self, request: &EnrolRequest) -> Result<EnrolResponse, ControlError> {
+    pub fn enrol(&self, by: &Actor, request: &EnrolRequest) -> Result<EnrolResponse, ControlError> {
         let refuse = || ControlError::Forbidden("the token is not valid: ask for a new one".to_owned());
         let secret: Secret = request.secret.parse().map_err(|_| refuse())?;
         let now = self.now();
         // Anybody may ask: without a token it costs one read, no signature check and no turn among the writers.
-        self.db
+        let (host, _) = self
+            .db
             .read(|r| valid_token(r, request.host, &secret, now))?
             .ok_or_else(refuse)?;
+        // Who has the token's secret is the host that it was made for.
+        let by = by.proved(host.id, host.name);
         let csr = VerifiedCsr::parse(&request.csr, CSR_CAP)
             .map_err(|error| ControlError::Invalid(format!("the certificate request is refused: {error}")))?;
         let key = digest(csr.key_digest().sha256().as_bytes());
         let keys = self.keys();
-        let (host, certificate, root_version) = self.db.update(|w| {
+        let (host, certificate, root_version) = self.db.change(&by, now, |w| {
             let (mut host, mut token) =
                 valid_token(&w.reader(), request.host, &secret, now)?.ok_or_else(refuse)?;
             if let (Some(used_by), Some(certificate)) = (&token.used_by, &token.certificate) {
                 return if *used_by == key {
-                    Ok((host, certificate.clone(), token.root_version))
+                    Ok(Audited::Unchanged((
+                        host,
+                        certificate.clone(),
+                        token.root_version,
+                    )))
                 } else {
                     Err(refuse())
                 };
@@ -232,6 +245,7 @@ impl Control {
                     what: "a host certificate",
                     source: error.into(),
                 })?;
+            let before = json!({ "key": host.key, "certificate": host.certificate });
             let certificate = leaf.chain_pem();
             host.key = Some(key.clone());
             host.certificate = leaf
@@ -253,7 +267,10 @@ impl Control {
                 settings.embedded = Some(host.id);
                 w.put(&(), &settings)?;
             }
-            Ok((host, certificate, token.root_version))
+            let change = Change::new(Action::HostEnroll, named(&host))
+                .before(before)
+                .after(json!({ "id": host.id, "key": host.key, "certificate": host.certificate }));
+            Ok(change.done((host, certificate, token.root_version)))
         })?;
         self.publish.notify_one();
         tracing::info!(host = %host.name, id = %host.id, "enrolled a host");
@@ -293,7 +310,7 @@ impl Control {
             lifetime: TOKEN_LIFETIME,
             notes: Some("the worker inside the master".to_owned()),
         };
-        self.invite_as(&invitation, true, enrol_at)
+        self.invite_as(&Actor::master(), &invitation, true, enrol_at)
     }
 
     /// Changes how a host's deckies are attached to its LAN. Its network is made anew, and its deckies with it;
@@ -301,8 +318,13 @@ impl Control {
     ///
     /// # Errors
     /// No such host (404); it is revoked, or its deckies could not run so (409, 422).
-    pub fn set_networking(&self, id: HostId, network: &HostNetworking) -> Result<(), ControlError> {
-        let changed = self.db.update(|w| {
+    pub fn set_networking(
+        &self,
+        by: &Actor,
+        id: HostId,
+        network: &HostNetworking,
+    ) -> Result<(), ControlError> {
+        let changed = self.db.change(by, self.now(), |w| {
             let host = w.get::<Host>(&id)?.ok_or_else(|| ControlError::NotFound {
                 what: "host",
                 name: id.to_string(),
@@ -314,7 +336,7 @@ impl Control {
                 )));
             }
             if HostNetworking::of(&host) == *network {
-                return Ok(false);
+                return Ok(Audited::Unchanged(false));
             }
             let HostNetworking {
                 ipvlan,
@@ -322,6 +344,7 @@ impl Control {
                 interface,
             } = network.clone();
             let enrolled = host.key.is_some();
+            let before = shown(&host);
             let host = Host {
                 ipvlan,
                 mode,
@@ -336,7 +359,10 @@ impl Control {
             if enrolled {
                 touch(w, id)?;
             }
-            Ok(enrolled)
+            Ok(Change::new(Action::HostNetwork, named(&host))
+                .before(before)
+                .after(shown(&host))
+                .done(enrolled))
         })?;
         if changed {
             self.publish.notify_one();
@@ -354,6 +380,23 @@ impl Control {
             .filter(|found| !found.revoked && found.key.as_ref() == Some(key))
             .ok_or_else(|| ControlError::Forbidden(format!("the host {host} is not enrolled with this key")))
     }
+}
+
+fn named(host: &Host) -> String {
+    format!("host/{}", host.name)
+}
+
+/// What an operator says of a host, for the audit log.
+fn shown(host: &Host) -> Value {
+    json!({
+        "id": host.id,
+        "ipvlan": host.ipvlan,
+        "mode": host.mode,
+        "interface": host.interface,
+        "subnet": host.lan.as_ref().map(|lan| lan.subnet),
+        "gateway": host.lan.as_ref().and_then(|lan| lan.gateway),
+        "notes": host.notes,
+    })
 }
 
 /// The host and its token, when this is its secret and the time is right.

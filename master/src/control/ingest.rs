@@ -32,7 +32,7 @@ impl Control {
         let (mut status, news) = self.heartbeat(host, report, now);
         let fresh = report.events.iter().any(|event| event.seq > status.acked);
         if fresh || report.observed.is_some() || (news && self.is_left(host)?) {
-            let (changed, touched, written) = self.db.update(|w| self.apply(w, status, report, now))?;
+            let (changed, touched, written) = self.db.bookkeep(|w| self.apply(w, status, report, now))?;
             status = written;
             let mut kept = self.status();
             if let Some(kept) = kept.get_mut(&host) {

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use decnet_wire::ids::HostId;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{Control, ControlError};
+use crate::audit::{Action, Actor, Audited, Change};
 use crate::records::{EnrolTokenRecord, Host};
 
 /// The connections on which hosts speak, so that those of one host can be cut.
@@ -47,8 +49,8 @@ impl Control {
     ///
     /// # Errors
     /// No such host (404); it is the worker inside this master (409).
-    pub fn revoke(&self, id: HostId) -> Result<(), ControlError> {
-        let name = self.db.update(|w| {
+    pub fn revoke(&self, by: &Actor, id: HostId) -> Result<(), ControlError> {
+        let name = self.db.change(by, self.now(), |w| {
             let host = w.get::<Host>(&id)?.ok_or_else(|| ControlError::NotFound {
                 what: "host",
                 name: id.to_string(),
@@ -59,8 +61,14 @@ impl Control {
                         .to_owned(),
                 ));
             }
+            if host.revoked {
+                return Ok(Audited::Unchanged(host.name));
+            }
             w.remove::<EnrolTokenRecord>(&id)?;
             let name = host.name.clone();
+            let change = Change::new(Action::HostRevoke, format!("host/{name}"))
+                .before(json!({ "id": id, "revoked": false, "key": host.key }))
+                .after(json!({ "id": id, "revoked": true }));
             w.put(
                 &id,
                 &Host {
@@ -68,7 +76,7 @@ impl Control {
                     ..host
                 },
             )?;
-            Ok(name)
+            Ok(change.done(name))
         })?;
         let connections = self.connections.cut(id);
         tracing::warn!(host = %name, %id, connections, "a host was revoked");

@@ -1,8 +1,10 @@
 //! Operators' tokens. Only their hashes are stored.
 
 use decnet_pki::secret::Secret;
+use serde_json::{Value, json};
 
 use super::{Control, ControlError};
+use crate::audit::{Action, Actor, Change};
 use crate::records::{ApiTokenRecord, Role};
 use crate::store::{Db, Reader};
 use decnet_wire::ids::Timestamp;
@@ -21,6 +23,7 @@ pub const LIFETIME_MAX: time::Duration = time::Duration::days(3650);
 /// The name is another token's (409), no randomness, or the store's.
 pub fn create(
     db: &Db,
+    by: &Actor,
     name: &str,
     role: Role,
     now: Timestamp,
@@ -39,23 +42,26 @@ pub fn create(
         expires_at,
         last_used: None,
     };
-    db.update(|w| {
+    db.change(by, now, |w| {
         if find(&w.reader(), name)?.is_some() {
             return Err(ControlError::Conflict(format!(
                 "there is a token {name} already: revoke it, or take another name"
             )));
         }
-        w.put(&hash, &record).map_err(ControlError::from)
+        w.put(&hash, &record)?;
+        Ok(Change::new(Action::TokenCreate, subject(name))
+            .after(shown(&record))
+            .done(()))
     })?;
     Ok(format!("{PREFIX}{}", secret.reveal().as_str()))
 }
 
 impl Control {
-    /// The role that a token gives, if it is known and has not expired. Asked at every request.
+    /// What is known of a token, if it is known and has not expired. Asked at every request.
     ///
     /// # Errors
     /// The store's.
-    pub fn role(&self, token: &str) -> Result<Option<Role>, ControlError> {
+    pub fn operator(&self, token: &str) -> Result<Option<ApiTokenRecord>, ControlError> {
         let Some(Ok(secret)) = token.strip_prefix(PREFIX).map(str::parse::<Secret>) else {
             return Ok(None);
         };
@@ -70,7 +76,7 @@ impl Control {
         let noted = |last: Timestamp| (now.get() - last.get()).abs() < LAST_USE;
         if !record.last_used.is_some_and(noted) {
             // It may have been revoked in between.
-            let noted = self.db.update(|w| {
+            let noted = self.db.bookkeep(|w| {
                 if let Some(mut record) = w.get::<ApiTokenRecord>(&hash)? {
                     record.last_used = Some(now);
                     w.put(&hash, &record)?;
@@ -82,7 +88,7 @@ impl Control {
                 tracing::warn!(name = record.name, error = %crate::text::chain(&error), "a token's use is not noted");
             }
         }
-        Ok(Some(record.role))
+        Ok(Some(record))
     }
 
     /// Makes a token of a role.
@@ -91,6 +97,7 @@ impl Control {
     /// The name is another token's (409), the lifetime makes no sense (422), no randomness, or the store's.
     pub fn create_token(
         &self,
+        by: &Actor,
         name: &str,
         role: Role,
         lifetime: Option<time::Duration>,
@@ -102,7 +109,7 @@ impl Control {
         }
         let now = self.now();
         let expires_at = lifetime.map(|lifetime| Timestamp::new(now.get() + lifetime));
-        create(&self.db, name, role, now, expires_at)
+        create(&self.db, by, name, role, now, expires_at)
     }
 
     /// All tokens, by name; also those that have expired.
@@ -121,18 +128,26 @@ impl Control {
     ///
     /// # Errors
     /// There is none of this name (404), or the store's.
-    pub fn revoke_token(&self, name: &str) -> Result<(), ControlError> {
-        self.db.update(|w| {
+    pub fn revoke_token(&self, by: &Actor, name: &str) -> Result<(), ControlError> {
+        self.db.change(by, self.now(), |w| {
             let token = find(&w.reader(), name)?.ok_or_else(|| ControlError::NotFound {
                 what: "token",
                 name: name.to_owned(),
             })?;
-            w.remove::<ApiTokenRecord>(&token.hash)
-                .map_err(ControlError::from)
-        })?;
-        tracing::info!(name, "a token was revoked");
-        Ok(())
+            w.remove::<ApiTokenRecord>(&token.hash)?;
+            Ok(Change::new(Action::TokenRevoke, subject(name))
+                .before(shown(&token))
+                .done(()))
+        })
     }
+}
+
+fn subject(name: &str) -> String {
+    format!("token/{name}")
+}
+
+fn shown(token: &ApiTokenRecord) -> Value {
+    json!({ "role": token.role, "created_at": token.created_at, "expires_at": token.expires_at })
 }
 
 fn find(r: &Reader<'_>, name: &str) -> Result<Option<ApiTokenRecord>, ControlError> {

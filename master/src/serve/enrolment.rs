@@ -11,6 +11,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use super::agent::blocking;
 use super::listen::Remote;
 use super::message::{self, Body};
+use crate::audit::Actor;
 use crate::control::Control;
 use crate::text::chain;
 
@@ -37,7 +38,8 @@ pub async fn answer(
         ));
     }
     let host = request.host;
-    Ok(match blocking(move || control.enrol(&request)).await {
+    let by = Actor::stranger(remote.ip());
+    Ok(match blocking(move || control.enrol(&by, &request)).await {
         Ok(response) => message::json(StatusCode::OK, &response),
         Err(error) => {
             tracing::warn!(%host, ?remote, error = %chain(&error), "refused an enrolment");

@@ -86,7 +86,7 @@ pub(super) async fn host(
     )
 )]
 pub(super) async fn enroll(
-    _: Admin,
+    Admin(by): Admin,
     State(app): State<App>,
     mut fields: Fields,
 ) -> Result<Response, Problem> {
@@ -118,7 +118,7 @@ pub(super) async fn enroll(
         lifetime,
         notes,
     };
-    let invited = ask(&app, move |control| control.invite(&invitation)).await?;
+    let invited = ask(&app, move |control| control.invite(&by, &invitation)).await?;
     let view = EnrollView {
         host_uuid: invited.host,
         command: format!("decnet-agent enroll {}", invited.token),
@@ -143,7 +143,7 @@ pub(super) async fn enroll(
     )
 )]
 pub(super) async fn set_network(
-    _: Admin,
+    Admin(by): Admin,
     State(app): State<App>,
     HostPath(id): HostPath,
     mut fields: Fields,
@@ -152,7 +152,7 @@ pub(super) async fn set_network(
     fields.done()?;
     let network = network?;
     let view = ask(&app, move |control| {
-        control.set_networking(id, &network)?;
+        control.set_networking(&by, id, &network)?;
         control.host(id)
     })
     .await?;
@@ -172,12 +172,12 @@ pub(super) async fn set_network(
     )
 )]
 pub(super) async fn revoke(
-    _: Admin,
+    Admin(by): Admin,
     State(app): State<App>,
     HostPath(id): HostPath,
 ) -> Result<Json<HostView>, Problem> {
     let view = ask(&app, move |control| {
-        control.revoke(id)?;
+        control.revoke(&by, id)?;
         control.host(id)
     })
     .await?;

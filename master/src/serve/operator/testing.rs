@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::Peer;
+use crate::audit::Actor;
 use crate::control::enrol::{HostNetworking, Invitation, Invited, TOKEN_LIFETIME};
 use crate::control::{Addresses, Control, DecoyImage, Parts, system_clock};
 use crate::fleet::catalogue::Catalogue;
@@ -75,7 +76,9 @@ impl Master {
             detect: || None,
         };
         let control = Control::new(parts, system_clock()).unwrap();
-        let viewer = control.create_token("viewer", Role::Viewer, None).unwrap();
+        let viewer = control
+            .create_token(&Actor::master(), "viewer", Role::Viewer, None)
+            .unwrap();
         let router = super::router(Arc::clone(&control), CancellationToken::new());
         Self {
             control,
@@ -102,7 +105,7 @@ impl Master {
             lifetime: TOKEN_LIFETIME,
             notes: None,
         };
-        self.control.invite(&invitation).unwrap()
+        self.control.invite(&Actor::master(), &invitation).unwrap()
     }
 
     /// The answer that the token is traded for.
@@ -116,7 +119,7 @@ impl Master {
             csr: decnet_pki::csr::create(&key).unwrap(),
             agent_version: "test".to_owned(),
         };
-        self.control.enrol(&request).unwrap()
+        self.control.enrol(&Actor::stranger(None), &request).unwrap()
     }
 
     /// A master with one host and the deckies of [`FLEET`].
@@ -124,7 +127,7 @@ impl Master {
         let master = Self::new();
         master.enrol("edge-01");
         let request = crate::control::deploy::DeployRequest::of_text(FLEET, false);
-        master.control.deploy(&request).unwrap();
+        master.control.deploy(&Actor::master(), &request).unwrap();
         master
     }
 
