@@ -48,6 +48,12 @@ pub enum Action {
     HostInvite,
     HostEnroll,
     HostNetwork,
+    /// A host was given a certificate for a new key, which does not count yet.
+    HostRenew,
+    /// A host's new key took the place of the one before.
+    HostRekey,
+    /// A host whose certificate had ended was given another one for its key.
+    HostRejoin,
     HostRevoke,
     TokenCreate,
     TokenRevoke,
@@ -80,6 +86,9 @@ impl Action {
             Self::HostInvite => "host.invite",
             Self::HostEnroll => "host.enroll",
             Self::HostNetwork => "host.network",
+            Self::HostRenew => "host.renew",
+            Self::HostRekey => "host.rekey",
+            Self::HostRejoin => "host.rejoin",
             Self::HostRevoke => "host.revoke",
             Self::TokenCreate => "token.create",
             Self::TokenRevoke => "token.revoke",

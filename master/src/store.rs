@@ -27,11 +27,13 @@ pub enum Table {
     EnrolTokens,
     ApiTokens,
     Audit,
+    Certificates,
+    RevocationLists,
 }
 
 impl Table {
     /// Every table, so that a store can make them all before the first read.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Settings,
         Self::Deckies,
         Self::Hosts,
@@ -43,6 +45,8 @@ impl Table {
         Self::EnrolTokens,
         Self::ApiTokens,
         Self::Audit,
+        Self::Certificates,
+        Self::RevocationLists,
     ];
 
     /// The name on disk.
@@ -60,6 +64,8 @@ impl Table {
             Self::EnrolTokens => "enrol-tokens",
             Self::ApiTokens => "api-tokens",
             Self::Audit => "audit",
+            Self::Certificates => "certificates",
+            Self::RevocationLists => "revocation-lists",
         }
     }
 }

@@ -7,6 +7,7 @@ use decnet_wire::ids::HostId;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::certificates::supersede;
 use super::{Control, ControlError};
 use crate::audit::{Action, Actor, Audited, Change};
 use crate::records::{EnrolTokenRecord, Host};
@@ -65,6 +66,7 @@ impl Control {
                 return Ok(Audited::Unchanged(host.name));
             }
             w.remove::<EnrolTokenRecord>(&id)?;
+            supersede(w, id, self.now())?;
             let name = host.name.clone();
             let change = Change::new(Action::HostRevoke, format!("host/{name}"))
                 .before(json!({ "id": id, "revoked": false, "key": host.key }))
@@ -73,11 +75,13 @@ impl Control {
                 &id,
                 &Host {
                     revoked: true,
+                    next_key: None,
                     ..host
                 },
             )?;
             Ok(change.done(name))
         })?;
+        self.forget_lists();
         let connections = self.connections.cut(id);
         tracing::warn!(host = %name, %id, connections, "a host was revoked");
         Ok(())

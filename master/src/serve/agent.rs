@@ -1,5 +1,5 @@
 //! The agent API: `GET /agent/v1/bundle`, `POST /agent/v1/report`, `GET /agent/v1/blobs/sha256/<hex>`,
-//! `GET /agent/v1/trust-root/<version>`.
+//! `GET /agent/v1/trust-root/<version>`, `POST /agent/v1/renew`.
 //!
 //! TLS has checked that the client's certificate is one of ours. Every request checks besides that its host and
 //! key are enrolled now: a revoked host is refused on a connection that is still open.
@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use decnet_pki::peer::PeerIdentity;
+use decnet_wire::enrol::RenewRequest;
 use decnet_wire::ids::{Digest, HostId};
 use decnet_wire::limits;
 use decnet_wire::report::{self, Report};
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::blobs;
 use super::listen::Remote;
 use super::message::{self, Body};
+use crate::audit::Actor;
 use crate::control::{Control, ControlError};
 use crate::text::chain;
 
@@ -33,6 +35,12 @@ const WAIT_MAX_S: u64 = 60;
 
 /// Under what trust roots are found, by version.
 const TRUST_ROOT: &str = "/agent/v1/trust-root/";
+
+/// A host that has proved who it is.
+struct Speaker {
+    id: HostId,
+    actor: Actor,
+}
 
 /// What the agent API serves from.
 #[derive(Debug)]
@@ -80,7 +88,8 @@ impl AgentApi {
         remote: &Remote,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, ControlError> {
-        let host = self.identify(remote).await?;
+        let by = self.identify(remote).await?;
+        let host = by.id;
         let path = request.uri().path().to_owned();
         match (request.method(), path.as_str()) {
             (&Method::GET, "/agent/v1/bundle") => {
@@ -92,9 +101,11 @@ impl AgentApi {
                     .insert(VERSION_HEADER, HeaderValue::from(newest));
                 Ok(answer)
             }
+            (&Method::POST, "/agent/v1/renew") => self.renew(by, request.into_body()).await,
             (&Method::POST, "/agent/v1/report") => self.report(host, request.into_body()).await,
             (&Method::GET, path) if path.starts_with(TRUST_ROOT) => {
-                self.trust_root(path.trim_start_matches(TRUST_ROOT)).await
+                let control = Arc::clone(&self.control);
+                trust_root(control, path.trim_start_matches(TRUST_ROOT)).await
             }
             (&Method::GET, path) if path.starts_with("/agent/v1/blobs/sha256/") => {
                 self.blob(host, path, request.headers()).await
@@ -104,7 +115,7 @@ impl AgentApi {
     }
 
     /// The host that the client certificate names, if it is enrolled with that key now.
-    async fn identify(&self, remote: &Remote) -> Result<HostId, ControlError> {
+    async fn identify(&self, remote: &Remote) -> Result<Speaker, ControlError> {
         let Remote::Tls {
             address,
             certificate: Some(leaf),
@@ -134,9 +145,13 @@ impl AgentApi {
             self.control.speaks(id, connection.cut.clone());
         }
         let control = Arc::clone(&self.control);
-        let host = blocking(move || control.authorize(id, &key)).await?;
-        self.control.saw(host.id, address.ip());
-        Ok(host.id)
+        let from = address.ip();
+        let host = blocking(move || control.authorize(id, &key, Some(from))).await?;
+        self.control.saw(host.id, from);
+        Ok(Speaker {
+            id: host.id,
+            actor: Actor::host(host.id, host.name, Some(from)),
+        })
     }
 
     async fn bundle(&self, host: HostId, query: &str) -> Result<Response<Body>, ControlError> {
@@ -164,17 +179,14 @@ impl AgentApi {
         Ok(message::empty(StatusCode::NO_CONTENT))
     }
 
-    /// Anybody of the fleet may have them: they are public, and signed.
-    async fn trust_root(&self, version: &str) -> Result<Response<Body>, ControlError> {
-        let control = Arc::clone(&self.control);
-        let root = match version.parse() {
-            Ok(version) => blocking(move || control.root_document(version)).await?,
-            Err(_) => None,
+    async fn renew(&self, by: Speaker, body: Incoming) -> Result<Response<Body>, ControlError> {
+        let request: RenewRequest = match message::read(body, limits::ENROLMENT).await {
+            Ok(request) => request,
+            Err(error) => return Ok(error.response()),
         };
-        Ok(match root.map(String::from_utf8) {
-            Some(Ok(root)) => message::whole(StatusCode::OK, root),
-            _ => message::refuse(StatusCode::NOT_FOUND, "there is no trust root of this version"),
-        })
+        let control = Arc::clone(&self.control);
+        let answer = blocking(move || control.renew(&by.actor, by.id, &request)).await?;
+        Ok(message::json(StatusCode::OK, &answer))
     }
 
     async fn report(&self, host: HostId, body: Incoming) -> Result<Response<Body>, ControlError> {
@@ -269,6 +281,18 @@ async fn send_blob(folder: &Path, digest: &Digest, range: Option<&str>) -> Respo
             )
         }
     }
+}
+
+/// A signed trust root. Anybody may have it.
+pub(super) async fn trust_root(control: Arc<Control>, version: &str) -> Result<Response<Body>, ControlError> {
+    let root = match version.parse() {
+        Ok(version) => blocking(move || control.root_document(version)).await?,
+        Err(_) => None,
+    };
+    Ok(match root.map(String::from_utf8) {
+        Some(Ok(root)) => message::whole(StatusCode::OK, root),
+        _ => message::refuse(StatusCode::NOT_FOUND, "there is no trust root of this version"),
+    })
 }
 
 /// Runs work that touches the disk off the event loop.
