@@ -16,13 +16,15 @@ use decnet_wire::ids::{Digest, HostId, Timestamp};
 use serde_json::json;
 
 use super::enrol::{CSR_CAP, digest, named};
-use super::{Control, ControlError, touch};
+use super::{Alarm, Control, ControlError, touch};
 use crate::audit::{Action, Actor, Audited, Change};
 use crate::records::{CertificatesRecord, Host, IssuedCertificate, RevocationListRecord};
 use crate::store::{StoreError, Writer};
 
 /// How long a host's certificate is valid.
 const LIFETIME: time::Duration = time::Duration::days(30);
+/// How long a key that was replaced may still be tried before that is an alarm.
+const KEY_CHANGE: time::Duration = time::Duration::hours(1);
 /// The most certificates of one host that have not ended: a host renews after half their time, and once more for each
 /// CA. One that asks on and on is broken, or not ours.
 const ISSUED_MAX: usize = 32;
@@ -41,13 +43,40 @@ impl Control {
     /// The host is unknown, revoked, or has another key (403).
     pub fn authorize(&self, id: HostId, key: &Digest, from: Option<IpAddr>) -> Result<Host, ControlError> {
         let found = self.db.read(|r| Ok::<_, ControlError>(r.get::<Host>(&id)?))?;
-        match found.filter(|host| !host.revoked) {
-            Some(host) if host.key.as_ref() == Some(key) => Ok(host),
+        match found {
+            Some(host) if host.revoked => self.alarm(&Alarm::new(
+                Action::AlarmRevokedHost,
+                &Actor::host(id, host.name.clone(), from),
+                named(&host),
+                &format!("the revoked host {} tried to speak", host.name),
+            )),
+            Some(host) if host.key.as_ref() == Some(key) => return Ok(host),
             Some(host) if host.next_key.as_ref() == Some(key) => {
-                self.promote(&Actor::host(id, host.name, from), id, key)
+                return self.promote(&Actor::host(id, host.name, from), id, key);
             }
-            _ => Err(unknown(id)),
+            Some(host) => self.suspect(&host, key, from)?,
+            None => {}
         }
+        Err(unknown(id))
+    }
+
+    /// Somebody has a certificate of ours for a host, and a key that is not the host's.
+    fn suspect(&self, host: &Host, key: &Digest, from: Option<IpAddr>) -> Result<(), ControlError> {
+        let now = self.now().get();
+        // A host that has just changed its key may still finish what it began with the one before.
+        let just_now = |issued: &IssuedCertificate| {
+            issued.key == *key && issued.revoked_at.is_some_and(|at| now - at.get() <= KEY_CHANGE)
+        };
+        let certificates = self
+            .db
+            .read(|r| Ok::<_, ControlError>(r.get::<CertificatesRecord>(&host.id)?))?;
+        if certificates.is_some_and(|certificates| certificates.issued.iter().any(just_now)) {
+            return Ok(());
+        }
+        let text = format!("{} came with the key {key}, which is not its own", host.id);
+        let by = Actor::stranger(from);
+        self.alarm(&Alarm::new(Action::AlarmForeignKey, &by, named(host), &text));
+        Ok(())
     }
 
     fn promote(&self, by: &Actor, id: HostId, key: &Digest) -> Result<Host, ControlError> {
@@ -96,6 +125,12 @@ impl Control {
         id: HostId,
         request: &RenewRequest,
     ) -> Result<LeafResponse, ControlError> {
+        let renewed = self.renewed(by, id, request);
+        self.alarm_if_refused(by, id, &renewed);
+        renewed
+    }
+
+    fn renewed(&self, by: &Actor, id: HostId, request: &RenewRequest) -> Result<LeafResponse, ControlError> {
         let (csr, key) = read(request.schema, &request.csr)?;
         let certificate = self.db.change(by, self.now(), |w| {
             let known = w.get::<Host>(&id)?.filter(|host| !host.revoked);
@@ -144,6 +179,7 @@ impl Control {
             .filter(|host| host.key.is_some() && !host.revoked)
             .ok_or_else(|| unknown(id))?;
         let (csr, key) = read(request.schema, &request.csr)?;
+        let stranger = by;
         // Its signature proves the key, and the transaction that the key is this host's.
         let by = by.proved(id, host.name);
         let certificate = self.db.change(&by, self.now(), |w| {
@@ -163,11 +199,23 @@ impl Control {
             Ok(Change::new(Action::HostRejoin, named(&host))
                 .after(json!({ "id": id, "key": key, "certificate": host.certificate }))
                 .done(certificate))
-        })?;
+        });
+        self.alarm_if_refused(stranger, id, &certificate);
+        let certificate = certificate?;
         Ok(LeafResponse {
             schema: enrol::SCHEMA,
             certificate,
         })
+    }
+
+    fn alarm_if_refused<T>(&self, by: &Actor, id: HostId, outcome: &Result<T, ControlError>) {
+        if let Err(error) = outcome
+            && (400..500).contains(&error.status())
+        {
+            let text = crate::text::chain(error);
+            let alarm = Alarm::new(Action::AlarmRenewalRefused, by, format!("host/{id}"), &text);
+            self.alarm(&alarm);
+        }
     }
 
     /// Issues a certificate for a host and writes down that it did. Whoever calls decides what the key counts for.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::certificates::supersede;
-use super::{Control, ControlError, settings, touch};
+use super::{Alarm, Control, ControlError, settings, touch};
 use crate::audit::{Action, Actor, Audited, Change};
 use crate::fleet::model::Lan;
 use crate::records::{DeckyRecord, EnrolTokenRecord, Host};
@@ -212,13 +212,15 @@ impl Control {
             .db
             .read(|r| valid_token(r, request.host, &secret, now))?
             .ok_or_else(refuse)?;
+        let (id, subject) = (host.id, named(&host));
         // Who has the token's secret is the host that it was made for.
         let by = by.proved(host.id, host.name);
         let csr = VerifiedCsr::parse(&request.csr, CSR_CAP)
             .map_err(|error| ControlError::Invalid(format!("the certificate request is refused: {error}")))?;
         let key = digest(csr.key_digest().sha256().as_bytes());
         let keys = self.keys();
-        let (host, certificate, root_version) = self.db.change(&by, now, |w| {
+        let mut reused = false;
+        let granted = self.db.change(&by, now, |w| {
             let (mut host, mut token) =
                 valid_token(&w.reader(), request.host, &secret, now)?.ok_or_else(refuse)?;
             if let (Some(used_by), Some(certificate)) = (&token.used_by, &token.certificate) {
@@ -229,6 +231,7 @@ impl Control {
                         token.root_version,
                     )))
                 } else {
+                    reused = true;
                     Err(refuse())
                 };
             }
@@ -257,7 +260,14 @@ impl Control {
                 .before(before)
                 .after(json!({ "id": host.id, "key": host.key, "certificate": host.certificate }));
             Ok(change.done((host, certificate, token.root_version)))
-        })?;
+        });
+        if reused {
+            // It was stolen, or whoever used it first had stolen it.
+            let stranger = Actor::stranger(by.from());
+            let text = format!("the enrolment token of {id} came again with another key, {key}");
+            self.alarm(&Alarm::new(Action::AlarmTokenReuse, &stranger, subject, &text));
+        }
+        let (host, certificate, root_version) = granted?;
         self.forget_lists();
         self.publish.notify_one();
         tracing::info!(host = %host.name, id = %host.id, "enrolled a host");

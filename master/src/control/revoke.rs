@@ -1,6 +1,8 @@
 //! Revocation: a host that is not believed any more, from this moment on.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use decnet_wire::ids::HostId;
@@ -12,26 +14,36 @@ use super::{Control, ControlError};
 use crate::audit::{Action, Actor, Audited, Change};
 use crate::records::{EnrolTokenRecord, Host};
 
-/// The connections on which hosts speak, so that those of one host can be cut.
-#[derive(Debug, Default)]
-pub(super) struct Connections(Mutex<HashMap<HostId, Vec<CancellationToken>>>);
+/// The connections on which hosts speak, or the streams that operators' tokens opened, so that those of one host or
+/// one token can be cut.
+#[derive(Debug)]
+pub(super) struct Connections<K>(Mutex<HashMap<K, Vec<CancellationToken>>>);
 
-impl Connections {
-    fn open(&self) -> MutexGuard<'_, HashMap<HostId, Vec<CancellationToken>>> {
+impl<K> Default for Connections<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash> Connections<K> {
+    fn open(&self) -> MutexGuard<'_, HashMap<K, Vec<CancellationToken>>> {
         // The map is whole after every statement that changes it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, host: HostId, cut: CancellationToken) {
+    pub(super) fn add(&self, of: K, cut: CancellationToken) {
         let mut open = self.open();
-        let connections = open.entry(host).or_default();
+        let connections = open.entry(of).or_default();
         // Those that have ended are cancelled as well.
         connections.retain(|connection| !connection.is_cancelled());
         connections.push(cut);
     }
 
-    fn cut(&self, host: HostId) -> usize {
-        let connections = self.open().remove(&host).unwrap_or_default();
+    pub(super) fn cut<Q: Eq + Hash + ?Sized>(&self, of: &Q) -> usize
+    where
+        K: Borrow<Q>,
+    {
+        let connections = self.open().remove(of).unwrap_or_default();
         let live = connections.iter().filter(|cut| !cut.is_cancelled()).count();
         connections.iter().for_each(CancellationToken::cancel);
         live
@@ -82,7 +94,7 @@ impl Control {
             Ok(change.done(name))
         })?;
         self.forget_lists();
-        let connections = self.connections.cut(id);
+        let connections = self.connections.cut(&id);
         tracing::warn!(host = %name, %id, connections, "a host was revoked");
         Ok(())
     }
@@ -104,10 +116,10 @@ mod tests {
             connections.add(host, token.clone());
         }
         tokens[0].cancel();
-        assert_eq!(connections.cut(east), 2);
+        assert_eq!(connections.cut(&east), 2);
         assert!(tokens[1].is_cancelled() && tokens[3].is_cancelled());
         assert!(!tokens[2].is_cancelled());
-        assert_eq!(connections.cut(east), 0);
+        assert_eq!(connections.cut(&east), 0);
     }
 
     #[test]

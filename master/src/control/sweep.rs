@@ -24,6 +24,7 @@ impl Control {
                 // One part that fails does not keep the others from their turn.
                 let parts = [
                     control.flush_status(),
+                    control.tell_alarms(),
                     control.release_from_gone(),
                     control.fail_overdue().map(|_| ()),
                     control.republish_outdated(),

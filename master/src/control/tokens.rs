@@ -1,7 +1,11 @@
 //! Operators' tokens. Only their hashes are stored.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use decnet_pki::secret::Secret;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::{Control, ControlError};
 use crate::audit::{Action, Actor, Change};
@@ -14,6 +18,8 @@ const PREFIX: &str = "decnet_";
 
 /// How exactly it is remembered when a token was last used: every note of it waits for the disk.
 const LAST_USE: time::Duration = time::Duration::minutes(1);
+/// How often it is looked at the latest whether a token still counts that has a stream open.
+const LOOK: Duration = Duration::from_secs(60);
 /// The longest that a token with an end may live.
 pub const LIFETIME_MAX: time::Duration = time::Duration::days(3650);
 
@@ -129,16 +135,53 @@ impl Control {
     /// # Errors
     /// There is none of this name (404), or the store's.
     pub fn revoke_token(&self, by: &Actor, name: &str) -> Result<(), ControlError> {
-        self.db.change(by, self.now(), |w| {
+        let hash = self.db.change(by, self.now(), |w| {
             let token = find(&w.reader(), name)?.ok_or_else(|| ControlError::NotFound {
                 what: "token",
                 name: name.to_owned(),
             })?;
             w.remove::<ApiTokenRecord>(&token.hash)?;
-            Ok(Change::new(Action::TokenRevoke, subject(name))
-                .before(shown(&token))
-                .done(()))
-        })
+            let change = Change::new(Action::TokenRevoke, subject(name)).before(shown(&token));
+            Ok::<_, ControlError>(change.done(token.hash))
+        })?;
+        self.streams.cut(&hash);
+        Ok(())
+    }
+
+    /// Waits until a token counts no more: it is revoked, or has expired.
+    pub async fn token_ended(self: Arc<Self>, hash: String) {
+        // Noted before the token is looked up, so that no revocation slips through between the two; and cancelled when
+        // nobody waits any more, so that nothing is left of it.
+        let cut = CancellationToken::new();
+        let _ended = cut.clone().drop_guard();
+        self.streams.add(hash.clone(), cut.clone());
+        loop {
+            let (control, wanted) = (Arc::clone(&self), hash.clone());
+            let read = move || {
+                control
+                    .db
+                    .read(|r| Ok::<_, ControlError>(r.get::<ApiTokenRecord>(&wanted)?))
+            };
+            let known = match tokio::task::spawn_blocking(read).await {
+                Ok(Ok(known)) => known,
+                // A store that does not answer now may do so later.
+                Ok(Err(_)) | Err(_) => {
+                    tokio::time::sleep(LOOK).await;
+                    continue;
+                }
+            };
+            let Some(known) = known else { return };
+            let left = match known.expires_at {
+                None => LOOK,
+                Some(end) if end <= self.now() => return,
+                // The clock may be set meanwhile.
+                Some(end) => LOOK.min((end.get() - self.now().get()).try_into().unwrap_or_default()),
+            };
+            tokio::select! {
+                () = cut.cancelled() => return,
+                () = tokio::time::sleep(left) => {}
+            }
+        }
     }
 }
 

@@ -191,20 +191,24 @@ impl Reader<'_> {
         all(self.0)
     }
 
-    /// Records of a table from a key on, until `visit` returns `false`.
+    /// Records of a table from a key on, with their keys' bytes, until `visit` returns `false`.
     ///
     /// # Errors
     /// The store's, or a damaged record.
-    pub fn from<R: Record>(&self, key: &R::Key, visit: impl FnMut(R) -> bool) -> Result<(), StoreError> {
-        scan(self.0, Order::From(&R::key_bytes(key)), visit)
+    pub fn from<R: Record>(
+        &self,
+        first: &R::Key,
+        visit: impl FnMut(&[u8], R) -> bool,
+    ) -> Result<(), StoreError> {
+        scan(self.0, Order::From(&R::key_bytes(first)), visit)
     }
 
     /// Records of a table from the last key down, until `visit` returns `false`.
     ///
     /// # Errors
     /// The store's, or a damaged record.
-    pub fn newest<R: Record>(&self, visit: impl FnMut(R) -> bool) -> Result<(), StoreError> {
-        scan(self.0, Order::Descending, visit)
+    pub fn newest<R: Record>(&self, mut visit: impl FnMut(R) -> bool) -> Result<(), StoreError> {
+        scan(self.0, Order::Descending, |_, record| visit(record))
     }
 }
 
@@ -309,7 +313,7 @@ fn get<R: Record>(view: &dyn View, key: &R::Key) -> Result<Option<R>, StoreError
 
 fn all<R: Record>(view: &dyn View) -> Result<Vec<R>, StoreError> {
     let mut records = Vec::new();
-    scan(view, Order::Ascending, |record| {
+    scan(view, Order::Ascending, |_, record| {
         records.push(record);
         true
     })?;
@@ -319,11 +323,11 @@ fn all<R: Record>(view: &dyn View) -> Result<Vec<R>, StoreError> {
 fn scan<R: Record>(
     view: &dyn View,
     order: Order<'_>,
-    mut visit: impl FnMut(R) -> bool,
+    mut visit: impl FnMut(&[u8], R) -> bool,
 ) -> Result<(), StoreError> {
     let mut failed = None;
     view.scan(R::TABLE, order, &mut |key, value| match decode(key, value) {
-        Ok(record) => visit(record),
+        Ok(record) => visit(key, record),
         Err(error) => {
             failed = Some(error);
             false

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::answer::{Problem, ask};
 use super::{App, Peer};
 use crate::audit::Actor;
+use crate::control::Control;
 use crate::records::Role;
 
 /// Event streams that one caller may have open.
@@ -26,9 +27,22 @@ pub(super) struct Caller {
     role: Role,
     identity: Identity,
     actor: Actor,
+    /// The hash that the token is stored under.
+    token: Option<String>,
 }
 
 impl Caller {
+    /// Waits until the caller may see nothing more: its token is revoked, or has expired.
+    pub(super) fn ended(&self, control: &Arc<Control>) -> impl Future<Output = ()> + Send + 'static {
+        let (control, token) = (Arc::clone(control), self.token.clone());
+        async move {
+            match token {
+                Some(token) => control.token_ended(token).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     pub(super) fn role(&self) -> Role {
         self.role
     }
@@ -59,6 +73,7 @@ pub(super) async fn authenticate(State(app): State<App>, mut request: Request, n
                     role: known.role,
                     identity,
                     actor: Actor::token(&known.name, known.role, address(request.extensions().get())),
+                    token: Some(known.hash),
                 },
                 Ok(None) => return unauthorized().into_response(),
                 Err(problem) => return problem.into_response(),
@@ -69,6 +84,7 @@ pub(super) async fn authenticate(State(app): State<App>, mut request: Request, n
                 role: Role::Admin,
                 identity: Identity::User(*uid),
                 actor: Actor::local(*uid),
+                token: None,
             },
             _ => return unauthorized().into_response(),
         },
