@@ -1,5 +1,6 @@
 //! Deploys, mutations, removals, rows and tokens, when everything goes as it should.
 
+use decnet::control::audit::AuditFilter;
 use decnet::control::deploy::DeployRequest;
 use decnet::control::enrol::TOKEN_LIFETIME;
 use decnet::control::hosts::DeckyState;
@@ -8,7 +9,7 @@ use decnet_pki::key::HostKey;
 use decnet_wire::bundle::{Bundle, OperationKind};
 use decnet_wire::enrol::EnrolRequest;
 use decnet_wire::ids::{DeckyName, Digest, OperationId};
-use decnet_wire::report::Outcome;
+use decnet_wire::report::{Event, EventBody, Outcome, PendingStack};
 
 use crate::scene::{Host, Master, TWO, invitation, names, operator, request, sha, stranger};
 
@@ -113,8 +114,91 @@ fn a_host_cannot_end_another_hosts_operation() {
         )
         .unwrap();
     let mut thief = Host::enrol(&master, "b-host");
-    thief.say(&master, ids[0], Outcome::Succeeded);
+    let claim = thief.event(&master, &master.row(ids[0]), Outcome::Succeeded);
+    let refused = thief.try_report(&master, None, vec![claim]).unwrap_err();
+    assert_eq!(refused.status(), 403);
     assert_eq!(master.row(ids[0]).status, RowStatus::Pending);
+    // Nothing of the report was taken, and there is an alarm.
+    let hosts = master.control.hosts().unwrap();
+    let heard = hosts.iter().find(|host| host.host.id == thief.id).unwrap();
+    assert_eq!(heard.status.last_heartbeat, None);
+    let alarms = alarms(&master);
+    assert_eq!(alarms.len(), 1, "{alarms:?}");
+    assert_eq!(alarms[0]["action"], "alarm.foreign_report");
+    assert_eq!(alarms[0]["actor"]["name"], "b-host");
+}
+
+/// One such number silenced a host for ever: whatever it said later counted as known.
+#[test]
+fn no_event_number_takes_away_all_that_follow() {
+    let master = Master::new();
+    let mut host = Host::enrol(&master, "h");
+    let ids = master.deploy(TWO, false).unwrap();
+    for seq in [u64::MAX, u64::MAX / 2, 1 << 42] {
+        let mut event = host.event(&master, &master.row(ids[0]), Outcome::Running);
+        event.seq = seq;
+        let refused = host.try_report(&master, None, vec![event]).unwrap_err();
+        assert_eq!(refused.status(), 422, "{seq}");
+    }
+    // An agent numbers by its own clock, which may be years ahead.
+    let mut event = host.event(&master, &master.row(ids[0]), Outcome::Running);
+    event.seq = 1 << 41;
+    assert_eq!(host.report(&master, None, vec![event]), 1 << 41);
+    let alarms = alarms(&master);
+    assert_eq!(alarms.len(), 1, "one for all of them: {alarms:?}");
+    assert_eq!(alarms[0]["action"], "alarm.event_number");
+}
+
+#[test]
+fn what_a_host_says_of_another_hosts_decky_is_not_heard() {
+    let master = Master::new();
+    let _owner = Host::enrol(&master, "a-host");
+    master
+        .deploy(
+            "[general]\nnet=10.9.0.0/24\ngw=10.9.0.1\ninterface=lan0\n[a]\nservices=ssh\n",
+            false,
+        )
+        .unwrap();
+    let mut thief = Host::enrol(&master, "b-host");
+    thief.seq += 1;
+    let body = EventBody::Drift {
+        decky: "a".parse().unwrap(),
+        detail: "gone".to_owned(),
+    };
+    let at = *master.now.lock().unwrap();
+    let drift = Event {
+        seq: thief.seq,
+        at,
+        body,
+    };
+    thief.converged = false;
+    thief.pending = vec![PendingStack {
+        stack: "decnet-a".parse().unwrap(),
+        decky: "a".parse().unwrap(),
+        reason: "burnt".to_owned(),
+        tries: 3,
+        next_try_at: None,
+        quarantined: true,
+    }];
+    assert_eq!(
+        thief.report(&master, None, vec![drift]),
+        1,
+        "it is not sent again"
+    );
+    for host in master.control.hosts().unwrap() {
+        assert_eq!(host.status.drifts, 0);
+        assert!(host.status.pending.is_empty());
+    }
+    assert_eq!(alarms(&master)[0]["action"], "alarm.foreign_report");
+}
+
+fn alarms(master: &Master) -> Vec<serde_json::Value> {
+    let filter = AuditFilter {
+        action: Some("alarm.".to_owned()),
+        limit: 1000,
+        ..AuditFilter::default()
+    };
+    master.control.audit(&filter).unwrap().entries
 }
 
 #[test]

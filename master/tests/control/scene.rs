@@ -213,10 +213,19 @@ impl Host {
     }
 
     pub(crate) fn report(&self, master: &Master, observed: Option<Observed>, events: Vec<Event>) -> u64 {
-        let report = self.compose(master, observed, events);
-        let answer = master.control.ingest(self.id, &report).unwrap();
+        let acked = self.try_report(master, observed, events).unwrap();
         master.control.publish_due().unwrap();
-        answer.acked
+        acked
+    }
+
+    pub(crate) fn try_report(
+        &self,
+        master: &Master,
+        observed: Option<Observed>,
+        events: Vec<Event>,
+    ) -> Result<u64, ControlError> {
+        let report = self.compose(master, observed, events);
+        Ok(master.control.ingest(self.id, &report)?.acked)
     }
 
     fn compose(&self, master: &Master, observed: Option<Observed>, events: Vec<Event>) -> Report {
