@@ -68,6 +68,8 @@ pub enum Action {
     AlarmForeignKey,
     /// An enrolment token that one key had used came with another one.
     AlarmTokenReuse,
+    /// A host came with an enrolment token that was made for another one.
+    AlarmForeignToken,
     /// A renewal was refused.
     AlarmRenewalRefused,
 }
@@ -98,6 +100,7 @@ impl Action {
             Self::AlarmRevokedHost => "alarm.revoked_host",
             Self::AlarmForeignKey => "alarm.foreign_key",
             Self::AlarmTokenReuse => "alarm.token_reuse",
+            Self::AlarmForeignToken => "alarm.foreign_token",
             Self::AlarmRenewalRefused => "alarm.renewal_refused",
         }
     }

@@ -201,8 +201,8 @@ impl Control {
     /// Grants an enrolment request, once.
     ///
     /// # Errors
-    /// Always the same refusal (403) for an unknown host, a wrong, expired or used-up token; a request that is
-    /// not a P-256 certificate request (422).
+    /// Always the same refusal (403) for an unknown host, a wrong, expired or used-up token; a key that is another
+    /// host's (403); a request that is not a P-256 certificate request (422).
     pub fn enrol(&self, by: &Actor, request: &EnrolRequest) -> Result<EnrolResponse, ControlError> {
         let refuse = || ControlError::Forbidden("the token is not valid: ask for a new one".to_owned());
         let secret: Secret = request.secret.parse().map_err(|_| refuse())?;
@@ -218,6 +218,20 @@ impl Control {
         let csr = VerifiedCsr::parse(&request.csr, CSR_CAP)
             .map_err(|error| ControlError::Invalid(format!("the certificate request is refused: {error}")))?;
         let key = digest(csr.key_digest().sha256().as_bytes());
+        if let Some(other) = self.holder(&key, id)? {
+            let text = format!(
+                "the key of {} came with the enrolment token of another host",
+                other.name
+            );
+            let refusal = ControlError::Forbidden(format!(
+                "this key is the host {}'s already: enrol with a new one (without the file enrolling.key in the \
+                 agent's state folder)",
+                other.name
+            ));
+            let by = Actor::host(other.id, other.name, by.from());
+            self.alarm(&Alarm::new(Action::AlarmForeignToken, &by, subject, &text));
+            return Err(refusal);
+        }
         let keys = self.keys();
         let mut reused = false;
         let granted = self.db.change(&by, now, |w| {
@@ -292,6 +306,18 @@ impl Control {
                 interface: host.interface,
             },
         })
+    }
+
+    /// The host other than this one that has a key. A key is one host's alone, or who holds it would be both.
+    fn holder(&self, key: &Digest, besides: HostId) -> Result<Option<Host>, ControlError> {
+        let has = |host: &Host| {
+            host.id != besides
+                && [&host.key, &host.next_key]
+                    .into_iter()
+                    .flatten()
+                    .any(|its| its == key)
+        };
+        self.db.read(|r| Ok(r.all::<Host>()?.into_iter().find(has)))
     }
 
     /// A token for the worker inside this process, which finds the enrolment listener at `enrol_at`
