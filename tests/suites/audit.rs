@@ -7,25 +7,18 @@ use decnet_tests::command::{Finished, program, run_with};
 use decnet_tests::scene::Scene;
 use serde_json::{Value, json};
 
-/// As in `docs/audit.md`: reads what `decnet audit --json` printed, and says how many entries follow one another.
-const CHECK: &str = r#"
-import hashlib, json, sys
-seq, last = 0, "sha256:" + "0" * 64
-for entry in json.load(sys.stdin)["entries"]:
-    digest = entry.pop("digest")
-    form = json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    if entry["seq"] != seq + 1 or entry["previous"] != last:
-        sys.exit(f"entry {entry['seq']} does not follow entry {seq}")
-    if "sha256:" + hashlib.sha256(form.encode()).hexdigest() != digest:
-        sys.exit(f"entry {entry['seq']} was changed")
-    seq, last = entry["seq"], digest
-print(seq, last)
-"#;
+/// The program in the documentation: reads what `decnet audit --json` printed, and says how many entries follow one
+/// another.
+fn documented() -> Result<&'static str> {
+    let page = include_str!("../../docs/audit.md");
+    let (_, rest) = page.split_once("```python\n").context("no program")?;
+    Ok(rest.split_once("```").context("no end of the program")?.0)
+}
 
 fn check(log: &Value) -> Result<Finished> {
     let text = log.to_string();
     run_with(
-        &mut program("python3", &["-c", CHECK]),
+        &mut program("python3", &["-c", documented()?]),
         text.as_bytes(),
         Duration::from_secs(60),
     )

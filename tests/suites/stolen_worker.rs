@@ -416,7 +416,7 @@ fn malformed(thief: &Thief, own_row: &str, own_decky: &str) -> Result<()> {
         &b""[..],
         b"null",
         b"\xff\xfe\x00",
-        whole[..whole.len() / 2].as_bytes(),
+        &whole.as_bytes()[..whole.len() / 2],
         deep.as_bytes(),
     ] {
         let answer = thief.ask("POST", &url, Some(bytes))?;

@@ -4,7 +4,7 @@ use time::macros::datetime;
 
 use super::*;
 use crate::records::{HostStatus, Role, Settings};
-use crate::store::{Db, Decision, Order, RedbStore, Store as _, StoreError};
+use crate::store::{Db, Decision, Order, Reader, RedbStore, Store as _, StoreError};
 use decnet_wire::ids::HostId;
 use uuid::Uuid;
 
@@ -28,9 +28,16 @@ fn change(db: &Db, n: u128, detail: Value) -> Result<(), StoreError> {
     })
 }
 
+fn all<R: Record>(db: &Db) -> Vec<R> {
+    let read = |r: &Reader<'_>| r.all();
+    db.read(read).unwrap()
+}
+
 fn entries(db: &Db) -> Vec<Value> {
-    let all = db.read(|r| r.all::<StoredEntry>()).unwrap();
-    all.into_iter().map(|StoredEntry(entry)| entry).collect()
+    all::<StoredEntry>(db)
+        .into_iter()
+        .map(|StoredEntry(entry)| entry)
+        .collect()
 }
 
 fn verified(entries: &[Value], head: Option<&str>) -> Result<(u64, String), Break> {
@@ -231,7 +238,7 @@ fn a_change_that_failed_leaves_no_entry_and_an_entry_is_never_without_its_change
     assert!(failed.is_err());
     assert!(entries(&db).is_empty());
     change(&db, 1, json!({})).unwrap();
-    let statuses = db.read(|r| r.all::<HostStatus>()).unwrap();
+    let statuses = all::<HostStatus>(&db);
     assert_eq!((statuses.len(), entries(&db).len()), (1, 1));
 }
 
@@ -244,7 +251,7 @@ fn what_was_written_without_an_entry_is_not_kept() {
         Ok(Audited::Unchanged(()))
     });
     assert!(matches!(unsaid, Err(StoreError::Unaudited { .. })), "{unsaid:?}");
-    assert!(db.read(|r| r.all::<HostStatus>()).unwrap().is_empty());
+    assert!(all::<HostStatus>(&db).is_empty());
     // Nor is there a way around, into the log itself or into what only people decide.
     let entry = StoredEntry(json!({}));
     assert!(db.bookkeep(|w| w.put(&1, &entry)).is_err());

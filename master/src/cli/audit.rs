@@ -114,11 +114,11 @@ async fn verify(head: Option<String>, client: &Client, console: &mut Console<'_>
             .get(&format!("/api/v1/audit?limit={PAGE}&after={from}"))
             .await?;
         for entry in &page.entries {
-            chain.follow(entry).map_err(broken)?;
+            chain.follow(entry).map_err(|at| broken(&at))?;
         }
         after = page.next.filter(|next| *next > from);
     }
-    let (entries, digest) = chain.end().map_err(broken)?;
+    let (entries, digest) = chain.end().map_err(|at| broken(&at))?;
     if console.json {
         return console.document(&json!({ "entries": entries, "head": digest }));
     }
@@ -132,7 +132,7 @@ async fn verify(head: Option<String>, client: &Client, console: &mut Console<'_>
     console.say(&digest)
 }
 
-fn broken(at: crate::audit::Break) -> Failure {
+fn broken(at: &crate::audit::Break) -> Failure {
     Failure::Failed(format!("the audit log is not as it was written: {at}"))
 }
 

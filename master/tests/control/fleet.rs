@@ -1,6 +1,5 @@
 //! Deploys, mutations, removals, rows and tokens, when everything goes as it should.
 
-use decnet::control::audit::AuditFilter;
 use decnet::control::deploy::DeployRequest;
 use decnet::control::enrol::TOKEN_LIFETIME;
 use decnet::control::hosts::DeckyState;
@@ -11,6 +10,7 @@ use decnet_wire::enrol::EnrolRequest;
 use decnet_wire::ids::{DeckyName, Digest, OperationId};
 use decnet_wire::report::{Event, EventBody, Outcome, PendingStack};
 
+use crate::audit::entries;
 use crate::scene::{Host, Master, TWO, invitation, names, operator, request, sha, stranger};
 
 #[test]
@@ -122,7 +122,7 @@ fn a_host_cannot_end_another_hosts_operation() {
     let hosts = master.control.hosts().unwrap();
     let heard = hosts.iter().find(|host| host.host.id == thief.id).unwrap();
     assert_eq!(heard.status.last_heartbeat, None);
-    let alarms = alarms(&master);
+    let alarms = entries(&master, "alarm.");
     assert_eq!(alarms.len(), 1, "{alarms:?}");
     assert_eq!(alarms[0]["action"], "alarm.foreign_report");
     assert_eq!(alarms[0]["actor"]["name"], "b-host");
@@ -144,7 +144,7 @@ fn no_event_number_takes_away_all_that_follow() {
     let mut event = host.event(&master, &master.row(ids[0]), Outcome::Running);
     event.seq = 1 << 41;
     assert_eq!(host.report(&master, None, vec![event]), 1 << 41);
-    let alarms = alarms(&master);
+    let alarms = entries(&master, "alarm.");
     assert_eq!(alarms.len(), 1, "one for all of them: {alarms:?}");
     assert_eq!(alarms[0]["action"], "alarm.event_number");
 }
@@ -189,16 +189,7 @@ fn what_a_host_says_of_another_hosts_decky_is_not_heard() {
         assert_eq!(host.status.drifts, 0);
         assert!(host.status.pending.is_empty());
     }
-    assert_eq!(alarms(&master)[0]["action"], "alarm.foreign_report");
-}
-
-fn alarms(master: &Master) -> Vec<serde_json::Value> {
-    let filter = AuditFilter {
-        action: Some("alarm.".to_owned()),
-        limit: 1000,
-        ..AuditFilter::default()
-    };
-    master.control.audit(&filter).unwrap().entries
+    assert_eq!(entries(&master, "alarm.")[0]["action"], "alarm.foreign_report");
 }
 
 #[test]

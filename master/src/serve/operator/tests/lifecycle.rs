@@ -214,7 +214,7 @@ async fn rest(mut body: Body) -> String {
     let mut text = String::new();
     let read = async {
         while let Some(frame) = body.frame().await {
-            text += &String::from_utf8(frame.unwrap().into_data().unwrap().to_vec()).unwrap();
+            text += std::str::from_utf8(&frame.unwrap().into_data().unwrap()).unwrap();
         }
     };
     tokio::time::timeout(Duration::from_secs(10), read)
