@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod audit;
+mod certificates;
 mod enrolment;
 mod fleet;
 mod moves;
