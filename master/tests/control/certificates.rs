@@ -151,7 +151,7 @@ fn who_comes_back_proves_the_known_key_and_nothing_else_helps() {
     }
     let broken = RejoinRequest {
         csr: csr::create(&known).unwrap().replacen('A', "B", 3),
-        ..rejoin(&caller(), host, &known)
+        ..rejoin(host, &known)
     };
     assert_eq!(
         master.control.rejoin(&caller(), &broken).unwrap_err().status(),
