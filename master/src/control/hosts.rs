@@ -6,9 +6,11 @@ use decnet_wire::ids::{HostId, HostName, ServiceSlug, Timestamp};
 use decnet_wire::observed::{ContainerState, Observed, ObservedContainer};
 use decnet_wire::report::PendingStack;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::deploy::Mode;
 use super::{Control, ControlError, settings, targets};
+use crate::audit::{Action, Actor, Audited, Change};
 use crate::fleet::compile::stack_name;
 use crate::fleet::model::DeploymentLimit;
 use crate::records::{DeckyRecord, Host, HostStatus, ObservedRecord, Row, RowStatus, Settings};
@@ -242,14 +244,20 @@ impl Control {
     ///
     /// # Errors
     /// Not within 1 to 500 (422).
-    pub fn set_deployment_limit(&self, limit: u16) -> Result<(), ControlError> {
+    pub fn set_deployment_limit(&self, by: &Actor, limit: u16) -> Result<(), ControlError> {
         let limit = DeploymentLimit::try_from(limit)
             .map_err(|error| ControlError::Invalid(format!("the deployment limit is refused: {error}")))?;
-        self.db.update(|w| {
+        self.db.change(by, self.now(), |w| {
             let mut settings = settings(&w.reader())?;
-            settings.deployment_limit = limit;
+            let before = std::mem::replace(&mut settings.deployment_limit, limit);
+            if before == limit {
+                return Ok(Audited::Unchanged(()));
+            }
             w.put(&(), &settings)?;
-            Ok(())
+            Ok(Change::new(Action::FleetLimit, "fleet")
+                .before(json!({ "deployment_limit": before }))
+                .after(json!({ "deployment_limit": limit }))
+                .done(()))
         })
     }
 }

@@ -21,6 +21,7 @@ use super::agent::{blocking, trust_root};
 use super::attempts::Attempts;
 use super::listen::Remote;
 use super::message::{self, Body};
+use crate::audit::Actor;
 use crate::control::{Control, ControlError, certificates};
 use crate::text::chain;
 
@@ -75,9 +76,10 @@ impl Enrolment {
 
 async fn answer(control: Arc<Control>, remote: &Remote, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
+    let by = Actor::stranger(remote.ip());
     let answer = match (request.method(), path.as_str()) {
-        (&Method::POST, "/enroll/v1") => enrol(control, request.into_body()).await,
-        (&Method::POST, "/enroll/v1/rejoin") => rejoin(control, request.into_body()).await,
+        (&Method::POST, "/enroll/v1") => enrol(control, by, request.into_body()).await,
+        (&Method::POST, "/enroll/v1/rejoin") => rejoin(control, by, request.into_body()).await,
         (&Method::GET, "/enroll/v1/crl") => revocation_lists(control).await,
         (&Method::GET, path) if path.starts_with(TRUST_ROOT) => {
             trust_root(control, path.trim_start_matches(TRUST_ROOT)).await
@@ -96,7 +98,7 @@ async fn answer(control: Arc<Control>, remote: &Remote, request: Request<Incomin
     })
 }
 
-async fn enrol(control: Arc<Control>, body: Incoming) -> Result<Response<Body>, ControlError> {
+async fn enrol(control: Arc<Control>, by: Actor, body: Incoming) -> Result<Response<Body>, ControlError> {
     let request: EnrolRequest = match message::read(body, limits::ENROLMENT).await {
         Ok(request) => request,
         Err(error) => return Ok(error.response()),
@@ -108,7 +110,7 @@ async fn enrol(control: Arc<Control>, body: Incoming) -> Result<Response<Body>, 
         ));
     }
     let csr = request.csr.clone();
-    Ok(match blocking(move || control.enrol(&request)).await? {
+    Ok(match blocking(move || control.enrol(&by, &request)).await? {
         Some(response) => message::json(StatusCode::OK, &response),
         None => message::json(StatusCode::ACCEPTED, &waiting(&csr)?),
     })
@@ -123,12 +125,12 @@ fn waiting(csr: &str) -> Result<EnrolWaiting, ControlError> {
     })
 }
 
-async fn rejoin(control: Arc<Control>, body: Incoming) -> Result<Response<Body>, ControlError> {
+async fn rejoin(control: Arc<Control>, by: Actor, body: Incoming) -> Result<Response<Body>, ControlError> {
     let request: RejoinRequest = match message::read(body, limits::ENROLMENT).await {
         Ok(request) => request,
         Err(error) => return Ok(error.response()),
     };
-    let response = blocking(move || control.rejoin(&request)).await?;
+    let response = blocking(move || control.rejoin(&by, &request)).await?;
     Ok(message::json(StatusCode::OK, &response))
 }
 

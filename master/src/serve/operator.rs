@@ -9,6 +9,7 @@
 
 mod access;
 mod answer;
+mod audit;
 mod body;
 mod catalogue;
 mod deckies;
@@ -134,6 +135,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(system::health))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
+        .routes(routes!(audit::list))
         .routes(routes!(trust::show))
         .routes(routes!(trust::root, trust::replace))
         .routes(routes!(trust::draft))

@@ -86,7 +86,7 @@ pub(super) async fn host(
     )
 )]
 pub(super) async fn enroll(
-    _: Admin,
+    Admin(by): Admin,
     State(app): State<App>,
     mut fields: Fields,
 ) -> Result<Response, Problem> {
@@ -120,7 +120,7 @@ pub(super) async fn enroll(
         approve,
         notes,
     };
-    let invited = ask(&app, move |control| control.invite(&invitation)).await?;
+    let invited = ask(&app, move |control| control.invite(&by, &invitation)).await?;
     let view = EnrollView {
         host_uuid: invited.host,
         command: format!("decnet-agent enroll {}", invited.token),
@@ -145,7 +145,7 @@ pub(super) async fn enroll(
     )
 )]
 pub(super) async fn set_network(
-    _: Admin,
+    Admin(by): Admin,
     State(app): State<App>,
     HostPath(id): HostPath,
     mut fields: Fields,
@@ -154,7 +154,7 @@ pub(super) async fn set_network(
     fields.done()?;
     let network = network?;
     let view = ask(&app, move |control| {
-        control.set_networking(id, &network)?;
+        control.set_networking(&by, id, &network)?;
         control.host(id)
     })
     .await?;
@@ -175,7 +175,7 @@ pub(super) async fn set_network(
     )
 )]
 pub(super) async fn approve(
-    _: Admin,
+    Admin(by): Admin,
     State(app): State<App>,
     HostPath(id): HostPath,
     mut fields: Fields,
@@ -184,7 +184,7 @@ pub(super) async fn approve(
     fields.done()?;
     let key = parsed("fingerprint", &fingerprint)?;
     let view = ask(&app, move |control| {
-        control.approve(id, &key)?;
+        control.approve(&by, id, &key)?;
         control.host(id)
     })
     .await?;
@@ -204,12 +204,12 @@ pub(super) async fn approve(
     )
 )]
 pub(super) async fn revoke(
-    _: Admin,
+    Admin(by): Admin,
     State(app): State<App>,
     HostPath(id): HostPath,
 ) -> Result<Json<HostView>, Problem> {
     let view = ask(&app, move |control| {
-        control.revoke(id)?;
+        control.revoke(&by, id)?;
         control.host(id)
     })
     .await?;
