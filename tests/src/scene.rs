@@ -22,6 +22,8 @@ pub struct Scene {
     /// What names of deckies begin with: two runs on one engine cannot collide.
     pub prefix: String,
     hosts: Vec<String>,
+    /// Alarms in the audit log are what this scene is about.
+    alarms: bool,
     /// The decoy image, when the engine does not have it yet.
     image: Option<String>,
     folder: TempDir,
@@ -52,6 +54,7 @@ impl Scene {
             seed,
             prefix,
             hosts: Vec::new(),
+            alarms: false,
             image,
             folder,
             _turn: turn,
@@ -147,6 +150,12 @@ impl Scene {
         }
     }
 
+    /// Somebody does here what raises alarms. Everywhere else there must be none: our own agents raise none, whatever
+    /// happens to them.
+    pub fn expects_alarms(&mut self) {
+        self.alarms = true;
+    }
+
     /// Waits until the engine holds exactly these containers for a host, all of them running.
     ///
     /// # Errors
@@ -191,6 +200,13 @@ impl Scene {
         let names = self.operator.deckies()?;
         let names: Vec<&str> = names.keys().map(String::as_str).collect();
         self.operator.remove(&names)?;
+        let alarms = self.operator.json(&["audit", "--action", "alarm."])?;
+        let alarms = &alarms["entries"];
+        ensure!(
+            self.alarms || alarms.as_array().is_some_and(Vec::is_empty),
+            "there are alarms: {alarms:#}"
+        );
+        self.operator.command(&["audit", "--verify"])?.ok()?;
         until("nothing is left on the engine", SETTLED, || {
             let mut left = Vec::new();
             for host in &self.hosts {

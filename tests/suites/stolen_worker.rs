@@ -200,6 +200,7 @@ fn alarms(scene: &Scene) -> Result<Vec<(String, String, String)>> {
 #[test]
 fn a_stolen_worker_reaches_nothing_that_is_not_its_own() -> Result<()> {
     let mut scene = Scene::swarm("stolen worker")?;
+    scene.expects_alarms();
     let lans = (Lan::create(&scene.seed)?, Lan::create(&scene.seed)?);
     let (good, good_id) = scene.agent("good", &lans.0, None)?;
     let mut stolen = Agent::new(scene.folder(), "stolen");
