@@ -46,6 +46,9 @@ pub enum Action {
     DeckyRemove,
     DeckyInterval,
     HostInvite,
+    /// Somebody used the token of a host that an operator has to approve of.
+    HostAwait,
+    HostApprove,
     HostEnroll,
     HostNetwork,
     /// A host was given a certificate for a new key, which does not count yet.
@@ -86,6 +89,8 @@ impl Action {
             Self::DeckyRemove => "decky.remove",
             Self::DeckyInterval => "decky.interval",
             Self::HostInvite => "host.invite",
+            Self::HostAwait => "host.await",
+            Self::HostApprove => "host.approve",
             Self::HostEnroll => "host.enroll",
             Self::HostNetwork => "host.network",
             Self::HostRenew => "host.renew",

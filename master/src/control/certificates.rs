@@ -15,12 +15,14 @@ use decnet_wire::enrol::{self, LeafResponse, RejoinRequest, RenewRequest};
 use decnet_wire::ids::{Digest, HostId, Timestamp};
 use serde_json::json;
 
-use super::enrol::{CSR_CAP, digest, named};
+use super::enrol::{digest, named};
 use super::{Alarm, Control, ControlError, touch};
 use crate::audit::{Action, Actor, Audited, Change};
 use crate::records::{CertificatesRecord, Host, IssuedCertificate, RevocationListRecord};
 use crate::store::{StoreError, Writer};
 
+/// The most that a certificate request may hold, in bytes.
+const CSR_CAP: usize = 16 * 1024;
 /// How long a host's certificate is valid.
 const LIFETIME: time::Duration = time::Duration::days(30);
 /// How long a key that was replaced may still be tried before that is an alarm.
@@ -257,6 +259,7 @@ impl Control {
             revoked_at: None,
         });
         w.put(&host.id, &certificates)?;
+        host.certificate_ends_at = Some(Timestamp::new(leaf.not_after()));
         host.certificate = leaf
             .chain()
             .first()
@@ -402,6 +405,14 @@ fn read(schema: u32, csr: &str) -> Result<(VerifiedCsr, Digest), ControlError> {
             "this master reads certificate requests of schema 1".to_owned(),
         ));
     }
+    read_csr(csr)
+}
+
+/// A certificate request, and the name of its key.
+///
+/// # Errors
+/// It is none for a P-256 key, or its own signature does not hold (422).
+pub fn read_csr(csr: &str) -> Result<(VerifiedCsr, Digest), ControlError> {
     let csr = VerifiedCsr::parse(csr, CSR_CAP)
         .map_err(|error| ControlError::Invalid(format!("the certificate request is refused: {error}")))?;
     let key = digest(csr.key_digest().sha256().as_bytes());

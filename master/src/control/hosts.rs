@@ -24,6 +24,8 @@ const SILENCE: time::Duration = time::Duration::seconds(90);
 pub enum HostState {
     /// A token was made; nobody has used it yet.
     Invited,
+    /// Somebody uses its token, and an operator has to approve of his key.
+    Waiting,
     /// It has a certificate and has not been heard of since.
     Enrolled,
     /// Its heartbeats come.
@@ -39,6 +41,7 @@ impl HostState {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Invited => "invited",
+            Self::Waiting => "waiting",
             Self::Enrolled => "enrolled",
             Self::Active => "active",
             Self::Unreachable => "unreachable",
@@ -161,7 +164,10 @@ impl Control {
             return HostState::Revoked;
         }
         if host.key.is_none() {
-            return HostState::Invited;
+            return match host.awaiting {
+                Some(_) => HostState::Waiting,
+                None => HostState::Invited,
+            };
         }
         let Some(heard) = status.last_heartbeat else {
             return HostState::Enrolled;

@@ -125,6 +125,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(swarm::enroll))
         .routes(routes!(swarm::set_network))
         .routes(routes!(swarm::revoke))
+        .routes(routes!(swarm::approve))
         .routes(routes!(catalogue::services))
         .routes(routes!(catalogue::archetypes))
         .routes(routes!(catalogue::distros))

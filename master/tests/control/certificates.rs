@@ -23,7 +23,11 @@ fn enrolled(master: &Master, name: &str, key: &HostKey) -> EnrolResponse {
         .invite(&operator(), &invitation(name))
         .unwrap()
         .token;
-    let response = master.control.enrol(&caller(), &request(&token, key)).unwrap();
+    let response = master
+        .control
+        .enrol(&caller(), &request(&token, key))
+        .unwrap()
+        .unwrap();
     master.control.publish_due().unwrap();
     response
 }

@@ -28,6 +28,7 @@ fn the_embedded_worker_enrols_again_under_its_old_identity() {
             &stranger(),
             &request(&embedded(&master), &HostKey::generate().unwrap()),
         )
+        .unwrap()
         .unwrap();
     let mut host = Host {
         id: first.host,
@@ -45,6 +46,7 @@ fn the_embedded_worker_enrols_again_under_its_old_identity() {
     let again = master
         .control
         .enrol(&stranger(), &request(&token, &HostKey::generate().unwrap()))
+        .unwrap()
         .unwrap();
     assert_eq!(again.host, first.host);
     assert!(
@@ -142,6 +144,7 @@ fn what_was_set_for_the_embedded_worker_outlives_its_enrolment() {
             &stranger(),
             &request(&embedded(&master), &HostKey::generate().unwrap()),
         )
+        .unwrap()
         .unwrap();
     let network = HostNetworking::new(true, Some(NetworkMode::L3s), Some("eth7".parse().unwrap())).unwrap();
     master
@@ -154,6 +157,7 @@ fn what_was_set_for_the_embedded_worker_outlives_its_enrolment() {
             &stranger(),
             &request(&embedded(&master), &HostKey::generate().unwrap()),
         )
+        .unwrap()
         .unwrap();
     assert_eq!(second.host, first.host);
     let host = master.control.host(first.host).unwrap().host;

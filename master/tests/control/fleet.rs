@@ -410,10 +410,12 @@ fn a_token_buys_one_certificate_for_one_key() {
     let first = master
         .control
         .enrol(&stranger(), &request(&invited.token, &key))
+        .unwrap()
         .unwrap();
     let again = master
         .control
         .enrol(&stranger(), &request(&invited.token, &key))
+        .unwrap()
         .unwrap();
     assert_eq!(
         first.certificate, again.certificate,

@@ -188,6 +188,7 @@ impl Host {
                 &stranger(),
                 &request(&invited.token, &HostKey::generate().unwrap()),
             )
+            .unwrap()
             .unwrap();
         Self {
             id: invited.host,
@@ -335,6 +336,7 @@ pub(crate) fn invitation(name: &str) -> Invitation {
         lan: None,
         lifetime: TOKEN_LIFETIME,
         notes: None,
+        approve: false,
     }
 }
 

@@ -55,6 +55,7 @@ fn case(
 /// One of every route, in an order in which each has something to change.
 async fn every_change(master: &Master) -> Vec<Case> {
     let host = master.enrol("edge-01").to_string();
+    let (waiting, fingerprint) = master.waiting("edge-03");
     let root = signed(&draft(master, json!({"online": true})).await, &operator(master));
     let (post, put) = (Method::POST, Method::PUT);
     let entry = |action, subject| (action, subject);
@@ -100,6 +101,13 @@ async fn every_change(master: &Master) -> Vec<Case> {
             &host,
             Some(json!({"ipvlan": true})),
             entry("host.network", "host/edge-01"),
+        ),
+        case(
+            post.clone(),
+            "/swarm/hosts/{uuid}/approve",
+            &waiting.to_string(),
+            Some(json!({ "fingerprint": fingerprint })),
+            entry("host.approve", "host/edge-03"),
         ),
         case(
             post.clone(),
