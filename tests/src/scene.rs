@@ -150,10 +150,26 @@ impl Scene {
         }
     }
 
-    /// Somebody does here what raises alarms. Everywhere else there must be none: our own agents raise none, whatever
-    /// happens to them.
-    pub fn expects_alarms(&mut self) {
+    /// From now on somebody does what raises alarms. Up to here, and everywhere else, there must be none: our own agents
+    /// raise none, whatever happens to them.
+    ///
+    /// # Errors
+    ///
+    /// When there are some already.
+    pub fn expects_alarms(&mut self) -> Result<()> {
+        self.no_alarms()?;
         self.alarms = true;
+        Ok(())
+    }
+
+    fn no_alarms(&self) -> Result<()> {
+        let alarms = self.operator.json(&["audit", "--action", "alarm."])?;
+        let alarms = &alarms["entries"];
+        ensure!(
+            alarms.as_array().is_some_and(Vec::is_empty),
+            "there are alarms: {alarms:#}"
+        );
+        Ok(())
     }
 
     /// Waits until the engine holds exactly these containers for a host, all of them running.
@@ -200,12 +216,9 @@ impl Scene {
         let names = self.operator.deckies()?;
         let names: Vec<&str> = names.keys().map(String::as_str).collect();
         self.operator.remove(&names)?;
-        let alarms = self.operator.json(&["audit", "--action", "alarm."])?;
-        let alarms = &alarms["entries"];
-        ensure!(
-            self.alarms || alarms.as_array().is_some_and(Vec::is_empty),
-            "there are alarms: {alarms:#}"
-        );
+        if !self.alarms {
+            self.no_alarms()?;
+        }
         self.operator.command(&["audit", "--verify"])?.ok()?;
         until("nothing is left on the engine", SETTLED, || {
             let mut left = Vec::new();

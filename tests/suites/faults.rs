@@ -168,7 +168,7 @@ fn an_engine_that_drops_connections_in_mid_apply_costs_a_retry_and_nothing_else(
 #[test]
 fn tokens_are_good_once_for_their_own_master_and_for_a_while() -> Result<()> {
     let mut scene = Scene::swarm("faults, tokens")?;
-    scene.expects_alarms();
+    scene.expects_alarms()?;
     let refused = |agent: &Agent, token: &str, why: &str| -> Result<()> {
         let said = agent.command(&["enroll", token])?;
         println!("{why}: {} {}", said.status, said.said());

@@ -23,7 +23,6 @@ fn contact(agent: &Agent) -> Result<Value> {
 #[test]
 fn a_revoked_host_is_cut_off_in_the_middle_of_its_poll_and_its_deckies_run_on() -> Result<()> {
     let mut scene = Scene::swarm("revocation")?;
-    scene.expects_alarms();
     let lans = (Lan::create(&scene.seed)?, Lan::create(&scene.seed)?);
     let (good, good_id) = scene.agent("good", &lans.0, None)?;
     let (mut stolen, stolen_id) = scene.agent("stolen", &lans.1, None)?;
@@ -40,6 +39,7 @@ fn a_revoked_host_is_cut_off_in_the_middle_of_its_poll_and_its_deckies_run_on() 
     ensure!(contact(&stolen)?["error"].is_null(), "{}", contact(&stolen)?);
     let before = engine::containers(&stolen_id)?;
 
+    scene.expects_alarms()?;
     let revoked = Instant::now();
     scene.operator.json(&["host", "revoke", "stolen"])?;
     until("the revoked agent is refused", AT_ONCE, || {

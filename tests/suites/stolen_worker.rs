@@ -200,7 +200,6 @@ fn alarms(scene: &Scene) -> Result<Vec<(String, String, String)>> {
 #[test]
 fn a_stolen_worker_reaches_nothing_that_is_not_its_own() -> Result<()> {
     let mut scene = Scene::swarm("stolen worker")?;
-    scene.expects_alarms();
     let lans = (Lan::create(&scene.seed)?, Lan::create(&scene.seed)?);
     let (good, good_id) = scene.agent("good", &lans.0, None)?;
     let mut stolen = Agent::new(scene.folder(), "stolen");
@@ -228,6 +227,7 @@ fn a_stolen_worker_reaches_nothing_that_is_not_its_own() -> Result<()> {
     scene.explained(scene.operator.settled("stolen"))?;
 
     stolen.stop()?;
+    scene.expects_alarms()?;
     let thief = Thief::of(&stolen, &stolen_id, &scene)?;
     let outcome = good.frozen(|| {
         // An operation of the other host is open while all this happens.
