@@ -228,8 +228,12 @@ impl Control {
                     host.name
                 )));
             }
+            let approval = Approval::Given(awaiting);
+            if token.approval == approval {
+                return Ok(Audited::Unchanged(host.name));
+            }
             let token = EnrolTokenRecord {
-                approval: Approval::Given(awaiting),
+                approval,
                 ..token
             };
             w.put(&id, &token)?;
@@ -292,7 +296,10 @@ impl Control {
             match &token.approval {
                 Approval::NotNeeded => {}
                 Approval::Given(approved) if *approved == key => {}
-                Approval::Given(_) => return Err(refuse()),
+                Approval::Given(_) => {
+                    reused = true;
+                    return Err(refuse());
+                }
                 // The first who shows the token binds it to his key.
                 Approval::Needed => match &host.awaiting {
                     Some(awaiting) if *awaiting == key => return Ok(Audited::Unchanged(None)),
