@@ -35,6 +35,7 @@ use crate::init;
 use crate::keys::{KeysError, MasterKeys};
 use crate::records::Settings;
 use crate::store::{Db, RedbStore, StoreError};
+use listen::limits;
 
 /// How long the listeners' own certificates are valid. They are made anew at every start.
 const LISTENER_CERTIFICATE: time::Duration = time::Duration::days(398);
@@ -111,7 +112,7 @@ pub async fn run(
     end: CancellationToken,
     ready: impl FnOnce(&Bound),
 ) -> Result<(), ServeError> {
-    listen::allow_files();
+    let agents = listen::agent_limits(listen::allow_files());
     let agent_listener = listen::bind(args.agent_listen).await?;
     let enrol_listener = listen::bind(args.enrol_listen).await?;
     let api_listener = listen::bind(args.api_listen).await?;
@@ -143,7 +144,7 @@ pub async fn run(
     tasks.spawn(listen::serve_tls(
         agent_listener,
         agent_tls,
-        listen::AGENTS,
+        agents,
         end.clone(),
         move |remote| {
             let api = Arc::clone(&api);
@@ -151,14 +152,20 @@ pub async fn run(
         },
     ));
     let enrolling = Arc::clone(&control);
+    let bodies = Arc::new(message::Bodies::new(
+        limits::ENROLMENT_BODIES,
+        limits::ENROLMENT_BODY,
+    ));
     tasks.spawn(listen::serve_tls(
         enrol_listener,
         Arc::clone(&public_tls),
-        listen::STRANGERS,
+        limits::ENROLMENT,
         end.clone(),
         move |remote| {
-            let control = Arc::clone(&enrolling);
-            service_fn(move |request| enrolment::answer(Arc::clone(&control), remote.clone(), request))
+            let (control, bodies) = (Arc::clone(&enrolling), Arc::clone(&bodies));
+            service_fn(move |request| {
+                enrolment::answer(Arc::clone(&control), Arc::clone(&bodies), remote.clone(), request)
+            })
         },
     ));
     let router = operator::router(Arc::clone(&control), end.clone());
@@ -166,13 +173,16 @@ pub async fn run(
     tasks.spawn(listen::serve_tls(
         api_listener,
         public_tls,
-        listen::OPERATORS,
+        limits::OPERATORS,
         end.clone(),
         move |remote| TowerToHyperService::new(operator::for_peer(over_tls.clone(), &remote)),
     ));
-    tasks.spawn(listen::serve_unix(socket, end.clone(), move |remote| {
-        TowerToHyperService::new(operator::for_peer(router.clone(), &remote))
-    }));
+    tasks.spawn(listen::serve_unix(
+        socket,
+        limits::LOCAL,
+        end.clone(),
+        move |remote| TowerToHyperService::new(operator::for_peer(router.clone(), &remote)),
+    ));
 
     let publisher = tokio::spawn(Arc::clone(&control).run_publisher());
     let sweep = tokio::spawn(Arc::clone(&control).run_sweep());

@@ -10,7 +10,7 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use super::agent::blocking;
 use super::listen::Remote;
-use super::message::{self, Body};
+use super::message::{self, Bodies, Body};
 use crate::control::Control;
 use crate::text::chain;
 
@@ -20,13 +20,14 @@ use crate::text::chain;
 /// Never: what goes wrong is an answer.
 pub async fn answer(
     control: Arc<Control>,
+    bodies: Arc<Bodies>,
     remote: Remote,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     if request.method() != Method::POST || request.uri().path() != "/enroll/v1" {
         return Ok(message::refuse(StatusCode::NOT_FOUND, "there is nothing here"));
     }
-    let request: EnrolRequest = match message::read(request.into_body(), limits::ENROLMENT).await {
+    let request: EnrolRequest = match bodies.read(request.into_body(), limits::ENROLMENT).await {
         Ok(request) => request,
         Err(error) => return Ok(error.response()),
     };

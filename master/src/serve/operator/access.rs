@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::answer::{Problem, ask};
 use super::{App, Peer};
 use crate::records::Role;
+use crate::serve::listen::Proven;
 
 /// Event streams that one caller may have open.
 pub(super) const STREAMS_PER_CALLER: usize = 5;
@@ -37,6 +38,16 @@ enum Identity {
     User(u32),
     /// SHA-256 of the token.
     Token([u8; 32]),
+}
+
+impl Identity {
+    /// What the listener tells callers from each other by.
+    fn proven(&self) -> Proven {
+        match self {
+            Self::Token(digest) => Proven(*digest),
+            Self::User(uid) => Proven(Sha256::digest(uid.to_be_bytes()).into()),
+        }
+    }
 }
 
 /// Lets nobody pass without a role, and notes the [`Caller`] for the handlers.
@@ -65,8 +76,11 @@ pub(super) async fn authenticate(State(app): State<App>, mut request: Request, n
             _ => return unauthorized().into_response(),
         },
     };
+    let proven = caller.identity.proven();
     request.extensions_mut().insert(caller);
-    next.run(request).await
+    let mut response = next.run(request).await;
+    response.extensions_mut().insert(proven);
+    response
 }
 
 /// RFC 6750 §2.1; the scheme's case does not matter (RFC 9110 §11.1).
