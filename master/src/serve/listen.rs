@@ -29,7 +29,7 @@ use rustls::ServerConfig;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -97,12 +97,12 @@ pub enum ListenError {
 /// Takes as many file descriptors as this process may have, which is how many it gives: the usual 1,024 are fewer than
 /// the connections.
 pub fn allow_files() -> u64 {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(now, most)| {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).map(|(now, most)| {
         match setrlimit(Resource::RLIMIT_NOFILE, most, most) {
-            Ok(()) => Ok(most),
+            Ok(()) => most,
             Err(error) => {
                 tracing::warn!(%error, "the limit on open files stays at {now}");
-                Ok(now)
+                now
             }
         }
     });
@@ -186,11 +186,11 @@ fn clear(making: &Path) -> std::io::Result<()> {
     gone(std::fs::remove_dir(making))
 }
 
-/// Serves TLS connections within `limits` until `end`, then lets open requests finish. `service` makes one service a
-/// connection.
+/// Serves TLS connections within `limits` until `end`, then lets open requests finish. Each is spoken as `tls` says
+/// when it is made. `service` makes one service a connection.
 pub async fn serve_tls<S, F>(
     listener: TcpListener,
-    config: Arc<ServerConfig>,
+    tls: watch::Receiver<Arc<ServerConfig>>,
     limits: Limits,
     end: CancellationToken,
     service: F,
@@ -198,7 +198,6 @@ pub async fn serve_tls<S, F>(
     F: Fn(Remote) -> S + Clone + Send + Sync + 'static,
     S: HttpService,
 {
-    let acceptor = TlsAcceptor::from(config);
     let tasks = TaskTracker::new();
     let mut door = Door::new(limits);
     while let Some(opened) = door.open(&end).await {
@@ -210,7 +209,8 @@ pub async fn serve_tls<S, F>(
             continue;
         };
         let guest = door.enter(opened, address.ip());
-        let (acceptor, service, end) = (acceptor.clone(), service.clone(), end.clone());
+        let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
+        let (service, end) = (service.clone(), end.clone());
         tasks.spawn(async move {
             let gave_way = guest.cut.clone();
             tokio::select! {
@@ -325,8 +325,7 @@ struct Door {
 }
 
 /// The right to accept one more connection.
-#[derive(Debug)]
-struct Opened(tokio::sync::OwnedSemaphorePermit);
+type Opened = OwnedSemaphorePermit;
 
 /// A connection that was let in.
 #[derive(Debug)]
@@ -350,7 +349,7 @@ impl Door {
     /// Waits until one more may be accepted. None at the end.
     async fn open(&self, end: &CancellationToken) -> Option<Opened> {
         tokio::select! {
-            place = Arc::clone(&self.tasks).acquire_owned() => place.ok().map(Opened),
+            place = Arc::clone(&self.tasks).acquire_owned() => place.ok(),
             () = end.cancelled() => None,
         }
     }

@@ -53,7 +53,7 @@ async fn a_client_that_takes_its_time_does_not_hold_up_the_end() {
         })
     };
     let serving = tokio::spawn(serve_unix(listener, limits::LOCAL, end.clone(), service));
-    let mut client = tokio::net::UnixStream::connect(&path).await.unwrap();
+    let mut client = UnixStream::connect(&path).await.unwrap();
     client
         .write_all(b"POST / HTTP/1.1\r\nhost: m\r\ncontent-length: 9\r\n\r\nhalf")
         .await
@@ -328,9 +328,13 @@ impl Fleet {
         let client = tls::client_config(&cas, &leaf, &host).unwrap();
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let (at, end) = (listener.local_addr().unwrap(), CancellationToken::new());
-        tokio::spawn(serve_tls(listener, config, limits, end.clone(), |_| {
-            service_fn(service)
-        }));
+        tokio::spawn(serve_tls(
+            listener,
+            watch::Sender::new(config).subscribe(),
+            limits,
+            end.clone(),
+            |_| service_fn(service),
+        ));
         Self {
             at,
             client: client.into(),
@@ -376,7 +380,7 @@ async fn an_endless_handshake_ends_at_its_bytes() {
     more.resize(5 + 16_000, 0);
     let _ = client.write_all(&more).await;
     let mut said = Vec::new();
-    let ended = tokio::time::timeout(limits::AGENTS.handshake / 2, client.read_to_end(&mut said)).await;
+    let ended = timeout(limits::AGENTS.handshake / 2, client.read_to_end(&mut said)).await;
     assert!(ended.is_ok(), "it was still listened to");
 }
 
