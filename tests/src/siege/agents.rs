@@ -85,7 +85,7 @@ impl Host {
     /// As `decnet-agent enroll` does it, in memory. What fails is tried again.
     pub(super) async fn enrol(operator: &Operator, name: &str) -> Result<Self> {
         let invitation = operator
-            .post("/api/v1/swarm/enroll", &json!({ "name": name }))
+            .post("/api/v1/swarm/hosts/enroll", &json!({ "name": name }))
             .await?;
         let text = invitation["token"].as_str().context("no token")?;
         let text = text.strip_prefix("decnet1.").context("another kind of token")?;
