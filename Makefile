@@ -62,6 +62,10 @@ lint: fmt-check ## format and lints; warnings are errors
 test: fmt-check set-up build image lab-image lint ## everything: set-up, lints, every test, on real engines (root)
 	$(CARGO) test --workspace --locked --no-fail-fast
 
+.PHONY: siege
+siege: build image ## a longer siege of the master's listeners than the suite's (SECONDS_LONG=300)
+	DECNET_SIEGE_SECONDS=$(or $(SECONDS_LONG),300) $(CARGO) test --locked -p decnet-tests --test siege -- --nocapture
+
 .PHONY: fuzz
 fuzz: toolchain ## the loader of Compose files under libFuzzer (MINUTES=60; needs a C++ compiler)
 	CARGO='$(CARGO)' agent/plan/fuzz/run.sh $(or $(MINUTES),60)

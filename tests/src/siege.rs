@@ -30,10 +30,10 @@ use line::Operator;
 
 /// How often agents report here.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// How long a report may take, connecting included. An agent waits for 30 s.
-const ANSWER: Duration = Duration::from_secs(10);
+/// How long a report may take, connecting included: as long as an agent waits.
+const ANSWER: Duration = Duration::from_secs(30);
 /// How long the operator may wait for an answer.
-const OPERATOR: Duration = Duration::from_secs(5);
+const OPERATOR: Duration = Duration::from_secs(20);
 /// How much longer than its limit an attacker may be kept on a machine that has no time.
 const LAG: Duration = Duration::from_secs(10);
 
