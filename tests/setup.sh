@@ -43,6 +43,8 @@ readonly needed=(
     'vncsnapshot:vncsnapshot'
     'python3:python3'
     'openssl:openssl'
+    # Programs that believe it is another day.
+    'faketime:faketime'
     # For images of the tests: the one busybox that needs no libraries.
     '/var/lib/dpkg/info/busybox-static.list:busybox-static'
     # Lab hosts.

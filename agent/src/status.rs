@@ -8,7 +8,7 @@ use decnet_docker::host::EgressCounters;
 use decnet_docker::{Engine, EngineError};
 use decnet_plan::planner::{StackState, describe, plan, stack_states};
 use decnet_plan::step::Plan;
-use decnet_wire::ids::{FleetId, HostId, HostName, OperationId, StackName, Timestamp};
+use decnet_wire::ids::{Digest, FleetId, HostId, HostName, OperationId, StackName, Timestamp};
 use decnet_wire::report::PendingStack;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,8 @@ pub struct Status {
     /// Where the agent pulls from.
     pub master: String,
     pub certificate_ends_at: Timestamp,
+    /// SHA-256 of the host key's SubjectPublicKeyInfo.
+    pub host_key: Digest,
     /// Of the trust root that this host believes.
     pub trust_root_version: u64,
     pub accepted: Option<AcceptedRecord>,
@@ -122,6 +124,7 @@ impl Status {
             name: identity.name.clone(),
             master,
             certificate_ends_at: Timestamp::new(identity.leaf.not_after()),
+            host_key: identity.host_key(),
             trust_root_version: identity.root.version(),
             accepted: ledger.accepted()?,
             operations: ledger.operations()?,
@@ -152,6 +155,7 @@ impl Status {
         line("host", format!("{} ({})", self.name, self.host));
         line("fleet", self.fleet.to_string());
         line("certificate", format!("until {}", self.certificate_ends_at));
+        line("key", self.host_key.to_string());
         match &self.accepted {
             Some(accepted) => line(
                 "accepted",
