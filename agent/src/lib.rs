@@ -44,6 +44,9 @@ mod control;
 pub mod doctor;
 pub mod enrol;
 mod error;
+/// Called by the fuzz targets in `agent/fuzz`; in no program.
+#[cfg(any(feature = "fuzzing", test))]
+pub mod fuzzing;
 mod identity;
 pub mod ledger;
 mod link;
