@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
+use decnet_pki::secret::SecretText;
 use http::Method;
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
@@ -155,7 +156,7 @@ enum Command {
     #[command(alias = "enrol")]
     Enroll {
         /// The token, or `-` to read it from standard input, where other users cannot see it.
-        token: String,
+        token: SecretText,
         /// Replace an enrolment that is there, once the new one is good.
         #[arg(long)]
         force: bool,
@@ -257,7 +258,7 @@ impl Cli {
             .config()
             .map_err(|error| Failure::new(Exit::Failed, &error))?;
         match self.command {
-            Command::Enroll { token, force } => enroll(&token, force, &config).await,
+            Command::Enroll { token, force } => enroll(token.reveal(), force, &config).await,
             Command::Run => run(config).await,
             Command::Status(output) => {
                 let status: Status = match asked(&config, "/status").await? {
@@ -427,6 +428,7 @@ async fn open(config: Config) -> Result<Agent, OpenError> {
 }
 
 async fn run(config: Config) -> Result<Exit, Failure> {
+    crate::core_dumps::forbid();
     let mut agent = open(config.clone()).await?;
     let shutdown = CancellationToken::new();
     let failed = |error: std::io::Error| Failure::new(Exit::Failed, &error);

@@ -41,6 +41,7 @@ pub mod clock;
 mod compose;
 pub mod config;
 mod control;
+pub mod core_dumps;
 pub mod doctor;
 pub mod enrol;
 mod error;
