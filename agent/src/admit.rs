@@ -18,6 +18,8 @@ use crate::clock::{SharedClock, later};
 use crate::ledger::{Acceptance, AcceptedRecord, Ledger, LedgerError, RefusalRecord};
 
 mod examine;
+#[cfg(any(feature = "fuzzing", test))]
+pub(crate) mod fuzzing;
 mod refusal;
 mod wishes;
 

@@ -4,6 +4,7 @@
 mod audit;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use decnet_plan::step::{Blocked, Step};
@@ -520,7 +521,7 @@ pub struct NetworkBody {
 }
 
 /// The token for a host. It is shown once.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct EnrollView {
     #[schema(value_type = String, format = "uuid")]
     pub host_uuid: HostId,
@@ -529,6 +530,16 @@ pub struct EnrollView {
     pub command: String,
     #[schema(value_type = String, format = "date-time")]
     pub expires_at: Timestamp,
+}
+
+// Not the token: what is written to a log stays there.
+impl fmt::Debug for EnrollView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EnrollView")
+            .field("host_uuid", &self.host_uuid)
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A service that deckies can show.
@@ -683,12 +694,22 @@ pub struct NameBody {
 }
 
 /// A new operator token. It is shown once.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct TokenView {
     pub name: String,
     #[schema(value_type = String)]
     pub role: Role,
     pub token: String,
+}
+
+// Not the token: what is written to a log stays there.
+impl fmt::Debug for TokenView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenView")
+            .field("name", &self.name)
+            .field("role", &self.role)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The trust root that counts.
