@@ -6,9 +6,10 @@
 //! | [`failure`] | failures and exit codes |
 //! | [`table`] | what people read |
 //! | [`follow`] | waiting for operations to end |
-//! | [`fleet`], [`deckies`], [`hosts`], [`lifecycle`], [`catalogue`], [`system`], [`tokens`], [`keys`] | the commands |
+//! | [`audit`], [`fleet`], [`deckies`], [`hosts`], [`lifecycle`], [`catalogue`], [`system`], [`tokens`], [`keys`] | the commands |
 //! | [`manual`] | man pages and shell completions |
 
+mod audit;
 mod catalogue;
 mod client;
 mod deckies;
@@ -108,6 +109,8 @@ pub enum AdminCommand {
     System(Asking<system::SystemArgs>),
     /// Make, list and revoke operator tokens
     Token(Asking<tokens::TokenArgs>),
+    /// Show who changed what, and alarms; check that nobody altered the log of it
+    Audit(Asking<audit::AuditArgs>),
     /// List, rotate, export and import the keys of the trust root
     Key(Asking<keys::KeyArgs>),
 }
@@ -218,6 +221,7 @@ async fn perform(command: &AdminCommand, console: &mut Console<'_>) -> Result<()
         C::Distros(_) => catalogue::distros(&client, console).await,
         C::System(asking) => system::run(&asking.args, &client, console).await,
         C::Token(asking) => tokens::run(&asking.args, &client, console).await,
+        C::Audit(asking) => audit::run(&asking.args, &client, console).await,
         C::Key(asking) => keys::run(&asking.args, &client, console).await,
     }
 }
@@ -237,6 +241,7 @@ impl AdminCommand {
             Self::Lifecycle(asking) => asking.shared(),
             Self::System(asking) => asking.shared(),
             Self::Token(asking) => asking.shared(),
+            Self::Audit(asking) => asking.shared(),
             Self::Key(asking) => asking.shared(),
         }
     }

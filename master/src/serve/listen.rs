@@ -62,6 +62,17 @@ pub enum Remote {
     },
 }
 
+impl Remote {
+    /// The address of somebody on the network.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Unix { .. } => None,
+            Self::Tls { address, .. } => Some(address.ip()),
+        }
+    }
+}
+
 impl fmt::Debug for Remote {
     /// In one short line: a whole certificate would fill the log of a master that somebody knocks at.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

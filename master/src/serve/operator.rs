@@ -9,6 +9,7 @@
 
 mod access;
 mod answer;
+mod audit;
 mod body;
 mod catalogue;
 mod deckies;
@@ -124,6 +125,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(swarm::enroll))
         .routes(routes!(swarm::set_network))
         .routes(routes!(swarm::revoke))
+        .routes(routes!(swarm::approve))
         .routes(routes!(catalogue::services))
         .routes(routes!(catalogue::archetypes))
         .routes(routes!(catalogue::distros))
@@ -133,6 +135,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(system::health))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
+        .routes(routes!(audit::list))
         .routes(routes!(trust::show))
         .routes(routes!(trust::root, trust::replace))
         .routes(routes!(trust::draft))

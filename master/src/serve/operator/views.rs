@@ -1,6 +1,8 @@
 //! The documents of the operator API. The server writes them, the CLI reads them; unknown fields are ignored, so
 //! that a CLI of yesterday reads the answers of a master of today.
 
+mod audit;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,6 +16,8 @@ use decnet_wire::report::{Outcome, PendingStack};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use audit::{AuditEntryView, AuditHeadView, AuditView};
 
 use crate::control::hosts::{DeckyState, DeckyView as Decky, HostState, HostView as Host};
 use crate::fleet::catalogue::Catalogue;
@@ -362,7 +366,7 @@ pub struct HostView {
     pub uuid: HostId,
     #[schema(value_type = String)]
     pub name: HostName,
-    /// `invited`, `enrolled`, `active`, `unreachable` or `revoked`.
+    /// `invited`, `waiting` (for approval), `enrolled`, `active`, `unreachable` or `revoked`.
     #[schema(value_type = String)]
     pub status: HostState,
     /// The worker inside the master's own process.
@@ -396,6 +400,13 @@ pub struct HostView {
     pub last_drift: Option<String>,
     /// SHA-256 of its certificate, as `sha256:…`.
     pub client_cert_fingerprint: Option<String>,
+    /// When its certificate ends. It is renewed long before.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub certificate_ends_at: Option<Timestamp>,
+    /// The fingerprint of the key that waits for approval: SHA-256 of its SubjectPublicKeyInfo.
+    #[serde(default)]
+    pub waiting_key: Option<String>,
     pub use_ipvlan: bool,
     /// The driver's mode; null is its usual one, `bridge` of macvlan and `l2` of ipvlan.
     #[schema(value_type = Option<String>)]
@@ -438,6 +449,8 @@ impl From<Host> for HostView {
             drifts: status.drifts,
             last_drift: status.last_drift.map(|(at, what)| format!("{at} {what}")),
             client_cert_fingerprint: host.certificate.map(|digest| digest.to_string()),
+            certificate_ends_at: host.certificate_ends_at,
+            waiting_key: host.awaiting.map(|digest| digest.to_string()),
             use_ipvlan: host.ipvlan,
             mode: host.mode,
             interface: host.interface,
@@ -476,8 +489,19 @@ pub struct EnrollBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(default = 300, minimum = 1, maximum = 3600)]
     pub ttl_seconds: Option<u64>,
+    /// The host gets its certificate once an operator has compared its fingerprint.
+    #[serde(default)]
+    #[schema(default = false)]
+    pub approve: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notes: Option<String>,
+}
+
+/// The fingerprint that an operator has read on the host.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ApproveBody {
+    #[schema(example = "sha256:0f3c…")]
+    pub fingerprint: String,
 }
 
 /// How a host's deckies are attached to its LAN, whole: what is left out is as if it had never been set.
