@@ -11,8 +11,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HANDSHAKE_BYTES: usize = 16 * 1024;
 /// From the first byte of a request, or from the end of the handshake, to the end of the request's head.
 const HEAD: Duration = Duration::from_secs(15);
-/// The most bytes of a request's head. Ours take a few hundred; a browser's take up to four thousand.
-const HEAD_BYTES: usize = 16 * 1024;
+/// The most bytes of a request's head. Ours take a few hundred, but for the ids of a whole fleet's lifecycle rows.
+const HEAD_BYTES: usize = 32 * 1024;
 /// The most header fields of a request.
 const HEAD_FIELDS: usize = 64;
 /// Between two requests. Longer than the heartbeat, so that an agent keeps its connection.
