@@ -89,6 +89,7 @@ impl Signer {
             online_key: online.public().to_string(),
             online_key_expires_at: hours(now(), 24 * 365),
             ca_certificates: vec![authority.cert_pem()],
+            policy: None,
         };
         Self {
             online,

@@ -38,8 +38,9 @@ mod words;
 
 pub use build::Build;
 pub(crate) use build::is_remote;
+pub use decnet_wire::egress::{Destination, Protocol};
 pub use deploy::Deploy;
-pub use egress::{Destination, Egress, Protocol};
+pub use egress::Egress;
 pub use mounts::{FileReference, MountSource, ServiceMount, SharedVolumes, TopFile, TopVolume};
 pub use network::{Attachment, NetworkMode, TopNetwork};
 pub use read::Problem;

@@ -127,6 +127,7 @@ impl Master {
             online_key: online.public().to_string(),
             online_key_expires_at: from_now(1000),
             ca_certificates: vec![authority.cert_pem()],
+            policy: None,
         };
         let envelope = Envelope::sign(
             trust::PAYLOAD_TYPE,

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use decnet_wire::bundle::{Bundle, ComposeDocument, Network};
 use decnet_wire::enrol::{EnrolRequest, EnrolResponse, Token};
+use decnet_wire::policy::Policy;
 use decnet_wire::report::{Report, ReportAnswer};
 use decnet_wire::trust::TrustRoot;
 use serde::Serialize;
@@ -52,6 +53,9 @@ fn documents_of_schema_1_read_and_write_as_they_did() {
     holds::<EnrolRequest>("enrol-request-1.json");
     holds::<EnrolResponse>("enrol-response-1.json");
     holds::<TrustRoot>("trust-root-1.json");
+    holds::<TrustRoot>("trust-root-1-policy.json");
+    holds::<Policy>("policy-1.json");
+    holds::<Policy>("policy-1-bare.json");
 }
 
 #[test]
@@ -63,6 +67,7 @@ fn an_unknown_field_is_an_error_in_every_document() {
     is_closed::<EnrolRequest>("enrol-request-1.json");
     is_closed::<EnrolResponse>("enrol-response-1.json");
     is_closed::<TrustRoot>("trust-root-1.json");
+    is_closed::<Policy>("policy-1.json");
 }
 
 /// Agents of the first version know no modes: a network without one has to look to them as it always did.
