@@ -1,8 +1,9 @@
 //! The issuing authority: one P-256 key whose certificate every host and server of a fleet trusts.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, RevocationReason, RevokedCertParams,
+    SanType, SerialNumber,
 };
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls_pki_types::ServerName;
@@ -14,6 +15,9 @@ use crate::certificate::{CaCertificate, CaPin, CertificateError, Leaf};
 use crate::csr::VerifiedCsr;
 use crate::key::{HostKey, HostPublicKey, KeyError};
 use crate::peer::host_urn;
+use crate::pem_text;
+
+const CRL_LABEL: &str = "X509 CRL";
 
 /// How long a CA certificate is valid.
 const CA_LIFETIME: Duration = Duration::days(3650);
@@ -139,6 +143,45 @@ impl CertificateAuthority {
         Ok((self.issue(params, key.public())?, key))
     }
 
+    /// Signs the list of leaves that are not to be believed any more (RFC 5280 section 5), in PEM.
+    ///
+    /// `number` has to be higher than that of every list before (section 5.2.3). The list says that the next one comes
+    /// `lifetime` from `now` at the latest.
+    ///
+    /// # Errors
+    /// [`CaError::Lifetime`], [`CaError::Revoked`] for a serial that is none, [`CaError::Sign`].
+    pub fn issue_crl(
+        &self,
+        revoked: &[Revoked],
+        number: u64,
+        now: OffsetDateTime,
+        lifetime: Duration,
+    ) -> Result<String, CaError> {
+        let (this_update, next_update) = validity(now, lifetime)?;
+        let revoked_certs = revoked
+            .iter()
+            .map(|leaf| {
+                let serial = hex::decode(&leaf.serial).map_err(|_| CaError::Revoked(leaf.serial.clone()))?;
+                Ok(RevokedCertParams {
+                    serial_number: SerialNumber::from_slice(&serial),
+                    revocation_time: whole_seconds(leaf.at),
+                    reason_code: Some(RevocationReason::CessationOfOperation),
+                    invalidity_date: None,
+                })
+            })
+            .collect::<Result<_, CaError>>()?;
+        let params = CertificateRevocationListParams {
+            this_update,
+            next_update,
+            crl_number: SerialNumber::from_slice(&number.to_be_bytes()),
+            issuing_distribution_point: None,
+            revoked_certs,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&self.issuer).map_err(CaError::Sign)?;
+        Ok(std::mem::take(&mut *pem_text::encode(CRL_LABEL, list.der())))
+    }
+
     fn new(certificate: CaCertificate, key: HostKey) -> Result<Self, CaError> {
         if certificate.key() != key.public() {
             return Err(CaError::KeyMismatch);
@@ -180,6 +223,15 @@ pub struct HostSubject {
     pub host: Uuid,
 }
 
+/// A leaf that is not to be believed any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revoked {
+    /// As [`Leaf::serial`] gives it.
+    pub serial: String,
+    /// Since when.
+    pub at: OffsetDateTime,
+}
+
 /// The authority could not be made, taken up, or used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -214,6 +266,9 @@ pub enum CaError {
     /// A server name that is neither.
     #[error("a server's name must be a DNS name or an IP address")]
     NameKind,
+    /// A serial number that is none.
+    #[error("{0:?} is no serial number in hex")]
+    Revoked(String),
     /// The system gave no randomness for a serial number.
     #[error("cannot draw a serial number: the system's random source failed")]
     Serial,
@@ -246,12 +301,16 @@ fn validity(now: OffsetDateTime, lifetime: Duration) -> Result<(OffsetDateTime, 
     if !lifetime.is_positive() {
         return Err(out_of_range);
     }
-    // Certificates tell whole seconds in UTC (RFC 5280 section 4.1.2.5).
-    let now = now
-        .checked_to_offset(UtcOffset::UTC)
-        .and_then(|now| now.replace_nanosecond(0).ok());
-    now.and_then(|now| now.checked_sub(BACKDATE).zip(now.checked_add(lifetime)))
+    let now = whole_seconds(now);
+    now.checked_sub(BACKDATE)
+        .zip(now.checked_add(lifetime))
         .ok_or(out_of_range)
+}
+
+/// Certificates tell whole seconds in UTC (RFC 5280 section 4.1.2.5).
+fn whole_seconds(at: OffsetDateTime) -> OffsetDateTime {
+    let at = at.checked_to_offset(UtcOffset::UTC).unwrap_or(at);
+    at.replace_nanosecond(0).unwrap_or(at)
 }
 
 fn alternative_name(name: &ServerName<'_>) -> Result<SanType, CaError> {

@@ -158,6 +158,12 @@ impl Leaf {
         self.chain.iter().map(encode).collect()
     }
 
+    /// Whether it came with this authority's certificate as its issuer's.
+    #[must_use]
+    pub fn is_of(&self, authority: &CaCertificate) -> bool {
+        self.chain.get(1) == Some(authority.der())
+    }
+
     /// The name of the key it certifies.
     #[must_use]
     pub fn key_digest(&self) -> KeyDigest {

@@ -5,6 +5,7 @@
 //! cannot come back on an old session.
 
 mod pinned;
+mod unverified;
 
 use std::sync::Arc;
 
@@ -82,6 +83,19 @@ pub fn client_config_without_certificate(cas: &[CaCertificate]) -> Result<Arc<Cl
 /// [`TlsError::Provider`].
 pub fn pinned_client_config(pin: CaPin) -> Result<Arc<ClientConfig>, TlsError> {
     let verifier = Arc::new(pinned::PinnedCaVerifier::new(pin, provider()));
+    let builder = client_builder()?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    Ok(finish_client(builder.with_no_client_auth()))
+}
+
+/// For fetching documents that prove themselves by signatures of their own, and for nothing else: believes any
+/// server. Whoever stands in the way can withhold such a document; changing it is noticed by its reader.
+///
+/// # Errors
+/// [`TlsError::Provider`].
+pub fn unverified_client_config() -> Result<Arc<ClientConfig>, TlsError> {
+    let verifier = Arc::new(unverified::AnyServer::new(provider()));
     let builder = client_builder()?
         .dangerous()
         .with_custom_certificate_verifier(verifier);

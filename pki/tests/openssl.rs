@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use decnet_pki::ServerName;
-use decnet_pki::ca::{CertificateAuthority, HostSubject};
+use decnet_pki::ca::{CertificateAuthority, HostSubject, Revoked};
 use decnet_pki::csr::{self, CsrError, VerifiedCsr};
 use decnet_pki::envelope::{Envelope, pre_authentication_encoding};
 use decnet_pki::key::{HostKey, SigningKey};
@@ -109,6 +109,71 @@ fn openssl_reads_the_authority_as_a_ca_for_leaves_and_revocation_lists() {
         .replace(':', "")
         .to_lowercase();
     assert_eq!(authority.pin().to_string(), format!("sha256:{hex}"));
+}
+
+#[test]
+fn openssl_refuses_a_leaf_on_the_revocation_list_and_no_other() {
+    let bench = Bench::new();
+    // Two authorities, as there are while a fleet changes from one to the other.
+    let (old, new) = (
+        ca(),
+        CertificateAuthority::create("Test fleet CA 2", NOW).unwrap(),
+    );
+    let leaf = |authority: &CertificateAuthority| {
+        let request = csr::create(&HostKey::generate().unwrap()).unwrap();
+        let request = VerifiedCsr::parse(&request, 10_000).unwrap();
+        authority
+            .issue_host(&request, subject(), NOW, Duration::days(30))
+            .unwrap()
+    };
+    let (gone, kept, newer) = (leaf(&old), leaf(&old), leaf(&new));
+    let revoked = [Revoked {
+        serial: gone.serial().to_owned(),
+        at: NOW + Duration::milliseconds(1500),
+    }];
+    let at = NOW + Duration::hours(1);
+    let lists = [
+        old.issue_crl(&revoked, 257, at, Duration::days(7)).unwrap(),
+        new.issue_crl(&[], 258, at, Duration::days(7)).unwrap(),
+    ];
+    let lists = bench.file("crl.pem", lists.concat());
+    let authorities = bench.file("cas.pem", [old.cert_pem(), new.cert_pem()].concat());
+
+    let text = openssl(&args!["crl", "-in", lists, "-noout", "-text"]);
+    assert_eq!(extension(&text, "X509v3 CRL Number"), "257");
+    assert!(text.contains("Last Update: Mar  1 12:55:00 2026 GMT"), "{text}");
+    assert!(text.contains("Next Update: Mar  8 13:00:00 2026 GMT"), "{text}");
+    assert!(
+        text.contains("Revocation Date: Mar  1 12:00:01 2026 GMT"),
+        "{text}"
+    );
+    let verify = |name: &str, leaf: &str| {
+        let leaf = bench.file(name, leaf);
+        let when = (NOW + Duration::hours(2)).unix_timestamp().to_string();
+        try_openssl(&args![
+            "verify",
+            "-crl_check",
+            "-purpose",
+            "sslclient",
+            "-attime",
+            when,
+            "-CAfile",
+            authorities,
+            "-CRLfile",
+            lists,
+            leaf
+        ])
+    };
+    for leaf in [&kept, &newer] {
+        let said = verify("leaf.pem", &leaf.chain_pem());
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    }
+    let said = verify("gone.pem", &gone.chain_pem());
+    let said = (
+        said.status.success(),
+        String::from_utf8_lossy(&said.stderr).into_owned(),
+    );
+    assert!(!said.0 && said.1.contains("certificate revoked"), "{said:?}");
 }
 
 #[test]
