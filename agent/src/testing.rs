@@ -107,6 +107,24 @@ impl Signer {
         serde_json::from_slice(&envelope.to_json()).unwrap()
     }
 
+    /// A policy that the operator has signed, for all hosts, for a year.
+    pub(crate) fn policy(&self, version: u64, rules: &Value) -> decnet_wire::policy::Policy {
+        decnet_wire::policy::Policy {
+            schema: decnet_wire::policy::SCHEMA,
+            fleet: self.fleet,
+            version,
+            issued_at: now(),
+            expires_at: hours(now(), 24 * 365),
+            hosts: None,
+            rules: serde_json::from_value(rules.clone()).unwrap(),
+        }
+    }
+
+    pub(crate) fn sign_policy(&self, policy: &decnet_wire::policy::Policy) -> Vec<u8> {
+        let payload = serde_json::to_vec(policy).unwrap();
+        Envelope::sign(decnet_wire::policy::PAYLOAD_TYPE, payload, &[&self.operator]).to_json()
+    }
+
     pub(crate) fn audience(&self) -> Audience {
         Audience {
             fleet: self.fleet,
