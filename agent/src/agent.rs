@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admit::Admission;
 use crate::backoff::{Backoff, Patience, seeded_by_the_system};
 use crate::blobs::Blobs;
+use crate::certificate::{Recovery, Renewal};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, HostPort};
 use crate::control::{self, Control, ControlError};
@@ -28,6 +29,8 @@ use crate::transfers::Transfers;
 
 /// How long a poll waits until the master says otherwise.
 const POLL_WAIT: Duration = Duration::from_secs(30);
+/// Over how long hosts spread their renewals until the master says otherwise.
+const RENEW_WITHIN: Duration = Duration::from_secs(300);
 
 /// One enrolled host's agent. It holds the ledger: there is one per state folder.
 #[derive(Debug)]
@@ -190,6 +193,18 @@ impl Agent {
         }
     }
 
+    /// Where the enrolment listener is: at the address of the token, or where the master is said to be now.
+    fn enrol_at(&self) -> Option<HostPort> {
+        if let Some(told) = &self.config.enrolment {
+            return Some(told.clone());
+        }
+        let at = self.identity.current().enrol_at.clone()?;
+        Some(match &self.config.master {
+            Some(master) => master.with_port(at.port()),
+            None => at,
+        })
+    }
+
     fn start(self) -> Result<JoinSet<Result<(), LedgerError>>, RunError> {
         // A connection each: one waits in the long poll, one must never wait.
         let link = || Link::new(self.master.clone(), self.identity.tls()).map_err(RunError::Link);
@@ -197,9 +212,11 @@ impl Agent {
         let (condition, _) = watch::channel(Condition::default());
         let (contact, _) = watch::channel(Contact::default());
         let (poll_wait, _) = watch::channel(POLL_WAIT);
+        let (renew_within, _) = watch::channel(RENEW_WITHIN);
         let wake = Arc::new(Notify::new());
         let idle_round = Arc::new(AtomicU64::new(0));
         let retries = Arc::new(Retries::default());
+        let renew = Arc::new(Notify::new());
         let host = self.host();
 
         let transfers = Arc::new(Transfers::default());
@@ -225,6 +242,7 @@ impl Agent {
             transfers,
             retries: Arc::clone(&retries),
             wake: Arc::clone(&wake),
+            renew: Arc::clone(&renew),
         };
         let reporter = Reporter {
             link: link()?,
@@ -233,6 +251,7 @@ impl Agent {
             bundles: bundles.subscribe(),
             condition: condition.subscribe(),
             poll_wait: poll_wait.clone(),
+            renew_within: renew_within.clone(),
             contact: contact.clone(),
             patience: Patience::new(),
         };
@@ -264,12 +283,31 @@ impl Agent {
             poll_wait: poll_wait.subscribe(),
             contact,
             patience: Patience::new(),
+            recovery: Recovery {
+                identity: Arc::clone(&self.identity),
+                clock: Arc::clone(&self.clock),
+                enrol_at: self.enrol_at(),
+            },
+            recoveries: 0,
+        };
+        let renewal = Renewal {
+            link: link()?,
+            identity: Arc::clone(&self.identity),
+            clock: Arc::clone(&self.clock),
+            within: renew_within.subscribe(),
+            asked: renew,
+            patience: Patience::new(),
+            random: seeded_by_the_system(),
         };
 
         tracing::info!(%host, name = %self.identity.current().name, master = %self.master, "agent started");
         let mut tasks = JoinSet::new();
         tasks.spawn(pull.run());
         tasks.spawn(reporter.run());
+        tasks.spawn(async move {
+            renewal.run().await;
+            Ok(())
+        });
         tasks.spawn(reconciler.run());
         tasks.spawn(async move {
             machine

@@ -174,6 +174,8 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Get a new key and certificate now. It happens by itself long before the present certificate ends.
+    Renew,
     /// Show the newest steps.
     Journal {
         #[command(flatten)]
@@ -289,6 +291,17 @@ impl Cli {
                         .map_err(|error| Failure::new(Exit::Failed, &error))?,
                 };
                 output.print(&retried, Retried::to_text)
+            }
+            Command::Renew => {
+                let answer = control::call(&config.socket_path(), Method::POST, "/renew").await;
+                let _: serde_json::Value = found(answer)?.ok_or_else(|| Failure {
+                    text: "no agent runs here: start it first".to_owned(),
+                    exit: Exit::Failed,
+                })?;
+                println!(
+                    "the agent asks the master for a certificate for a new key; `decnet-agent status` shows it"
+                );
+                Ok(Exit::Done)
             }
             Command::Journal { output, limit } => {
                 let entries: Vec<JournalEntry> =

@@ -28,6 +28,8 @@ pub struct Config {
     pub docker_socket: PathBuf,
     /// Where the master's agent API is, in place of what enrolment said.
     pub master: Option<HostPort>,
+    /// Where the master's enrolment listener is, in place of what the token said.
+    pub enrolment: Option<HostPort>,
     /// Whether this host's LAN wants ipvlan; only `doctor` looks at it. The master decides per bundle.
     pub ipvlan: Option<bool>,
     /// How long an event of the engine's that was lost goes unnoticed: the longest time between two looks at all that it
@@ -43,6 +45,7 @@ impl Config {
             state_dir: state_dir.into(),
             docker_socket: PathBuf::from(DOCKER_SOCKET),
             master: None,
+            enrolment: None,
             ipvlan: None,
             relist: RELIST,
         }
@@ -159,6 +162,14 @@ impl HostPort {
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The same host at another port.
+    pub(crate) fn with_port(&self, port: u16) -> Self {
+        Self {
+            host: self.host.clone(),
+            port,
+        }
     }
 }
 

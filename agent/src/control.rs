@@ -1,6 +1,6 @@
 //! The control socket: how commands on this host ask a running agent, which alone may hold the ledger.
 //!
-//! `GET /status`, `GET /plan`, `GET /journal?limit=<n>`, `POST /retry?stack=<name>`; answers are JSON. Only who may
+//! `GET /status`, `GET /plan`, `GET /journal?limit=<n>`, `POST /retry?stack=<name>`, `POST /renew`; answers are JSON. Only who may
 //! enter the state folder reaches it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +62,8 @@ pub(crate) struct Control {
     pub(crate) retries: Arc<Retries>,
     /// Wakes the reconcile loop.
     pub(crate) wake: Arc<Notify>,
+    /// Asks for a new key and certificate.
+    pub(crate) renew: Arc<Notify>,
 }
 
 /// The control socket cannot be used.
@@ -185,10 +187,9 @@ impl Control {
 
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path();
-        let method = if path == "/retry" {
-            Method::POST
-        } else {
-            Method::GET
+        let method = match path {
+            "/retry" | "/renew" => Method::POST,
+            _ => Method::GET,
         };
         if request.method() != method {
             return said(StatusCode::METHOD_NOT_ALLOWED, &format!("{path} takes {method}"));
@@ -246,9 +247,13 @@ impl Control {
                     outcome => json(outcome.map_err(|error| error_chain(&error))),
                 }
             }
+            "/renew" => {
+                self.renew.notify_one();
+                json(Ok(serde_json::json!({ "asked": true })))
+            }
             _ => said(
                 StatusCode::NOT_FOUND,
-                "known are /status, /plan, /journal and /retry",
+                "known are /status, /plan, /journal, /retry and /renew",
             ),
         }
     }

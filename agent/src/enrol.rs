@@ -12,21 +12,21 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use decnet_pki::certificate::{CaPin, CertificateError, Leaf};
+use decnet_pki::certificate::CaPin;
 use decnet_pki::csr::{self, CsrError};
 use decnet_pki::digest::Sha256Digest;
 use decnet_pki::files::{self, FileError};
 use decnet_pki::key::HostKey;
-use decnet_pki::peer::{PeerError, PeerIdentity};
 use decnet_pki::tls::{self, TlsError};
 use decnet_wire::enrol::{EnrolRequest, EnrolResponse, SCHEMA, Token};
 use decnet_wire::ids::{FleetId, HostId, HostName, Timestamp};
 use decnet_wire::limits;
 use http::{Method, Request, StatusCode, header};
 
+use crate::certificate::{self, CheckError};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, HostPort, HostPortError};
-use crate::identity::{self, Identity, IdentityError, Stored};
+use crate::identity::{Identity, IdentityError, PendingKey, Stored};
 use crate::ledger::{Ledger, LedgerError};
 use crate::link::{self, Link, LinkError};
 use crate::trust::{self, TrustError};
@@ -94,11 +94,7 @@ pub enum EnrolError {
     #[error("the answer's trust root was not believed")]
     Trust(#[source] TrustError),
     #[error("the answer's certificate was not believed")]
-    Certificate(#[source] CertificateError),
-    #[error("the answer's certificate is no host certificate")]
-    Peer(#[source] PeerError),
-    #[error("the answer's certificate would be refused by the master's own listeners")]
-    Leaf(#[source] TlsError),
+    Certificate(#[source] CheckError),
 }
 
 /// Spends a token: makes this host the one that it names. An identity that is there is kept.
@@ -143,7 +139,9 @@ pub(crate) async fn enrol_at(
         Err(error) => return Err(EnrolError::Identity(error)),
     };
 
-    let key = identity::pending_key(&config.state_dir).map_err(EnrolError::Identity)?;
+    let key = PendingKey::Enrolment
+        .get(&config.state_dir)
+        .map_err(EnrolError::Identity)?;
     let response = ask(&token, enrol_at, &key).await?;
     let (stored, enrolled) = check(&token, &key, response, clock.now())?;
     if before != Some(enrolled.host) {
@@ -247,18 +245,8 @@ fn check(
     {
         return wrong("its trust root does not hold the authority that the token pins".to_owned());
     }
-    let leaf = Leaf::from_pem(&response.certificate).map_err(EnrolError::Certificate)?;
-    if leaf.key_digest() != key.digest() {
-        return wrong("its certificate is for another key than this host's".to_owned());
-    }
-    tls::verify_client_leaf(&leaf, root.authorities(), now.get()).map_err(EnrolError::Leaf)?;
-    let Some(first) = leaf.chain().first() else {
-        return wrong("its certificate chain is empty".to_owned());
-    };
-    let peer = PeerIdentity::from_leaf(first).map_err(EnrolError::Peer)?;
-    if peer.host != response.host.uuid() || peer.fleet != response.fleet.uuid() {
-        return wrong("its certificate names another host or fleet".to_owned());
-    }
+    let leaf = certificate::check(&response.certificate, key, response.host, &root, now)
+        .map_err(EnrolError::Certificate)?;
     let agent_api: HostPort = response.agent_api.parse().map_err(EnrolError::Address)?;
     let enrolled = Enrolled {
         fleet: response.fleet,
@@ -277,6 +265,8 @@ fn check(
         certificate: response.certificate,
         key: key.to_pkcs8_pem().to_string(),
         trust_root: response.trust_root,
+        enrol_at: Some(token.enrol_at.clone()),
+        previous: None,
     };
     Ok((stored, enrolled))
 }

@@ -23,7 +23,6 @@ mod store;
 pub(crate) use store::IdentityStore;
 
 const FILE: &str = "identity.json";
-const PENDING_KEY: &str = "enrolling.key";
 const SCHEMA: u32 = 1;
 const LONGEST: usize = 2 * limits::ENROLMENT;
 const LONGEST_KEY: usize = 8 * 1024;
@@ -42,6 +41,20 @@ pub(crate) struct Stored {
     /// PKCS #8. It was made on this host and is in no other file.
     pub(crate) key: String,
     pub(crate) trust_root: serde_json::Value,
+    /// Where the enrolment listener is: `host:port`. A certificate that has ended is replaced there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) enrol_at: Option<String>,
+    /// The key and certificate of before, until the present ones have worked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) previous: Option<StoredPair>,
+}
+
+/// A key and its certificate.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StoredPair {
+    certificate: String,
+    key: String,
 }
 
 impl Stored {
@@ -79,6 +92,9 @@ pub(crate) struct Identity {
     pub(crate) leaf: Leaf,
     pub(crate) key: HostKey,
     pub(crate) root: Root,
+    pub(crate) enrol_at: Option<HostPort>,
+    /// The present key has not been seen to work, and the one of before is still there.
+    pub(crate) on_trial: bool,
 }
 
 /// The identity cannot be read or written.
@@ -145,13 +161,25 @@ impl Identity {
             leaf,
             key,
             root: trust::stored(&stored.trust_root).map_err(IdentityError::Trust)?,
+            enrol_at: stored
+                .enrol_at
+                .as_deref()
+                .map(str::parse)
+                .transpose()
+                .map_err(IdentityError::Address)?,
+            on_trial: stored.previous.is_some(),
         })
     }
 
     /// Replaces the identity with that of a finished enrolment.
     pub(crate) fn store(state_dir: &Path, stored: &Stored) -> Result<(), IdentityError> {
         stored.write(state_dir)?;
-        forget_pending_key(state_dir)
+        PendingKey::Enrolment.forget(state_dir)
+    }
+
+    /// Whether the certificate is one of a CA that the trust root lists.
+    pub(crate) fn is_of_a_known_authority(&self) -> bool {
+        self.root.authorities().iter().any(|known| self.leaf.is_of(known))
     }
 
     /// Whom bundles must be for and whose signature counts.
@@ -175,34 +203,51 @@ impl Identity {
     }
 }
 
-/// The key to enrol with: the one that an interrupted enrolment left, or a new one that is on disk before
-/// anybody hears of it. A retry with the same token and key is answered as the first try was.
-pub(crate) fn pending_key(state_dir: &Path) -> Result<HostKey, IdentityError> {
-    let path = state_dir.join(PENDING_KEY);
-    if path.try_exists().unwrap_or(true) {
-        let bytes = files::read_private(&path, LONGEST_KEY).map_err(IdentityError::Read)?;
-        let pending = std::str::from_utf8(&bytes)
-            .ok()
-            .and_then(|text| HostKey::from_pkcs8_pem(text).ok());
-        // A key that is an identity's already belongs to a finished enrolment.
-        let finished = Identity::load(state_dir).ok();
-        if let Some(key) = pending
-            && finished.is_none_or(|identity| identity.key.digest() != key.digest())
-        {
-            return Ok(key);
-        }
-    }
-    let key = HostKey::generate().map_err(IdentityError::Key)?;
-    files::write_private(&path, key.to_pkcs8_pem().as_bytes()).map_err(IdentityError::Write)?;
-    Ok(key)
+/// A key that is to become the host's, on disk before anybody hears of it: a retry with the same key is answered as
+/// the first try was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PendingKey {
+    Enrolment,
+    Renewal,
 }
 
-fn forget_pending_key(state_dir: &Path) -> Result<(), IdentityError> {
-    let path = state_dir.join(PENDING_KEY);
-    match std::fs::remove_file(&path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(IdentityError::Remove { path, source })
+impl PendingKey {
+    fn path(self, state_dir: &Path) -> PathBuf {
+        state_dir.join(match self {
+            Self::Enrolment => "enrolling.key",
+            Self::Renewal => "renewing.key",
+        })
+    }
+
+    /// The one that an interrupted try left, or a new one.
+    pub(crate) fn get(self, state_dir: &Path) -> Result<HostKey, IdentityError> {
+        let path = self.path(state_dir);
+        if path.try_exists().unwrap_or(true) {
+            let bytes = files::read_private(&path, LONGEST_KEY).map_err(IdentityError::Read)?;
+            let pending = std::str::from_utf8(&bytes)
+                .ok()
+                .and_then(|text| HostKey::from_pkcs8_pem(text).ok());
+            // A key that is the identity's already belongs to a try that was finished.
+            let finished = Identity::load(state_dir).ok();
+            if let Some(key) = pending
+                && finished.is_none_or(|identity| identity.key.digest() != key.digest())
+            {
+                return Ok(key);
+            }
         }
-        _ => Ok(()),
+        let key = HostKey::generate().map_err(IdentityError::Key)?;
+        files::write_private(&path, key.to_pkcs8_pem().as_bytes()).map_err(IdentityError::Write)?;
+        Ok(key)
+    }
+
+    /// Removes it, once it is the identity's or of no more use.
+    pub(crate) fn forget(self, state_dir: &Path) -> Result<(), IdentityError> {
+        let path = self.path(state_dir);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(IdentityError::Remove { path, source })
+            }
+            _ => Ok(()),
+        }
     }
 }

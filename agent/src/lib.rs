@@ -35,6 +35,7 @@ mod admit;
 mod agent;
 mod backoff;
 mod blobs;
+mod certificate;
 pub mod cli;
 pub mod clock;
 mod compose;

@@ -102,6 +102,34 @@ impl LinkError {
     }
 }
 
+impl LinkError {
+    /// Whether the other side showed a certificate that is not believed here.
+    pub(crate) fn is_unknown_server(&self) -> bool {
+        matches!(tls_error(self), Some(rustls::Error::InvalidCertificate(_)))
+    }
+
+    /// Whether the other side ended the handshake, as a master does that believes this host's certificate no more.
+    pub(crate) fn is_alert(&self) -> bool {
+        matches!(tls_error(self), Some(rustls::Error::AlertReceived(_)))
+    }
+}
+
+/// What TLS has to do with an error.
+fn tls_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = match error.downcast_ref::<std::io::Error>() {
+            // Its source is what the inner error comes from, not the inner error.
+            Some(outer) => outer.get_ref().map(|inner| inner as _),
+            None => error.source(),
+        };
+    }
+    None
+}
+
 impl Link {
     /// Each new connection is made as `tls` says then; one that is open ends when it says something else.
     pub(crate) fn new(to: HostPort, tls: watch::Receiver<Arc<ClientConfig>>) -> Result<Self, LinkError> {
@@ -167,6 +195,10 @@ impl Link {
     pub(crate) async fn unexpected(&mut self, answer: Response<Incoming>) -> LinkError {
         let status = answer.status();
         let body = self.read(answer, 16 * 1024, CONNECT).await.unwrap_or_default();
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            // A new handshake tells whether it is the certificate.
+            self.open = None;
+        }
         LinkError::Status {
             to: self.to.clone(),
             status,

@@ -19,9 +19,10 @@ use tokio::time::Instant;
 
 use crate::admit::{Admission, Verdict};
 use crate::backoff::Patience;
+use crate::certificate::Recovery;
 use crate::clock::SharedClock;
 use crate::error::{error_chain, one_line};
-use crate::identity::{IdentityError, IdentityStore};
+use crate::identity::{Identity, IdentityError, IdentityStore};
 use crate::ledger::{LedgerError, digest_of};
 use crate::link::{Link, LinkError};
 use crate::status::Contact;
@@ -36,6 +37,8 @@ const BODY: Duration = Duration::from_secs(120);
 const ROOTS_AT_ONCE: usize = 64;
 /// Two polls begin no closer to each other, however quickly the master has nothing to say.
 const PACE: Duration = Duration::from_secs(1);
+/// How often in a row a way back is tried at once: the next root, then a certificate, and the other key.
+const RECOVERIES_AT_ONCE: u32 = 4;
 
 pub(crate) struct Pull {
     pub(crate) link: Link,
@@ -46,6 +49,9 @@ pub(crate) struct Pull {
     pub(crate) poll_wait: watch::Receiver<Duration>,
     pub(crate) contact: watch::Sender<Contact>,
     pub(crate) patience: Patience,
+    pub(crate) recovery: Recovery,
+    /// How often it has changed something since the master last answered.
+    pub(crate) recoveries: u32,
 }
 
 /// What a poll brought.
@@ -79,9 +85,17 @@ impl Pull {
     pub(crate) async fn run(mut self) -> Result<(), LedgerError> {
         loop {
             let begun = Instant::now();
-            let pause = match self.poll().await {
+            // A poll that was begun with another key or root would be answered for that one.
+            let mut changed = self.identity.watch();
+            let identity = Arc::clone(&changed.borrow_and_update());
+            let outcome = tokio::select! {
+                outcome = self.poll() => outcome,
+                _ = changed.changed() => continue,
+            };
+            let pause = match outcome {
                 Ok(answer) => {
                     self.heard(None);
+                    self.works(&identity);
                     self.follow(answer.newest_root).await?;
                     self.follow_policy(answer.policy).await?;
                     match answer.envelope {
@@ -99,6 +113,7 @@ impl Pull {
                         },
                     }
                 }
+                Err(error) if self.recovers(&error).await => Duration::ZERO,
                 Err(error) => {
                     let text = error_chain(&error);
                     let pause = self.patience.after(&error);
@@ -114,6 +129,30 @@ impl Pull {
                 }
             };
             tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// The master has answered to this identity: a new key has worked.
+    fn works(&mut self, identity: &Identity) {
+        self.recoveries = 0;
+        if identity.on_trial
+            && let Err(error) = self.identity.confirm()
+        {
+            tracing::warn!("the key of before is kept: {}", error_chain(&error));
+        }
+    }
+
+    /// Whether there was something to be done about an error, so that it is worth another try at once.
+    async fn recovers(&mut self, error: &LinkError) -> bool {
+        match self.recovery.after(error).await {
+            Ok(changed) => {
+                self.recoveries += u32::from(changed);
+                changed && self.recoveries <= RECOVERIES_AT_ONCE
+            }
+            Err(error) => {
+                tracing::warn!("no way back to the master yet: {}", error_chain(&*error));
+                false
+            }
         }
     }
 

@@ -33,6 +33,8 @@ const EVENT_BYTES: usize = 4 * 1024 * 1024;
 /// What a master may set the heartbeat to, in seconds.
 const HEARTBEAT_RANGE: std::ops::RangeInclusive<u32> = 1..=3600;
 /// What a master may set the wait of a long poll to, in seconds.
+/// The longest over which renewals are spread, in seconds.
+const RENEW_WITHIN_MAX_S: u32 = 24 * 3600;
 const POLL_RANGE: std::ops::RangeInclusive<u32> = 0..=600;
 
 pub(crate) struct Reporter {
@@ -42,6 +44,7 @@ pub(crate) struct Reporter {
     pub(crate) bundles: watch::Receiver<Option<Arc<AdmittedBundle>>>,
     pub(crate) condition: watch::Receiver<Condition>,
     pub(crate) poll_wait: watch::Sender<Duration>,
+    pub(crate) renew_within: watch::Sender<Duration>,
     pub(crate) contact: watch::Sender<Contact>,
     pub(crate) patience: Patience,
 }
@@ -181,6 +184,10 @@ impl Reporter {
         let poll = clamp(answer.poll_wait_s, &POLL_RANGE);
         self.poll_wait
             .send_if_modified(|known| std::mem::replace(known, poll) != poll);
+        if let Some(seconds) = answer.renew_within_s {
+            let within = Duration::from_secs(seconds.min(RENEW_WITHIN_MAX_S).into());
+            self.renew_within.send_replace(within);
+        }
         let now = self.clock.now();
         let ahead = now.get() - answer.time.get();
         self.contact.send_modify(|contact| {

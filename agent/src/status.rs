@@ -8,7 +8,7 @@ use decnet_docker::host::EgressCounters;
 use decnet_docker::{Engine, EngineError};
 use decnet_plan::planner::{StackState, describe, plan, stack_states};
 use decnet_plan::step::Plan;
-use decnet_wire::ids::{FleetId, HostId, HostName, OperationId, StackName, Timestamp};
+use decnet_wire::ids::{Digest, FleetId, HostId, HostName, OperationId, StackName, Timestamp};
 use decnet_wire::report::PendingStack;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,8 @@ pub struct Status {
     /// Where the agent pulls from.
     pub master: String,
     pub certificate_ends_at: Timestamp,
+    /// SHA-256 of the host key's SubjectPublicKeyInfo.
+    pub host_key: Digest,
     /// Of the trust root that this host believes.
     pub trust_root_version: u64,
     /// None while the built-in policy holds.
@@ -127,6 +129,7 @@ impl Status {
             name: identity.name.clone(),
             master,
             certificate_ends_at: Timestamp::new(identity.leaf.not_after()),
+            host_key: identity.host_key(),
             trust_root_version: identity.root.version(),
             policy: PolicyStatus::read(ledger, identity.fleet, identity.host)?,
             accepted: ledger.accepted()?,
@@ -158,6 +161,7 @@ impl Status {
         line("host", format!("{} ({})", self.name, self.host));
         line("fleet", self.fleet.to_string());
         line("certificate", format!("until {}", self.certificate_ends_at));
+        line("key", self.host_key.to_string());
         if let Some(policy) = &self.policy {
             line("policy", policy.to_text());
         }

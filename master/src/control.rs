@@ -7,6 +7,7 @@
 //!  timers ────────▶ rotate (mutate intervals) · sweep (deadlines, liveness)
 //! ```
 
+pub mod certificates;
 pub mod deploy;
 pub mod enrol;
 pub mod error;
@@ -25,7 +26,7 @@ pub mod trust;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use decnet_wire::bundle::Blob;
 use decnet_wire::ids::{DeckyName, FleetId, HostId, OperationId, Timestamp};
@@ -71,7 +72,9 @@ pub struct Addresses {
 pub struct Control {
     db: Db,
     clock: Clock,
-    keys: RwLock<Arc<MasterKeys>>,
+    keys: watch::Sender<Arc<MasterKeys>>,
+    /// Held while the trust root is replaced.
+    following: Mutex<()>,
     catalogue: Catalogue,
     image: Option<DecoyImage>,
     addresses: Addresses,
@@ -84,6 +87,8 @@ pub struct Control {
     /// The generation published last for each host; long polls wait on it.
     published: Mutex<HashMap<HostId, watch::Sender<u64>>>,
     connections: revoke::Connections,
+    /// The revocation lists, and when they were looked at.
+    lists: Mutex<Option<(Timestamp, String)>>,
     /// What hosts last said, newer than the store between two flushes.
     status: Mutex<HashMap<HostId, HostStatus>>,
 }
@@ -135,7 +140,8 @@ impl Control {
         let control = Arc::new(Self {
             db,
             clock,
-            keys: RwLock::new(Arc::new(keys)),
+            keys: watch::Sender::new(Arc::new(keys)),
+            following: Mutex::new(()),
             catalogue,
             image,
             addresses,
@@ -146,6 +152,7 @@ impl Control {
             publish: Notify::new(),
             published: Mutex::new(HashMap::new()),
             connections: revoke::Connections::default(),
+            lists: Mutex::new(None),
             status: Mutex::new(status),
         });
         control.republish_outdated()?;

@@ -124,7 +124,7 @@ pub fn run(args: &InitArgs, now: Timestamp) -> Result<Initialised, InitError> {
     std::fs::rename(&making, &store).map_err(|source| FileError::Write { path: store, source })?;
     Ok(Initialised {
         fleet,
-        ca_pin: keys.ca.pin().to_string(),
+        ca_pin: keys.serving().pin().to_string(),
         keys: folder,
         advertise,
         token,

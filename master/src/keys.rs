@@ -5,16 +5,22 @@
 //! | `operator.pem` | the operator's Ed25519 key, until it is moved elsewhere | trust roots |
 //! | `online.pem` | the master's Ed25519 key | bundles |
 //! | `online.next.pem` | the one that a coming trust root names | nothing yet |
-//! | `ca.crt`, `ca.pem` | the issuing CA (P-256) | host and server leaves |
+//! | `authorities/PIN.pem` | the key (P-256) of each CA that the trust root lists | host and server leaves |
+//! | `authority.next.pem`, `.crt` | the CA that a coming trust root lists | nothing yet |
+//! | `ca.crt` | the certificates of those that are listed, for operators to take along | |
 //! | `trust-root.json` | the signed trust root that counts | |
 //! | `trust-roots/N.json` | the signed trust root of version N | |
 //!
 //! A change of keys is decided by the one rename that replaces `trust-root.json`: before it the old keys count, after
 //! it the new ones, which lie there already.
+//!
+//! The trust root lists CAs from the newest to the oldest. The newest issues hosts' certificates. The oldest stands
+//! behind the listeners, so that a host which has not heard of the newest still finds the master.
 
 use std::path::{Path, PathBuf};
 
 use decnet_pki::ca::{CaError, CertificateAuthority};
+use decnet_pki::certificate::{CaCertificate, CaPin};
 use decnet_pki::envelope::{Envelope, ParseError};
 use decnet_pki::files::{self, FileError};
 use decnet_pki::key::{KeyError, PublicKey, SigningKey};
@@ -31,7 +37,9 @@ pub const OPERATOR: &str = "operator.pem";
 const ONLINE: &str = "online.pem";
 const ONLINE_NEXT: &str = "online.next.pem";
 const CA_CERTIFICATE: &str = "ca.crt";
-const CA_KEY: &str = "ca.pem";
+const AUTHORITIES: &str = "authorities";
+const AUTHORITY_NEXT: &str = "authority.next.crt";
+const AUTHORITY_NEXT_KEY: &str = "authority.next.pem";
 const ROOT: &str = "trust-root.json";
 const ROOTS: &str = "trust-roots";
 
@@ -43,9 +51,23 @@ const FILE_CAP: usize = 64 * 1024;
 pub struct MasterKeys {
     folder: PathBuf,
     pub online: SigningKey,
-    pub ca: CertificateAuthority,
+    authorities: Authorities,
     /// The trust root that counts.
     pub root: Root,
+}
+
+/// The CAs that the trust root lists.
+#[derive(Debug)]
+struct Authorities {
+    newest: CertificateAuthority,
+    /// From the second newest to the oldest.
+    older: Vec<CertificateAuthority>,
+}
+
+impl Authorities {
+    fn all(&self) -> impl Iterator<Item = &CertificateAuthority> {
+        std::iter::once(&self.newest).chain(&self.older)
+    }
 }
 
 /// What went wrong with the keys.
@@ -69,8 +91,12 @@ pub enum KeysError {
         "the trust root names the online key {key}, which this master does not have: draft it here (decnet key rotate)"
     )]
     ForeignOnlineKey { key: PublicKey },
-    #[error("the trust root does not hold this master's CA, whose certificates its hosts have")]
-    ForeignAuthority,
+    #[error(
+        "the trust root lists the CA {pin}, which this master does not have: draft it here (decnet key rotate)"
+    )]
+    ForeignAuthority { pin: CaPin },
+    #[error("the trust root lists no CA")]
+    NoAuthority,
 }
 
 impl MasterKeys {
@@ -102,12 +128,16 @@ impl MasterKeys {
         files::write_private(&folder.join(OPERATOR), operator.to_pkcs8_pem().as_bytes())?;
         files::write_private(&folder.join(ONLINE), online.to_pkcs8_pem().as_bytes())?;
         files::write_private(&folder.join(CA_CERTIFICATE), ca.cert_pem().as_bytes())?;
-        files::write_private(&folder.join(CA_KEY), ca.key_pem().as_bytes())?;
+        files::create_private_dir(&folder.join(AUTHORITIES))?;
+        files::write_private(&authority_path(folder, ca.pin()), ca.key_pem().as_bytes())?;
         write_root(folder, &root)?;
         Ok(Self {
             folder: folder.to_owned(),
             online,
-            ca,
+            authorities: Authorities {
+                newest: ca,
+                older: Vec::new(),
+            },
             root,
         })
     }
@@ -127,17 +157,7 @@ impl MasterKeys {
             Envelope::parse(&bytes, limits::ENROLMENT).map_err(|error| damaged(&path, error.to_string()))?;
         let root = Root::stored(envelope).map_err(|error| damaged(&path, error.to_string()))?;
 
-        let ca = CertificateAuthority::from_pem(
-            &text(&folder.join(CA_CERTIFICATE))?,
-            &text(&folder.join(CA_KEY))?,
-        )
-        .map_err(|error| {
-            let name = match error {
-                CaError::Certificate(_) => CA_CERTIFICATE,
-                _ => CA_KEY,
-            };
-            damaged(&folder.join(name), error.to_string())
-        })?;
+        let authorities = settle_authorities(folder, &root)?;
         let (current, next) = (folder.join(ONLINE), folder.join(ONLINE_NEXT));
         let mut online = signing_key(&current)?;
         if online.public() != *root.online_key() && next.exists() {
@@ -159,7 +179,7 @@ impl MasterKeys {
         let keys = Self {
             folder: folder.to_owned(),
             online,
-            ca,
+            authorities,
             root,
         };
         if keys.root_document(keys.root.version())?.is_none() {
@@ -182,6 +202,44 @@ impl MasterKeys {
         Ok(key.public())
     }
 
+    /// The CA that the next trust root may list before the others: made once, and kept until a root has listed it.
+    ///
+    /// # Errors
+    /// No randomness, or the folder cannot be read or written.
+    pub fn next_authority(&self, now: Timestamp) -> Result<CaCertificate, KeysError> {
+        if let Some(staged) = staged_authority(&self.folder)? {
+            return Ok(staged.certificate().clone());
+        }
+        // Two authorities of one name would be told apart by their keys alone.
+        let name = format!(
+            "DECNET {} {}",
+            self.root.fleet(),
+            self.root.version().saturating_add(1)
+        );
+        let made = CertificateAuthority::create(&name, now.get()).map_err(KeysError::Authority)?;
+        files::write_private(&self.folder.join(AUTHORITY_NEXT_KEY), made.key_pem().as_bytes())?;
+        files::write_private(&self.folder.join(AUTHORITY_NEXT), made.cert_pem().as_bytes())?;
+        Ok(made.certificate().clone())
+    }
+
+    /// The CA that issues hosts' certificates: the newest.
+    #[must_use]
+    pub fn issuing(&self) -> &CertificateAuthority {
+        &self.authorities.newest
+    }
+
+    /// The CA behind the listeners: the oldest, which every host knows.
+    #[must_use]
+    pub fn serving(&self) -> &CertificateAuthority {
+        let Authorities { newest, older } = &self.authorities;
+        older.last().unwrap_or(newest)
+    }
+
+    /// All CAs that the trust root lists, the newest first.
+    pub fn authorities(&self) -> impl Iterator<Item = &CertificateAuthority> {
+        self.authorities.all()
+    }
+
     /// Takes a signed trust root that follows the one that counts; gives the keys as they are then.
     ///
     /// # Errors
@@ -197,12 +255,12 @@ impl MasterKeys {
                 key: *root.online_key(),
             });
         }
-        if !root
-            .authorities()
-            .iter()
-            .any(|authority| authority.pin() == self.ca.pin())
-        {
-            return Err(KeysError::ForeignAuthority);
+        let staged = staged_authority(&self.folder)?;
+        for pin in root.authorities().iter().map(CaCertificate::pin) {
+            let mut known = self.authorities.all().chain(&staged);
+            if !known.any(|authority| authority.pin() == pin) {
+                return Err(KeysError::ForeignAuthority { pin });
+            }
         }
         write_root(&self.folder, &root)?;
         Self::load(&self.folder)
@@ -242,6 +300,99 @@ fn root_path(folder: &Path, version: u64) -> PathBuf {
     folder.join(ROOTS).join(format!("{version}.json"))
 }
 
+fn authority_path(folder: &Path, pin: CaPin) -> PathBuf {
+    let name = hex::encode(pin.sha256().as_bytes());
+    folder.join(AUTHORITIES).join(format!("{name}.pem"))
+}
+
+/// The CA that waits for a trust root to list it. The certificate is written last: without it there is none.
+fn staged_authority(folder: &Path) -> Result<Option<CertificateAuthority>, KeysError> {
+    let certificate = folder.join(AUTHORITY_NEXT);
+    if !certificate.exists() {
+        return Ok(None);
+    }
+    let key = text(&folder.join(AUTHORITY_NEXT_KEY))?;
+    CertificateAuthority::from_pem(&text(&certificate)?, &key)
+        .map(Some)
+        .map_err(|error| KeysError::Damaged {
+            path: certificate,
+            reason: error.to_string(),
+        })
+}
+
+/// Takes up the CAs that the root lists, the staged one among them if it is listed now, and forgets the keys of those
+/// that it does not list any more.
+fn settle_authorities(folder: &Path, root: &Root) -> Result<Authorities, KeysError> {
+    let mut found = Vec::new();
+    for certificate in root.authorities() {
+        let path = authority_path(folder, certificate.pin());
+        if !path.exists()
+            && let Some(staged) = staged_authority(folder)?
+            && staged.pin() == certificate.pin()
+        {
+            files::write_private(&path, staged.key_pem().as_bytes())?;
+        }
+        let authority =
+            CertificateAuthority::from_pem(&certificate.pem(), &text(&path)?).map_err(|error| {
+                KeysError::Damaged {
+                    path,
+                    reason: error.to_string(),
+                }
+            })?;
+        found.push(authority);
+    }
+    let listed = |pin: CaPin| {
+        found
+            .iter()
+            .any(|authority: &CertificateAuthority| authority.pin() == pin)
+    };
+    if let Some(staged) = staged_authority(folder)?
+        && listed(staged.pin())
+    {
+        remove(&folder.join(AUTHORITY_NEXT))?;
+        remove(&folder.join(AUTHORITY_NEXT_KEY))?;
+    }
+    let kept: Vec<PathBuf> = found
+        .iter()
+        .map(|authority| authority_path(folder, authority.pin()))
+        .collect();
+    for path in files_in(&folder.join(AUTHORITIES))? {
+        if !kept.contains(&path) {
+            remove(&path)?;
+        }
+    }
+    let certificates: String = found.iter().map(CertificateAuthority::cert_pem).collect();
+    let path = folder.join(CA_CERTIFICATE);
+    if !text(&path).is_ok_and(|there| *there == certificates) {
+        files::write_private(&path, certificates.as_bytes())?;
+    }
+    let mut found = found.into_iter();
+    Ok(Authorities {
+        newest: found.next().ok_or(KeysError::NoAuthority)?,
+        older: found.collect(),
+    })
+}
+
+fn files_in(folder: &Path) -> Result<Vec<PathBuf>, KeysError> {
+    let read = |source| FileError::Read {
+        path: folder.to_owned(),
+        source,
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(read)? {
+        found.push(entry.map_err(read)?.path());
+    }
+    Ok(found)
+}
+
+fn remove(path: &Path) -> Result<(), KeysError> {
+    std::fs::remove_file(path).map_err(|source| FileError::Write {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(())
+}
+
 /// The history first: whoever hears of a version can fetch it.
 fn write_root(folder: &Path, root: &Root) -> Result<(), KeysError> {
     files::create_private_dir(&folder.join(ROOTS))?;
@@ -254,10 +405,7 @@ fn write_root(folder: &Path, root: &Root) -> Result<(), KeysError> {
 /// Removes a staged key that has taken its place.
 fn discard_if(path: &Path, key: &PublicKey) -> Result<(), KeysError> {
     if path.exists() && signing_key(path)?.public() == *key {
-        std::fs::remove_file(path).map_err(|source| FileError::Write {
-            path: path.to_owned(),
-            source,
-        })?;
+        remove(path)?;
     }
     Ok(())
 }
@@ -363,13 +511,63 @@ mod tests {
         let mut foreign = next(&keys);
         foreign.ca_certificates = vec![other.cert_pem()];
         let error = keys.follow(&folder.sign(&foreign)).unwrap_err();
-        assert!(matches!(error, KeysError::ForeignAuthority), "{error}");
+        assert!(matches!(error, KeysError::ForeignAuthority { .. }), "{error}");
 
         let mut gap = next(&keys);
         gap.version += 1;
         let error = keys.follow(&folder.sign(&gap)).unwrap_err();
         assert!(matches!(error, KeysError::Root(_)), "{error}");
         assert_eq!(MasterKeys::load(&folder.path()).unwrap().root.version(), 1);
+    }
+
+    #[test]
+    fn a_staged_ca_issues_while_the_one_of_before_stays_behind_the_listeners() {
+        let (folder, keys) = Folder::new();
+        let first = keys.issuing().pin();
+        let staged = keys.next_authority(now()).unwrap();
+        assert_eq!(keys.next_authority(now()).unwrap(), staged, "made once");
+
+        let mut document = next(&keys);
+        document.ca_certificates.insert(0, staged.pem());
+        let both = keys.follow(&folder.sign(&document)).unwrap();
+        assert_eq!(
+            (both.issuing().pin(), both.serving().pin()),
+            (staged.pin(), first)
+        );
+        let operators = std::fs::read_to_string(folder.path().join(CA_CERTIFICATE)).unwrap();
+        assert_eq!(operators.matches("BEGIN CERTIFICATE").count(), 2);
+        assert_ne!(both.next_authority(now()).unwrap().pin(), staged.pin(), "spent");
+
+        let mut document = next(&both);
+        document.ca_certificates.pop();
+        let one = both.follow(&folder.sign(&document)).unwrap();
+        assert_eq!(
+            (one.issuing().pin(), one.serving().pin()),
+            (staged.pin(), staged.pin())
+        );
+        assert!(
+            !authority_path(&folder.path(), first).exists(),
+            "the old key is still there"
+        );
+        // It cannot come back: nobody has its key any more.
+        let mut document = next(&one);
+        document.ca_certificates.push(keys.issuing().cert_pem());
+        let error = one.follow(&folder.sign(&document)).unwrap_err();
+        assert!(matches!(error, KeysError::ForeignAuthority { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_crash_after_the_root_was_replaced_ends_with_the_new_ca() {
+        let (folder, keys) = Folder::new();
+        let staged = keys.next_authority(now()).unwrap();
+        let mut document = next(&keys);
+        document.ca_certificates = vec![staged.pem()];
+        let envelope = Envelope::parse(&folder.sign(&document), limits::ENROLMENT).unwrap();
+        write_root(&folder.path(), &keys.root.next(envelope).unwrap()).unwrap();
+        let after = MasterKeys::load(&folder.path()).unwrap();
+        assert_eq!(after.serving().pin(), staged.pin());
+        assert!(!folder.path().join(AUTHORITY_NEXT_KEY).exists());
+        assert_eq!(files_in(&folder.path().join(AUTHORITIES)).unwrap().len(), 1);
     }
 
     #[test]

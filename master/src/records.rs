@@ -86,6 +86,9 @@ pub struct Host {
     pub key: Option<Digest>,
     /// SHA-256 of its certificate's DER.
     pub certificate: Option<Digest>,
+    /// A key that it asked a certificate for. It takes the place of [`Host::key`] when it is used for the first time.
+    #[serde(default)]
+    pub next_key: Option<Digest>,
     pub created_at: Timestamp,
     pub enrolled_at: Option<Timestamp>,
     pub revoked: bool,
@@ -108,6 +111,73 @@ impl Record for Host {
     const TABLE: Table = Table::Hosts;
     fn key_bytes(key: &HostId) -> Vec<u8> {
         key.uuid().as_bytes().to_vec()
+    }
+}
+
+/// The certificates that a host was given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificatesRecord {
+    pub host: HostId,
+    /// Those that have not ended by themselves, the newest last.
+    pub issued: Vec<IssuedCertificate>,
+    /// That of [`Host::next_key`], in PEM with its issuer's: the same request is answered with it again.
+    pub pending: Option<String>,
+}
+
+impl CertificatesRecord {
+    /// A host that was given none.
+    #[must_use]
+    pub fn none(host: HostId) -> Self {
+        Self {
+            host,
+            issued: Vec::new(),
+            pending: None,
+        }
+    }
+}
+
+/// A certificate that was given to a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuedCertificate {
+    /// In hex.
+    pub serial: String,
+    pub key: Digest,
+    /// The pin of the CA that issued it.
+    pub authority: Digest,
+    pub expires_at: Timestamp,
+    /// Since when it is not believed any more.
+    pub revoked_at: Option<Timestamp>,
+}
+
+impl Record for CertificatesRecord {
+    type Key = HostId;
+    const TABLE: Table = Table::Certificates;
+    fn key_bytes(key: &HostId) -> Vec<u8> {
+        key.uuid().as_bytes().to_vec()
+    }
+}
+
+/// The newest revocation list of a CA.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevocationListRecord {
+    /// The pin of the CA.
+    pub authority: Digest,
+    pub number: u64,
+    pub made_at: Timestamp,
+    /// The serial numbers on it, in hex and sorted.
+    pub serials: Vec<String>,
+    /// In PEM.
+    pub list: String,
+}
+
+impl Record for RevocationListRecord {
+    type Key = Digest;
+    const TABLE: Table = Table::RevocationLists;
+    fn key_bytes(key: &Digest) -> Vec<u8> {
+        key.as_str().as_bytes().to_vec()
     }
 }
 

@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod blobs;
+mod certificates;
 pub mod embedded;
 
 pub mod enrolment;
@@ -23,7 +24,6 @@ use std::sync::Arc;
 
 use decnet_pki::ServerName;
 use decnet_pki::files::{self, FileError};
-use decnet_pki::tls;
 use hyper::service::service_fn;
 use hyper_util::service::TowerToHyperService;
 use tokio_util::sync::CancellationToken;
@@ -35,9 +35,6 @@ use crate::init;
 use crate::keys::{KeysError, MasterKeys};
 use crate::records::Settings;
 use crate::store::{Db, RedbStore, StoreError};
-
-/// How long the listeners' own certificates are valid. They are made anew at every start.
-const LISTENER_CERTIFICATE: time::Duration = time::Duration::days(398);
 
 /// What `decnet serve` takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -94,10 +91,8 @@ pub enum ServeError {
     Control(#[from] ControlError),
     #[error("{0:?} is neither a DNS name nor an IP address: initialise with another --advertise")]
     Name(String),
-    #[error("the listeners' certificate was not made")]
-    Certificate(#[from] decnet_pki::ca::CaError),
-    #[error("TLS is not to be had")]
-    Tls(#[from] tls::TlsError),
+    #[error(transparent)]
+    Certificate(#[from] certificates::IssueError),
     #[error(transparent)]
     Listen(#[from] listen::ListenError),
 }
@@ -126,13 +121,10 @@ pub async fn run(
 
     let names = names
         .iter()
-        .map(|name| ServerName::try_from(name.as_str()).map_err(|_| ServeError::Name(name.clone())))
+        .map(|name| ServerName::try_from(name.clone()).map_err(|_| ServeError::Name(name.clone())))
         .collect::<Result<Vec<_>, _>>()?;
-    let keys = control.keys();
-    let ca = &keys.ca;
-    let (leaf, key) = ca.issue_server(&names, time::OffsetDateTime::now_utc(), LISTENER_CERTIFICATE)?;
-    let agent_tls = tls::agent_server_config(&leaf, &key, std::slice::from_ref(ca.certificate()))?;
-    let public_tls = tls::server_config(&leaf, &key)?;
+    let certificates = certificates::Certificates::new(&control, names)?;
+    let (agent_tls, public_tls) = (certificates.agents(), certificates.public());
 
     let tasks = TaskTracker::new();
     let api = Arc::new(agent::AgentApi::new(
@@ -153,7 +145,7 @@ pub async fn run(
     let enrolling = Arc::clone(&control);
     tasks.spawn(listen::serve_tls(
         enrol_listener,
-        Arc::clone(&public_tls),
+        public_tls.clone(),
         listen::STRANGERS,
         end.clone(),
         move |remote| {
@@ -174,6 +166,7 @@ pub async fn run(
         TowerToHyperService::new(operator::for_peer(router.clone(), &remote))
     }));
 
+    let renewing = tokio::spawn(certificates.run());
     let publisher = tokio::spawn(Arc::clone(&control).run_publisher());
     let sweep = tokio::spawn(Arc::clone(&control).run_sweep());
     if !args.no_local_worker {
@@ -183,6 +176,7 @@ pub async fn run(
     end.cancelled().await;
     tasks.close();
     tasks.wait().await;
+    renewing.abort();
     publisher.abort();
     sweep.abort();
     if let Err(error) = control.flush_status() {

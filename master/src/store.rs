@@ -25,11 +25,13 @@ pub enum Table {
     Rows,
     EnrolTokens,
     ApiTokens,
+    Certificates,
+    RevocationLists,
 }
 
 impl Table {
     /// Every table, so that a store can make them all before the first read.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Settings,
         Self::Deckies,
         Self::Hosts,
@@ -40,6 +42,8 @@ impl Table {
         Self::Rows,
         Self::EnrolTokens,
         Self::ApiTokens,
+        Self::Certificates,
+        Self::RevocationLists,
     ];
 
     /// The name on disk.
@@ -56,6 +60,8 @@ impl Table {
             Self::Rows => "lifecycle-rows",
             Self::EnrolTokens => "enrol-tokens",
             Self::ApiTokens => "api-tokens",
+            Self::Certificates => "certificates",
+            Self::RevocationLists => "revocation-lists",
         }
     }
 }

@@ -1,14 +1,16 @@
 //! The identity in use, and the only way to change it while the agent runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use decnet_pki::certificate::Leaf;
+use decnet_pki::key::HostKey;
 use decnet_pki::root::Root;
 use decnet_pki::tls::TlsError;
 use rustls::ClientConfig;
 use tokio::sync::watch;
 
-use super::{Identity, IdentityError, Stored};
+use super::{Identity, IdentityError, Stored, StoredPair};
 use crate::admit::Audience;
 
 /// Everybody who asks sees the newest identity.
@@ -20,6 +22,16 @@ pub(crate) struct IdentityStore {
     identity: watch::Sender<Arc<Identity>>,
     audience: watch::Sender<Arc<Audience>>,
     tls: watch::Sender<Arc<ClientConfig>>,
+}
+
+impl Stored {
+    /// Replaces the key and the certificate; gives those of before.
+    fn put_in_use(&mut self, pair: StoredPair) -> StoredPair {
+        StoredPair {
+            certificate: std::mem::replace(&mut self.certificate, pair.certificate),
+            key: std::mem::replace(&mut self.key, pair.key),
+        }
+    }
 }
 
 impl IdentityStore {
@@ -53,6 +65,47 @@ impl IdentityStore {
         self.change(|stored| {
             // An envelope's JSON is JSON.
             stored.trust_root = serde_json::from_slice(&root.envelope().to_json()).unwrap_or_default();
+        })
+    }
+
+    /// The folder that the identity is kept in.
+    pub(crate) fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// Every change of the identity.
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<Identity>> {
+        self.identity.subscribe()
+    }
+
+    /// Takes a new key and its certificate into use. The pair of before is kept until [`IdentityStore::confirm`].
+    pub(crate) fn adopt(&self, key: &HostKey, certificate: &Leaf) -> Result<(), IdentityError> {
+        self.change(|stored| {
+            let pair = StoredPair {
+                certificate: certificate.chain_pem(),
+                key: key.to_pkcs8_pem().to_string(),
+            };
+            stored.previous = Some(stored.put_in_use(pair));
+        })
+    }
+
+    /// Takes another certificate for the present key into use.
+    pub(crate) fn recertify(&self, certificate: &Leaf) -> Result<(), IdentityError> {
+        self.change(|stored| stored.certificate = certificate.chain_pem())
+    }
+
+    /// The present key has worked: the one of before is forgotten.
+    pub(crate) fn confirm(&self) -> Result<(), IdentityError> {
+        self.change(|stored| stored.previous = None)
+    }
+
+    /// The present key does not work: goes on with the one of before, and keeps this one beside it, for it may be the
+    /// master that is confused.
+    pub(crate) fn fall_back(&self) -> Result<(), IdentityError> {
+        self.change(|stored| {
+            if let Some(previous) = stored.previous.take() {
+                stored.previous = Some(stored.put_in_use(previous));
+            }
         })
     }
 

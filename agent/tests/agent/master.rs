@@ -665,6 +665,7 @@ impl State {
             poll_wait_s: 5,
             heartbeat_s: if self.faults.rare_heartbeats { 3600 } else { 2 },
             resync: false,
+            renew_within_s: Some(1),
         };
         Ok(plain(StatusCode::OK, serde_json::to_vec(&answer).unwrap().into()))
     }

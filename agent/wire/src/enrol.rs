@@ -73,6 +73,35 @@ pub struct EnrolResponse {
     pub network: HostNetwork,
 }
 
+/// Body of `POST /agent/v1/renew`: an enrolled host asks for a certificate for a new key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenewRequest {
+    pub schema: u32,
+    /// PKCS #10 in PEM, P-256. Only its public key is used.
+    pub csr: String,
+}
+
+/// Body of `POST /enroll/v1/rejoin`: an enrolled host whose certificate is not believed any more asks for another one
+/// for the key that the master knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RejoinRequest {
+    pub schema: u32,
+    pub host: HostId,
+    /// PKCS #10 in PEM, P-256: its signature proves that the host holds the key.
+    pub csr: String,
+}
+
+/// Answer to a renewal or a return that was granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeafResponse {
+    pub schema: u32,
+    /// The host's certificate in PEM, followed by its issuer's.
+    pub certificate: String,
+}
+
 /// What the operator fixed about a host's LAN. An absent value means: as the fleet has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -135,4 +135,8 @@ pub struct ReportAnswer {
     pub heartbeat_s: u32,
     /// The master lacks the observed state: send it whole with the next report.
     pub resync: bool,
+    /// Within how many seconds a host that does not have a certificate of the newest CA fetches one, at a moment that it
+    /// draws: the more hosts, the longer. Absent: within five minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renew_within_s: Option<u32>,
 }

@@ -137,6 +137,14 @@ impl Client {
         self.parse(&bytes)
     }
 
+    /// Asks for a text.
+    pub(super) async fn text(&self, path: &str) -> Result<String, Failure> {
+        let response = self.send(Method::GET, path, None).await?;
+        let response = self.accept(response).await?;
+        let bytes = self.whole(response).await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// Sends a request whose answer may have any status, and reads it.
     pub(super) async fn any<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let response = self.send(Method::GET, path, None).await?;

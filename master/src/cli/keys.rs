@@ -46,12 +46,19 @@ Examples:
   decnet key rotate operator --key /media/usb/operator.pem --new /media/usb/operator-2.pem
   decnet key rotate operator --operator KEY1 --operator KEY2 --operator KEY3 --threshold 2 --out root.json
   decnet key rotate epoch --out root.json
+  decnet key rotate ca
+  decnet key rotate ca --retire
 
 Where the operator's key is elsewhere: rotate with --out FILE, `decnet sign FILE --key KEY` there, `decnet key import FILE` here.")]
     Rotate(RotateArgs),
     /// Print the signed trust root, to keep or to compare
     #[command(after_help = "Examples:\n  decnet key export > trust-root.json")]
     Export,
+    /// Print the revocation lists of all CAs that are believed, in PEM
+    #[command(
+        after_help = "Examples:\n  decnet key crl > crl.pem\n  openssl verify -crl_check -CAfile ca.crt -CRLfile crl.pem host.pem"
+    )]
+    Crl,
     /// Take a trust root that was signed elsewhere
     #[command(after_help = "Examples:\n  decnet key import root.json")]
     Import {
@@ -94,6 +101,9 @@ pub struct RotateArgs {
     /// Of `operator`: how many of them must sign
     #[arg(long, value_name = "N", requires = "operator")]
     pub threshold: Option<u32>,
+    /// Of `ca`: no new one. From now on no CA but the newest is believed
+    #[arg(long)]
+    pub retire: bool,
     /// Write the draft, with what signatures there are, to this file instead of handing it in
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
@@ -110,6 +120,8 @@ pub enum Rotated {
     Operator,
     /// The epoch: every bundle of before is worth nothing
     Epoch,
+    /// The CA, which issues hosts' certificates. That of before is believed besides, until it is retired
+    Ca,
 }
 
 /// What `decnet sign` takes.
@@ -130,6 +142,7 @@ pub(super) async fn run(args: &KeyArgs, client: &Client, console: &mut Console<'
             let root: Value = client.get("/api/v1/trust/root").await?;
             console.document(&root)
         }
+        KeyCommand::Crl => console.print(&client.text("/api/v1/trust/crl").await?),
         KeyCommand::Import { file } => {
             let envelope = read_envelope(file)?;
             show(&hand_in(&envelope, client).await?, console)
@@ -142,6 +155,11 @@ async fn rotate(args: &RotateArgs, client: &Client, console: &mut Console<'_>) -
     if args.what != Rotated::Operator && (!args.operator.is_empty() || args.new.is_some()) {
         return Err(Failure::Usage(
             "--operator and --new are for `decnet key rotate operator`".to_owned(),
+        ));
+    }
+    if args.what != Rotated::Ca && args.retire {
+        return Err(Failure::Usage(
+            "--retire is for `decnet key rotate ca`".to_owned(),
         ));
     }
     let folder = keys_path(&args.state.state_dir);
@@ -170,6 +188,8 @@ async fn rotate(args: &RotateArgs, client: &Client, console: &mut Console<'_>) -
     let body = match args.what {
         Rotated::Online => json!({ "online": true }),
         Rotated::Epoch => json!({ "epoch": true }),
+        Rotated::Ca if args.retire => json!({ "retire": true }),
+        Rotated::Ca => json!({ "authority": true }),
         Rotated::Operator => {
             let operators: Vec<String> = match &made {
                 Some(made) => vec![made.public().to_string()],
@@ -214,6 +234,12 @@ async fn rotate(args: &RotateArgs, client: &Client, console: &mut Console<'_>) -
     };
     let after = hand_in(&envelope, client).await?;
     finish_operator(&folder, &next)?;
+    if args.what == Rotated::Ca && !args.retire {
+        console.remark(
+            "Hosts that are there fetch certificates of the new CA now. `decnet key ls` tells how many have one of each; \
+             `decnet key rotate ca --retire` ends the old one. A host that is away until then comes back all the same.",
+        );
+    }
     show(&after, console)
 }
 
@@ -365,7 +391,7 @@ fn show(trust: &TrustView, console: &mut Console<'_>) -> Result<(), Failure> {
     ]);
     for authority in &trust.authorities {
         rows.push([
-            "CA".to_owned(),
+            format!("CA of {}", count(authority.hosts, "host", "hosts")),
             authority.pin.clone(),
             authority.expires_at.clone(),
         ]);

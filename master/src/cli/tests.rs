@@ -53,14 +53,14 @@ impl Running {
         let name = ServerName::try_from("localhost").unwrap();
         let lifetime = time::Duration::days(1);
         let keys = master.control.keys();
-        let ca = &keys.ca;
+        let ca = keys.serving();
         let (leaf, key) = ca
             .issue_server(&[name], time::OffsetDateTime::now_utc(), lifetime)
             .unwrap();
         let config = tls::server_config(&leaf, &key).unwrap();
         tokio::spawn(listen::serve_tls(
             tcp,
-            config,
+            tokio::sync::watch::Sender::new(config).subscribe(),
             listen::OPERATORS,
             end.clone(),
             move |remote| TowerToHyperService::new(for_peer(over_tls.clone(), &remote)),

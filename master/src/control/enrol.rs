@@ -6,15 +6,14 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use decnet_pki::ca::HostSubject;
 use decnet_pki::csr::VerifiedCsr;
-use decnet_pki::digest::Sha256Digest;
 use decnet_pki::secret::{Secret, SecretHash};
 use decnet_wire::bundle::{NetworkDriver, NetworkMode};
 use decnet_wire::enrol::{self, EnrolRequest, EnrolResponse, HostNetwork, Token};
 use decnet_wire::ids::{Digest, HostId, HostName, InterfaceName, Timestamp};
 use uuid::Uuid;
 
+use super::certificates::supersede;
 use super::{Control, ControlError, settings, touch};
 use crate::fleet::model::Lan;
 use crate::records::{DeckyRecord, EnrolTokenRecord, Host};
@@ -24,10 +23,8 @@ use crate::store::Reader;
 pub const TOKEN_LIFETIME: time::Duration = time::Duration::minutes(5);
 /// The longest a token may live.
 pub const TOKEN_LIFETIME_MAX: time::Duration = time::Duration::hours(1);
-/// How long a host's certificate is valid.
-const CERTIFICATE_LIFETIME: time::Duration = time::Duration::days(30);
 /// The most that a certificate request may hold, in bytes.
-const CSR_CAP: usize = 16 * 1024;
+pub(super) const CSR_CAP: usize = 16 * 1024;
 /// How the text of a token begins.
 const TOKEN_PREFIX: &str = "decnet1.";
 
@@ -150,6 +147,7 @@ impl Control {
                 // one counts as gone, and the next deploy would move its deckies elsewhere.
                 key: same.as_ref().and_then(|host| host.key.clone()),
                 certificate: same.as_ref().and_then(|host| host.certificate.clone()),
+                next_key: None,
                 created_at: same.as_ref().map_or(now, |host| host.created_at),
                 enrolled_at: same.as_ref().and_then(|host| host.enrolled_at),
                 revoked: false,
@@ -177,7 +175,7 @@ impl Control {
             host: id,
             name: invitation.name.clone(),
             enrol_at: enrol_at.to_owned(),
-            ca_pin: digest(keys.ca.pin().sha256().as_bytes()),
+            ca_pin: digest(keys.serving().pin().sha256().as_bytes()),
             root_pin: digest(keys.root.envelope().digest().as_bytes()),
             secret: secret.reveal().to_string(),
             expires_at,
@@ -221,23 +219,11 @@ impl Control {
                     Err(refuse())
                 };
             }
-            let subject = HostSubject {
-                fleet: self.fleet.uuid(),
-                host: host.id.uuid(),
-            };
-            let leaf = keys
-                .ca
-                .issue_host(&csr, subject, now.get(), CERTIFICATE_LIFETIME)
-                .map_err(|error| ControlError::Sign {
-                    what: "a host certificate",
-                    source: error.into(),
-                })?;
-            let certificate = leaf.chain_pem();
+            // What the host had before is worth nothing with another key.
+            supersede(w, host.id, now)?;
+            let certificate = self.issue(w, &mut host, &csr)?;
             host.key = Some(key.clone());
-            host.certificate = leaf
-                .chain()
-                .first()
-                .map(|der| digest(Sha256Digest::of(der.as_ref()).as_bytes()));
+            host.next_key = None;
             host.enrolled_at = Some(now);
             token.used_by = Some(key.clone());
             token.certificate = Some(certificate.clone());
@@ -255,6 +241,7 @@ impl Control {
             }
             Ok((host, certificate, token.root_version))
         })?;
+        self.forget_lists();
         self.publish.notify_one();
         tracing::info!(host = %host.name, id = %host.id, "enrolled a host");
         // The one that the token pins. The agent follows the chain from there.
@@ -343,17 +330,6 @@ impl Control {
         }
         Ok(())
     }
-
-    /// Whether this host, with this key, may speak to the agent API. Asked at every request.
-    ///
-    /// # Errors
-    /// The host is unknown, revoked, or has another key (403).
-    pub fn authorize(&self, host: HostId, key: &Digest) -> Result<Host, ControlError> {
-        let found = self.db.read(|r| Ok::<_, ControlError>(r.get::<Host>(&host)?))?;
-        found
-            .filter(|found| !found.revoked && found.key.as_ref() == Some(key))
-            .ok_or_else(|| ControlError::Forbidden(format!("the host {host} is not enrolled with this key")))
-    }
 }
 
 /// The host and its token, when this is its secret and the time is right.
@@ -374,6 +350,6 @@ fn valid_token(
     Ok(valid.then_some((host, token)))
 }
 
-fn digest(bytes: &[u8; 32]) -> Digest {
+pub(super) fn digest(bytes: &[u8; 32]) -> Digest {
     Digest::from_sha256(*bytes)
 }

@@ -21,6 +21,9 @@ pub enum ControlError {
     /// The caller is not, or is no longer, who may ask this.
     #[error("{0}")]
     Forbidden(String),
+    /// Asked too often.
+    #[error("{0}")]
+    TooMany(String),
     #[error("the store failed")]
     Store(#[from] StoreError),
     #[error("could not sign or issue {what}")]
@@ -60,6 +63,7 @@ impl ControlError {
             Self::Conflict(_) => 409,
             Self::Invalid(_) => 422,
             Self::Forbidden(_) => 403,
+            Self::TooMany(_) => 429,
             // Several classes in one answer: the first one met in the text decides, as if it stood alone.
             Self::Fleet(problems) => problems.first().map_or(422, |problem| problem.status),
             Self::NotInitialised | Self::Store(_) | Self::Sign { .. } => 500,

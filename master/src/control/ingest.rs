@@ -57,6 +57,7 @@ impl Control {
             poll_wait_s: POLL_WAIT_S,
             heartbeat_s: HEARTBEAT_S,
             resync: !known,
+            renew_within_s: Some(self.renew_within_s()),
         })
     }
 

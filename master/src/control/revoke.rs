@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use decnet_wire::ids::HostId;
 use tokio_util::sync::CancellationToken;
 
+use super::certificates::supersede;
 use super::{Control, ControlError};
 use crate::records::{EnrolTokenRecord, Host};
 
@@ -60,16 +61,19 @@ impl Control {
                 ));
             }
             w.remove::<EnrolTokenRecord>(&id)?;
+            supersede(w, id, self.now())?;
             let name = host.name.clone();
             w.put(
                 &id,
                 &Host {
                     revoked: true,
+                    next_key: None,
                     ..host
                 },
             )?;
             Ok(name)
         })?;
+        self.forget_lists();
         let connections = self.connections.cut(id);
         tracing::warn!(host = %name, %id, connections, "a host was revoked");
         Ok(())

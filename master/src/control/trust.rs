@@ -3,11 +3,12 @@
 //! The master drafts and never signs: it has no operator's key in its hands. Whoever has one signs the draft, on this
 //! machine or on another, and brings it back.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use decnet_pki::key::PublicKey;
 use decnet_wire::ids::Timestamp;
 use decnet_wire::trust::TrustRoot;
+use tokio::sync::watch;
 
 use super::{Control, ControlError};
 use crate::keys::{KeysError, MasterKeys, ONLINE_KEY_LIFETIME};
@@ -19,6 +20,10 @@ pub struct RootChange {
     pub online: bool,
     /// These operators, of whom so many must sign from then on.
     pub operators: Option<(Vec<PublicKey>, u32)>,
+    /// A new CA, which issues hosts' certificates from then on. Those of before are still believed.
+    pub authority: bool,
+    /// No CA but the newest is believed any more.
+    pub retire: bool,
     /// A new epoch: every bundle of before is refused, whatever its number.
     pub epoch: bool,
 }
@@ -27,12 +32,13 @@ impl Control {
     /// The master's keys as they are now.
     #[must_use]
     pub fn keys(&self) -> Arc<MasterKeys> {
-        Arc::clone(
-            &self
-                .keys
-                .read()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
-        )
+        Arc::clone(&self.keys.borrow())
+    }
+
+    /// The master's keys, and every change of them.
+    #[must_use]
+    pub fn watch_keys(&self) -> watch::Receiver<Arc<MasterKeys>> {
+        self.keys.subscribe()
     }
 
     /// The trust root that would follow, for its operators to sign.
@@ -56,6 +62,18 @@ impl Control {
             document.operator_keys = operators.iter().map(ToString::to_string).collect();
             document.threshold = *threshold;
         }
+        if change.retire {
+            if document.ca_certificates.len() < 2 {
+                return Err(ControlError::Invalid(
+                    "there is no CA but the newest: nothing is to be retired".to_owned(),
+                ));
+            }
+            document.ca_certificates.truncate(1);
+        }
+        if change.authority {
+            let next = keys.next_authority(self.now()).map_err(failed)?;
+            document.ca_certificates.insert(0, next.pem());
+        }
         if change.epoch {
             document.epoch = document.epoch.saturating_add(1);
         }
@@ -68,13 +86,13 @@ impl Control {
     /// It does not follow the one that counts, or names keys that this master does not have (422).
     pub fn follow_root(&self, envelope: &[u8]) -> Result<Arc<MasterKeys>, ControlError> {
         let keys = {
-            let mut keys = self
-                .keys
-                .write()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            *keys = Arc::new(keys.follow(envelope).map_err(failed)?);
-            Arc::clone(&keys)
+            // One at a time: the files on disk are changed here.
+            let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
+            let keys = Arc::new(self.keys().follow(envelope).map_err(failed)?);
+            self.keys.send_replace(Arc::clone(&keys));
+            keys
         };
+        self.forget_lists();
         tracing::info!(version = keys.root.version(), "the trust root was replaced");
         self.republish_outdated()?;
         Ok(keys)
@@ -100,7 +118,7 @@ fn failed(error: KeysError) -> ControlError {
         KeysError::Parse(_)
         | KeysError::Root(_)
         | KeysError::ForeignOnlineKey { .. }
-        | KeysError::ForeignAuthority => ControlError::Invalid(crate::text::chain(&error)),
+        | KeysError::ForeignAuthority { .. } => ControlError::Invalid(crate::text::chain(&error)),
         _ => ControlError::Sign {
             what: "the trust root",
             source: error.into(),

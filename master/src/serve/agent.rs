@@ -1,5 +1,5 @@
 //! The agent API: `GET /agent/v1/bundle`, `POST /agent/v1/report`, `GET /agent/v1/blobs/sha256/<hex>`,
-//! `GET /agent/v1/trust-root/<version>`.
+//! `GET /agent/v1/trust-root/<version>`, `POST /agent/v1/renew`.
 //!
 //! TLS has checked that the client's certificate is one of ours. Every request checks besides that its host and
 //! key are enrolled now: a revoked host is refused on a connection that is still open.
@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use decnet_pki::peer::PeerIdentity;
+use decnet_wire::enrol::RenewRequest;
 use decnet_wire::ids::{Digest, HostId};
 use decnet_wire::limits;
 use decnet_wire::report::{self, Report};
@@ -92,9 +93,11 @@ impl AgentApi {
                     .insert(VERSION_HEADER, HeaderValue::from(newest));
                 Ok(answer)
             }
+            (&Method::POST, "/agent/v1/renew") => self.renew(host, request.into_body()).await,
             (&Method::POST, "/agent/v1/report") => self.report(host, request.into_body()).await,
             (&Method::GET, path) if path.starts_with(TRUST_ROOT) => {
-                self.trust_root(path.trim_start_matches(TRUST_ROOT)).await
+                let control = Arc::clone(&self.control);
+                trust_root(control, path.trim_start_matches(TRUST_ROOT)).await
             }
             (&Method::GET, path) if path.starts_with("/agent/v1/blobs/sha256/") => {
                 self.blob(host, path, request.headers()).await
@@ -164,17 +167,14 @@ impl AgentApi {
         Ok(message::empty(StatusCode::NO_CONTENT))
     }
 
-    /// Anybody of the fleet may have them: they are public, and signed.
-    async fn trust_root(&self, version: &str) -> Result<Response<Body>, ControlError> {
-        let control = Arc::clone(&self.control);
-        let root = match version.parse() {
-            Ok(version) => blocking(move || control.root_document(version)).await?,
-            Err(_) => None,
+    async fn renew(&self, host: HostId, body: Incoming) -> Result<Response<Body>, ControlError> {
+        let request: RenewRequest = match message::read(body, limits::ENROLMENT).await {
+            Ok(request) => request,
+            Err(error) => return Ok(error.response()),
         };
-        Ok(match root.map(String::from_utf8) {
-            Some(Ok(root)) => message::whole(StatusCode::OK, root),
-            _ => message::refuse(StatusCode::NOT_FOUND, "there is no trust root of this version"),
-        })
+        let control = Arc::clone(&self.control);
+        let answer = blocking(move || control.renew(host, &request)).await?;
+        Ok(message::json(StatusCode::OK, &answer))
     }
 
     async fn report(&self, host: HostId, body: Incoming) -> Result<Response<Body>, ControlError> {
@@ -269,6 +269,18 @@ async fn send_blob(folder: &Path, digest: &Digest, range: Option<&str>) -> Respo
             )
         }
     }
+}
+
+/// A signed trust root. Anybody may have it.
+pub(super) async fn trust_root(control: Arc<Control>, version: &str) -> Result<Response<Body>, ControlError> {
+    let root = match version.parse() {
+        Ok(version) => blocking(move || control.root_document(version)).await?,
+        Err(_) => None,
+    };
+    Ok(match root.map(String::from_utf8) {
+        Some(Ok(root)) => message::whole(StatusCode::OK, root),
+        _ => message::refuse(StatusCode::NOT_FOUND, "there is no trust root of this version"),
+    })
 }
 
 /// Runs work that touches the disk off the event loop.

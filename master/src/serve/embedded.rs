@@ -40,6 +40,7 @@ pub(super) fn spawn(
     let master = loopback(bound.agent);
     config.master = master.to_string().parse().ok();
     let enrol_at = loopback(bound.enrolment).to_string();
+    config.enrolment = enrol_at.parse().ok();
     tasks.spawn(async move {
         while !end.is_cancelled() {
             if let Err(error) = work(&config, &control, &enrol_at, end.clone()).await {

@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -143,10 +143,11 @@ fn clear(making: &Path) -> std::io::Result<()> {
     gone(std::fs::remove_dir(making))
 }
 
-/// Serves at most `connections` TLS connections at once until `end`, then lets open requests finish. `service` makes one service a connection.
+/// Serves at most `connections` TLS connections at once until `end`, then lets open requests finish. Each is spoken as
+/// `tls` says when it is made. `service` makes one service a connection.
 pub async fn serve_tls<S, F>(
     listener: TcpListener,
-    config: Arc<ServerConfig>,
+    tls: watch::Receiver<Arc<ServerConfig>>,
     connections: usize,
     end: CancellationToken,
     service: F,
@@ -154,7 +155,6 @@ pub async fn serve_tls<S, F>(
     F: Fn(Remote) -> S + Clone + Send + Sync + 'static,
     S: HttpService,
 {
-    let acceptor = TlsAcceptor::from(config);
     let tasks = TaskTracker::new();
     let places = Arc::new(Semaphore::new(connections));
     loop {
@@ -168,7 +168,8 @@ pub async fn serve_tls<S, F>(
         let Some((stream, address)) = survive(accepted).await else {
             continue;
         };
-        let (acceptor, service, end) = (acceptor.clone(), service.clone(), end.clone());
+        let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
+        let (service, end) = (service.clone(), end.clone());
         tasks.spawn(async move {
             let _place = place;
             let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream));

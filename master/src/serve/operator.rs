@@ -135,7 +135,8 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(tokens::revoke))
         .routes(routes!(trust::show))
         .routes(routes!(trust::root, trust::replace))
-        .routes(routes!(trust::draft));
+        .routes(routes!(trust::draft))
+        .routes(routes!(trust::revocation_lists));
     OpenApiRouter::with_openapi(document::frame()).nest(PREFIX, api)
 }
 

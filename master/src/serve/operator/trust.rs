@@ -2,8 +2,11 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::IntoResponse;
 use decnet_pki::key::PublicKey;
+use decnet_wire::ids::Digest;
 use decnet_wire::trust::TrustRoot;
+use hyper::header;
 use serde_json::Value;
 
 use super::App;
@@ -11,8 +14,8 @@ use super::access::{Admin, Caller};
 use super::answer::{Problem, ask};
 use super::body::Fields;
 use super::views::{AuthorityView, DraftBody, ErrorView, TrustView};
-use crate::control::Control;
 use crate::control::trust::RootChange;
+use crate::control::{Control, ControlError};
 use crate::keys::MasterKeys;
 
 /// Show the trust root that counts, and the keys that it names
@@ -21,7 +24,20 @@ use crate::keys::MasterKeys;
     responses((status = 200, description = "The trust root", body = TrustView))
 )]
 pub(super) async fn show(_: Caller, State(app): State<App>) -> Result<Json<TrustView>, Problem> {
-    ask(&app, |control| Ok(Json(view(&control.keys())))).await
+    ask(&app, |control| Ok(Json(view(control, &control.keys())?))).await
+}
+
+/// Get the revocation lists of all CAs that are believed (RFC 5280, in PEM)
+#[utoipa::path(
+    get, path = "/trust/crl", tag = "trust",
+    responses((status = 200, description = "One after the other", body = String, content_type = "application/x-pem-file"))
+)]
+pub(super) async fn revocation_lists(
+    _: Caller,
+    State(app): State<App>,
+) -> Result<impl IntoResponse, Problem> {
+    let lists = ask(&app, Control::revocation_lists).await?;
+    Ok(([(header::CONTENT_TYPE, "application/x-pem-file")], lists))
 }
 
 /// Get the signed trust root, as agents get it
@@ -51,6 +67,8 @@ pub(super) async fn draft(
     mut fields: Fields,
 ) -> Result<Json<TrustRoot>, Problem> {
     let online = fields.switch("online")?;
+    let authority = fields.switch("authority")?;
+    let retire = fields.switch("retire")?;
     let epoch = fields.switch("epoch")?;
     let operators = fields.optional_text("operator_keys")?;
     let threshold = fields.number("threshold")?;
@@ -76,6 +94,8 @@ pub(super) async fn draft(
     let change = RootChange {
         online,
         operators,
+        authority,
+        retire,
         epoch,
     };
     ask(&app, move |control| control.draft_root(&change).map(Json)).await
@@ -98,7 +118,8 @@ pub(super) async fn replace(
 ) -> Result<Json<TrustView>, Problem> {
     let envelope = fields.whole().to_string();
     ask(&app, move |control: &Control| {
-        Ok(Json(view(&*control.follow_root(envelope.as_bytes())?)))
+        let keys = control.follow_root(envelope.as_bytes())?;
+        Ok(Json(view(control, &keys)?))
     })
     .await
 }
@@ -113,9 +134,10 @@ fn read_keys(text: &str) -> Result<Vec<PublicKey>, Problem> {
         .collect()
 }
 
-fn view(keys: &MasterKeys) -> TrustView {
+fn view(control: &Control, keys: &MasterKeys) -> Result<TrustView, ControlError> {
     let root = &keys.root;
-    TrustView {
+    let hosts = control.hosts_by_authority()?;
+    Ok(TrustView {
         version: root.version(),
         epoch: root.epoch(),
         threshold: root.document().threshold,
@@ -129,7 +151,11 @@ fn view(keys: &MasterKeys) -> TrustView {
             .map(|authority| AuthorityView {
                 pin: authority.pin().to_string(),
                 expires_at: decnet_wire::ids::Timestamp::new(authority.not_after()).to_string(),
+                hosts: hosts
+                    .get(&Digest::from_sha256(*authority.pin().sha256().as_bytes()))
+                    .copied()
+                    .unwrap_or_default(),
             })
             .collect(),
-    }
+    })
 }

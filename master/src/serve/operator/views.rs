@@ -694,6 +694,8 @@ pub struct AuthorityView {
     pub pin: String,
     /// RFC 3339.
     pub expires_at: String,
+    /// How many hosts have their newest certificate of it.
+    pub hosts: usize,
 }
 
 /// What is to be different in the next trust root.
@@ -702,6 +704,12 @@ pub struct DraftBody {
     /// A new online key.
     #[serde(default)]
     pub online: bool,
+    /// A new CA, which issues hosts' certificates; those of before are still believed.
+    #[serde(default)]
+    pub authority: bool,
+    /// No CA but the newest is believed any more.
+    #[serde(default)]
+    pub retire: bool,
     /// A new epoch: every bundle of before is refused.
     #[serde(default)]
     pub epoch: bool,

@@ -1,0 +1,141 @@
+//! The way back to a master that this host and its certificate have grown too old for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use decnet_pki::csr;
+use decnet_pki::root::Root;
+use decnet_pki::tls;
+use decnet_wire::enrol::{LeafResponse, RejoinRequest, SCHEMA};
+use decnet_wire::limits;
+use http::{Method, Request, StatusCode, header};
+
+use super::check;
+use crate::clock::SharedClock;
+use crate::config::HostPort;
+use crate::identity::IdentityStore;
+use crate::link::{self, Link, LinkError};
+use crate::trust;
+
+/// How long the master may take to answer.
+const ANSWER: Duration = Duration::from_secs(30);
+/// Trust roots that are followed at once.
+const ROOTS_AT_ONCE: usize = 64;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// What is done when the agent API cannot be reached with the present identity.
+pub(crate) struct Recovery {
+    pub(crate) identity: Arc<IdentityStore>,
+    pub(crate) clock: SharedClock,
+    /// Where the enrolment listener is; none for an identity of an older version.
+    pub(crate) enrol_at: Option<HostPort>,
+}
+
+impl Recovery {
+    /// Looks at what a request to the agent API failed with. True when something was changed, so that it is worth
+    /// another try at once.
+    pub(crate) async fn after(&self, failed: &LinkError) -> Result<bool, Error> {
+        let identity = self.identity.current();
+        if failed.is_unknown_server() {
+            return self.follow_roots().await;
+        }
+        let ended =
+            identity.leaf.not_after() <= self.clock.now().get() || !identity.is_of_a_known_authority();
+        if ended || failed.is_alert() {
+            match self.rejoin().await {
+                Ok(()) => return Ok(true),
+                // It may be the other key that the master knows.
+                Err(_) if identity.on_trial => {}
+                Err(error) => return Err(error),
+            }
+        } else if !(failed.is_refusal() && identity.on_trial) {
+            return Ok(false);
+        }
+        tracing::warn!(
+            "the master does not take the newest key of this host: going on with the one of before"
+        );
+        self.identity.fall_back()?;
+        Ok(true)
+    }
+
+    /// Follows trust roots over a connection that proves nothing: they prove themselves.
+    async fn follow_roots(&self) -> Result<bool, Error> {
+        let mut link = Link::new(self.at()?, link::fixed(tls::unverified_client_config()?))?;
+        let mut changed = false;
+        for _ in 0..ROOTS_AT_ONCE {
+            let known = self.identity.current();
+            let Some(next) = next_root(&mut link, &known.root).await? else {
+                break;
+            };
+            self.identity.follow(&next)?;
+            tracing::info!(
+                version = next.version(),
+                "trust root accepted from the enrolment listener"
+            );
+            changed = true;
+        }
+        Ok(changed)
+    }
+
+    /// Gets another certificate for the present key.
+    async fn rejoin(&self) -> Result<(), Error> {
+        let identity = self.identity.current();
+        let request = RejoinRequest {
+            schema: SCHEMA,
+            host: identity.host,
+            csr: csr::create(&identity.key)?,
+        };
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri("/enroll/v1/rejoin")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Bytes::from(serde_json::to_vec(&request)?))?;
+        let config = tls::client_config_without_certificate(identity.root.authorities())?;
+        let mut link = Link::new(self.at()?, link::fixed(config))?;
+        let answer = link.send(&request, ANSWER).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(link.unexpected(answer).await.into());
+        }
+        let body = link.read(answer, limits::ENROLMENT, ANSWER).await?;
+        let response: LeafResponse = serde_json::from_slice(&body)?;
+        let now = self.clock.now();
+        let leaf = check(
+            &response.certificate,
+            &identity.key,
+            identity.host,
+            &identity.root,
+            now,
+        )?;
+        self.identity.recertify(&leaf)?;
+        tracing::info!("this host is back with a new certificate for its known key");
+        Ok(())
+    }
+
+    fn at(&self) -> Result<HostPort, Error> {
+        self.enrol_at
+            .clone()
+            .ok_or_else(|| "it is not known where the enrolment listener is; enrol again with --force".into())
+    }
+}
+
+/// The root that follows; none when the master has none.
+async fn next_root(link: &mut Link, known: &Root) -> Result<Option<Root>, Error> {
+    let request = Request::builder()
+        .uri(format!(
+            "/enroll/v1/trust-root/{}",
+            known.version().saturating_add(1)
+        ))
+        .body(Bytes::new())?;
+    let answer = link.send(&request, ANSWER).await?;
+    let status = answer.status();
+    if status != StatusCode::OK && status != StatusCode::NOT_FOUND {
+        return Err(link.unexpected(answer).await.into());
+    }
+    let body = link.read(answer, limits::ENROLMENT, ANSWER).await?;
+    if status == StatusCode::NOT_FOUND {
+        return Ok(None);
+    }
+    Ok(Some(trust::next(known, &body)?))
+}
