@@ -25,13 +25,14 @@ pub enum Table {
     Rows,
     EnrolTokens,
     ApiTokens,
+    Policies,
     Certificates,
     RevocationLists,
 }
 
 impl Table {
     /// Every table, so that a store can make them all before the first read.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Settings,
         Self::Deckies,
         Self::Hosts,
@@ -42,6 +43,7 @@ impl Table {
         Self::Rows,
         Self::EnrolTokens,
         Self::ApiTokens,
+        Self::Policies,
         Self::Certificates,
         Self::RevocationLists,
     ];
@@ -60,6 +62,7 @@ impl Table {
             Self::Rows => "lifecycle-rows",
             Self::EnrolTokens => "enrol-tokens",
             Self::ApiTokens => "api-tokens",
+            Self::Policies => "policies",
             Self::Certificates => "certificates",
             Self::RevocationLists => "revocation-lists",
         }
