@@ -41,6 +41,7 @@ pub(crate) use build::is_remote;
 pub use decnet_wire::egress::{Destination, Protocol};
 pub use deploy::Deploy;
 pub use egress::Egress;
+pub use units::bytes;
 pub use mounts::{FileReference, MountSource, ServiceMount, SharedVolumes, TopFile, TopVolume};
 pub use network::{Attachment, NetworkMode, TopNetwork};
 pub use read::Problem;

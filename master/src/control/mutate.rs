@@ -70,8 +70,14 @@ impl Control {
                 if !there {
                     continue;
                 }
-                if let Some((_, rows)) = self.draw(w, record, now)? {
-                    changed.extend(rows);
+                let name = record.decky.name.clone();
+                match self.draw(w, record, now) {
+                    Ok(Some((_, rows))) => changed.extend(rows),
+                    Ok(None) => {}
+                    Err(error @ (ControlError::Invalid(_) | ControlError::Conflict(_))) => {
+                        tracing::warn!(decky = %name, "not mutated: {}", crate::text::chain(&error));
+                    }
+                    Err(error) => return Err(error),
                 }
             }
             Ok::<_, ControlError>(changed)
@@ -99,6 +105,22 @@ impl Control {
         })
     }
 
+    /// A drawn service may ask for what the host's policy forbids: nothing is written then.
+    fn check_drawn(&self, w: &Writer<'_>, drawn: &DeckyRecord) -> Result<(), ControlError> {
+        let id = drawn.decky.host;
+        let Some(host) = w.get::<Host>(&id)?.filter(|_| self.policy_for(id).is_some()) else {
+            return Ok(());
+        };
+        let mut records = w.all::<DeckyRecord>()?;
+        for record in &mut records {
+            if record.decky.name == drawn.decky.name {
+                record.clone_from(drawn);
+            }
+        }
+        self.acceptable(&settings(&w.reader())?, &host, &records)?;
+        Ok(())
+    }
+
     fn draw(
         &self,
         w: &mut Writer<'_>,
@@ -114,6 +136,7 @@ impl Control {
         }
         record.decky.services = services;
         record.decky.last_mutated = now;
+        self.check_drawn(w, &record)?;
         let changed = rows::begin(w, &mut record, OperationKind::Mutate, now)?;
         touch(w, record.decky.host)?;
         let Some(operation) = record.operation else {
