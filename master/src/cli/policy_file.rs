@@ -276,7 +276,7 @@ mod tests {
                 "the example lacks {}",
                 rule.as_str()
             );
-            let key = rule.as_str().rsplit('.').next().unwrap();
+            let key = rule.as_str();
             assert!(
                 page.contains(&format!("`{key}`")),
                 "the page does not explain {key}"

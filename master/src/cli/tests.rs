@@ -3,6 +3,7 @@
 mod commands;
 mod definition;
 mod deploy;
+mod policy;
 mod reach;
 
 use std::path::PathBuf;

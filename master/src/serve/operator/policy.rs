@@ -59,7 +59,7 @@ pub(super) async fn take(
     )
 )]
 pub(super) async fn check(
-    _: Caller,
+    _: Admin,
     State(app): State<App>,
     fields: Fields,
 ) -> Result<Json<PolicyCheckView>, Problem> {
