@@ -42,6 +42,8 @@ readonly needed=(
     'snmpget:snmp'
     'vncsnapshot:vncsnapshot'
     'python3:python3'
+    # Programs that believe it is another day.
+    'faketime:faketime'
     # For images of the tests: the one busybox that needs no libraries.
     '/var/lib/dpkg/info/busybox-static.list:busybox-static'
     # Lab hosts.

@@ -229,6 +229,8 @@ pub struct Master {
     address: String,
     namespace: Option<String>,
     arguments: Vec<String>,
+    /// How many days its clock is ahead when it is started next.
+    pub days_ahead: u32,
     process: Option<Process>,
 }
 
@@ -276,6 +278,7 @@ impl Master {
             address,
             namespace,
             arguments: Vec::new(),
+            days_ahead: 0,
             process: None,
             state_dir,
         })
@@ -323,6 +326,7 @@ impl Master {
         command.arg("--decoy-image").arg(decoy_image()?);
         command.arg("--catalogue-dir").arg(&self.catalogue_dir);
         command.args(&self.arguments);
+        set_clock(&mut command, self.days_ahead)?;
         let mut process = Process::start(&mut command, &self.log)?;
         until("the master answers on its socket", READY, || {
             process.check().context("the master does not run")?;
@@ -371,6 +375,22 @@ impl Master {
     }
 }
 
+/// Lets a program believe that it is so many days later. Its timers run as they do.
+fn set_clock(command: &mut Command, days_ahead: u32) -> Result<()> {
+    if days_ahead == 0 {
+        return Ok(());
+    }
+    let library = std::fs::read_dir("/usr/lib")?
+        .filter_map(|entry| Some(entry.ok()?.path().join("faketime/libfaketimeMT.so.1")))
+        .find(|path| path.exists())
+        .context("there is no libfaketime: install the package faketime (tests/setup.sh does)")?;
+    command
+        .env("LD_PRELOAD", library)
+        .env("FAKETIME", format!("+{days_ahead}d"))
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    Ok(())
+}
+
 /// The token among what `decnet init` prints.
 fn operator_token(text: &str) -> Option<String> {
     text.split_whitespace()
@@ -385,6 +405,8 @@ pub struct Agent {
     pub log: PathBuf,
     engine: Option<PathBuf>,
     config: Option<PathBuf>,
+    /// How many days its clock is ahead when it is started next.
+    pub days_ahead: u32,
     process: Option<Process>,
 }
 
@@ -397,6 +419,7 @@ impl Agent {
             log: folder.join(format!("{name}.log")),
             engine: None,
             config: None,
+            days_ahead: 0,
             process: None,
         }
     }
@@ -409,6 +432,7 @@ impl Agent {
             log: PathBuf::new(),
             engine: None,
             config: None,
+            days_ahead: 0,
             process: None,
         }
     }
@@ -457,7 +481,9 @@ impl Agent {
     ///
     /// When it ends, or does not answer.
     pub fn start(&mut self) -> Result<()> {
-        let mut process = Process::start(self.base()?.arg("run"), &self.log)?;
+        let mut command = self.base()?;
+        set_clock(command.arg("run"), self.days_ahead)?;
+        let mut process = Process::start(&mut command, &self.log)?;
         let socket = self.state_dir.join("agent.sock");
         until("the agent answers on its socket", READY, || {
             process.check().context("the agent does not run")?;

@@ -250,3 +250,172 @@ fn the_operators_key_is_moved_away_and_signs_where_it_is() -> Result<()> {
     fleet.believes(&fleet.there, 4)?;
     fleet.end()
 }
+
+impl Fleet {
+    fn status(&self, agent: &Agent) -> Result<Value> {
+        Ok(serde_json::from_str(
+            &agent.command(&["status", "--json"])?.ok()?,
+        )?)
+    }
+
+    /// Waits until the newest certificates of so many hosts are of each CA, the newest CA first.
+    fn certified(&self, expected: &[u64]) -> Result<()> {
+        until("the hosts have their certificates", SOON, || {
+            let trust = self.key(&["ls"])?;
+            let authorities = trust["authorities"].as_array().context("no CAs")?;
+            let hosts: Vec<_> = authorities.iter().filter_map(|ca| ca["hosts"].as_u64()).collect();
+            Ok(if hosts == expected {
+                Seen::Done(())
+            } else {
+                Seen::not_yet(format!("{hosts:?}, not {expected:?}"))
+            })
+        })
+    }
+}
+
+#[test]
+fn the_ca_is_changed_and_no_host_is_lost_not_even_one_that_was_off_all_the_time() -> Result<()> {
+    let mut fleet = Fleet::new("rotation, CA")?;
+    fleet.deploys("a")?;
+    let keys = |fleet: &Fleet| -> Result<[Value; 2]> {
+        Ok([
+            fleet.status(&fleet.there)?["host_key"].clone(),
+            fleet.status(&fleet.away)?["host_key"].clone(),
+        ])
+    };
+    let before = keys(&fleet)?;
+
+    // Both are there: each fetches a certificate of the new CA, for a new key, by itself.
+    fleet.key(&["rotate", "ca"])?;
+    fleet.certified(&[2, 0])?;
+    fleet.deploys("b")?;
+    let after = keys(&fleet)?;
+    for (before, after) in before.iter().zip(&after) {
+        ensure!(before != after, "a host has the key of before: {after}");
+    }
+    fleet.key(&["rotate", "ca", "--retire"])?;
+    fleet.certified(&[2])?;
+    fleet.deploys("c")?;
+
+    // One is off while the next CA comes and the one that it knows goes: it knows nobody, and nobody knows it.
+    fleet.away.stop()?;
+    fleet.key(&["rotate", "ca"])?;
+    fleet.certified(&[1, 1])?;
+    fleet.key(&["rotate", "ca", "--retire"])?;
+    fleet.key(&["rotate", "online"])?;
+    fleet.scene.master.stop()?;
+    fleet.scene.master.start()?;
+    fleet.away.start()?;
+    fleet.believes(&fleet.away, 6)?;
+    fleet.certified(&[2])?;
+    fleet.deploys("d")?;
+    fleet.end()
+}
+
+#[test]
+fn a_host_has_a_new_key_whenever_it_is_asked_for_and_loses_nothing_by_a_kill() -> Result<()> {
+    let mut fleet = Fleet::new("rotation, host key")?;
+    fleet.deploys("a")?;
+    let first = fleet.status(&fleet.there)?["host_key"].clone();
+    let mut before = first.clone();
+    for round in 0..6 {
+        fleet.there.command(&["renew"])?.ok()?;
+        if round > 0 {
+            // Somewhere between the request and the first use of the new key.
+            std::thread::sleep(Duration::from_millis(20 * (round - 1)));
+            fleet.there.kill()?;
+            fleet.there.start()?;
+            fleet.there.command(&["renew"])?.ok()?;
+        }
+        before = until("another key", SOON, || {
+            let now = fleet.status(&fleet.there)?["host_key"].clone();
+            Ok(if now == before {
+                Seen::not_yet("it is the one of before")
+            } else {
+                Seen::Done(now)
+            })
+        })?;
+        fleet.deploys(&format!("r{round}"))?;
+    }
+    // What the first key was certified for is worth nothing.
+    let crl = fleet.scene.operator.command(&["key", "crl"])?.ok()?;
+    ensure!(crl.contains("BEGIN X509 CRL"), "{crl}");
+    fleet.end()
+}
+
+impl Fleet {
+    /// Goes to another day: everybody ends and is there again then, the master first.
+    fn go_to(&mut self, day: u32) -> Result<()> {
+        self.there.stop()?;
+        self.away.stop()?;
+        self.scene.master.stop()?;
+        self.scene.master.days_ahead = day;
+        self.there.days_ahead = day;
+        self.away.days_ahead = day;
+        self.scene.master.start()?;
+        self.there.start()?;
+        self.away.start()
+    }
+
+    fn ends_at(&self, agent: &Agent) -> Result<String> {
+        let status = self.status(agent)?;
+        Ok(status["certificate_ends_at"]
+            .as_str()
+            .context("no end")?
+            .to_owned())
+    }
+}
+
+#[test]
+fn certificates_are_renewed_at_half_their_time_and_after_their_end() -> Result<()> {
+    let mut fleet = Fleet::new("rotation, time")?;
+    fleet.deploys("a")?;
+    let key = |fleet: &Fleet| -> Result<Value> { Ok(fleet.status(&fleet.there)?["host_key"].clone()) };
+    let (first, until_first) = (key(&fleet)?, fleet.ends_at(&fleet.there)?);
+
+    // Half of thirty days, and a tenth: both hosts have another key, which nobody asked them for.
+    fleet.go_to(19)?;
+    until("another key and certificate", SOON, || {
+        Ok(if key(&fleet)? == first {
+            Seen::not_yet("the key is the one of before")
+        } else {
+            Seen::Done(())
+        })
+    })?;
+    let (second, until_second) = (key(&fleet)?, fleet.ends_at(&fleet.there)?);
+    ensure!(until_second > until_first, "{until_first} {until_second}");
+    fleet.deploys("b")?;
+
+    // Off until long after the end: the known key is enough to be let in again.
+    fleet.go_to(100)?;
+    until("another certificate", SOON, || {
+        let now = fleet.ends_at(&fleet.there)?;
+        Ok(if now > until_second {
+            Seen::Done(())
+        } else {
+            Seen::not_yet(now)
+        })
+    })?;
+    ensure!(key(&fleet)? == second, "a new key, with nobody to ask for it");
+    fleet.deploys("c")?;
+
+    // A host that was revoked is not let in by that way either.
+    let names = fleet.scene.operator.deckies()?;
+    let names: Vec<&str> = names.keys().map(String::as_str).collect();
+    fleet.scene.operator.remove(&names)?;
+    fleet.scene.operator.command(&["host", "revoke", "away"])?.ok()?;
+    let before = fleet.ends_at(&fleet.away)?;
+    fleet.go_to(200)?;
+    until("the revoked host is refused", SOON, || {
+        let log = std::fs::read_to_string(&fleet.away.log)?;
+        Ok(Seen::when(
+            log.contains("no way back to the master yet") && log.contains("is not enrolled with this key"),
+            "nothing about it in its log",
+        ))
+    })?;
+    ensure!(
+        fleet.ends_at(&fleet.away)? == before,
+        "a revoked host has a new certificate"
+    );
+    fleet.end()
+}

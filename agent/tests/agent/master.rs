@@ -76,6 +76,8 @@ struct State {
     /// The policy that is handed on: what the header says, and the envelope.
     policy: Option<(u64, Vec<u8>)>,
     policy_asked: u32,
+    /// Requests for what there is not.
+    strange: Vec<String>,
     faults: Faults,
 }
 
@@ -304,6 +306,15 @@ impl Master {
         &self.operator
     }
 
+    pub(crate) fn agent_api(&self) -> SocketAddr {
+        self.shared.agent_api
+    }
+
+    /// Requests for what this master does not have.
+    pub(crate) fn strange(&self) -> Vec<String> {
+        self.state().strange.clone()
+    }
+
     pub(crate) fn add_blob(&self, digest: &Digest, bytes: Vec<u8>) {
         self.state().blobs.insert(digest.hex().to_owned(), bytes);
     }
@@ -448,12 +459,18 @@ impl Shared {
             "/agent/v1/report" => self.report(request).await,
             "/agent/v1/policy" => Ok(self.policy()),
             _ => {
-                if let Some(version) = path.strip_prefix("/agent/v1/trust-root/") {
+                let root = ["/agent/v1/trust-root/", "/enroll/v1/trust-root/"]
+                    .iter()
+                    .find_map(|prefix| path.strip_prefix(prefix));
+                if let Some(version) = root {
                     return Ok(self.trust_root(version.parse().unwrap()));
                 }
                 match path.strip_prefix("/agent/v1/blobs/sha256/") {
                     Some(hex) => self.blob(hex, &request),
-                    None => Ok(plain(StatusCode::NOT_FOUND, "{}".into())),
+                    None => {
+                        self.state.lock().unwrap().strange.push(path);
+                        Ok(plain(StatusCode::NOT_FOUND, "{}".into()))
+                    }
                 }
             }
         }

@@ -35,6 +35,18 @@ impl Running {
         }
     }
 
+    /// Stops the agent and starts it where somebody else answers in the master's place.
+    pub(crate) async fn led_astray(mut self, thief: &Master) -> Self {
+        self.shutdown.cancel();
+        self.task.await.unwrap().unwrap();
+        self.config.master = Some(thief.agent_api().to_string().parse().unwrap());
+        self.config.enrolment = Some(thief.enrol_at.to_string().parse().unwrap());
+        self.shutdown = CancellationToken::new();
+        let agent = Agent::open(self.config.clone()).unwrap();
+        self.task = tokio::spawn(agent.run(self.shutdown.clone()));
+        self
+    }
+
     /// Stops the agent and opens its state once more.
     pub(crate) async fn reopen(self) -> Agent {
         self.shutdown.cancel();

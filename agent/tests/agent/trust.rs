@@ -130,3 +130,28 @@ async fn endless_data_a_root_that_is_none_costs_nothing_else() {
     master.until("the next", |master| master.told().len() == 2).await;
     assert_eq!(believed(running).await, 2);
 }
+
+#[tokio::test]
+async fn a_man_in_the_middle_is_asked_for_trust_roots_and_believed_in_nothing() {
+    let master = Master::start().await;
+    let running = Running::enrolled_at(&master).await;
+    let thief = Master::start().await;
+    // His own fleet's next root, signed by his own operators.
+    thief.offer(&thief.root(2, &key()));
+    let running = running.led_astray(&thief).await;
+    thief
+        .until("he is asked for a root", |thief| thief.asked(2) > 1)
+        .await;
+    assert!(thief.strange().is_empty(), "{:?}", thief.strange());
+    assert!(thief.heartbeat().is_none(), "he was told something");
+
+    // The true one serves him as well: it says nothing about him.
+    let online = key();
+    thief.offer_bytes(2, master.signed(&master.root(2, &online)));
+    thief
+        .until("he is asked for the next", |thief| thief.asked(3) > 0)
+        .await;
+    assert!(thief.strange().is_empty(), "{:?}", thief.strange());
+    assert!(thief.heartbeat().is_none(), "he was told something");
+    assert_eq!(believed(running).await, 2);
+}

@@ -25,6 +25,10 @@ pub(super) const INTERFACE: &str = "vec0";
 const KERNEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/lab/kernel.sh");
 /// How long a boot or a shutdown may take, on a machine that is busy with other things as well.
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
+/// The kernel's last words before it runs itself again.
+const RESTARTING: &str = "reboot: Restarting system";
+/// How long it may take until it says the first words after that: it is a matter of milliseconds.
+const RESTART_LIMIT: Duration = Duration::from_secs(30);
 /// How long a command may take unless the caller says.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// What the guest is given beyond a command's limit to say how it ended.
@@ -329,6 +333,11 @@ impl Host {
             None => bail!("{name} is off"),
         };
         let id = until(&format!("{name} boots"), BOOT_LIMIT, || {
+            if self.hangs_in_its_restart() {
+                println!("{name} hangs between two boots: it is switched off and on");
+                self.power_cut()?;
+                self.switch_on()?;
+            }
             ensure!(!self.has_ended()?, "{name} went off: {}", self.says());
             let boot = self.boots()?.into_iter().find(|boot| !before.contains(boot));
             Ok(boot.map_or_else(|| Seen::not_yet(self.says()), Seen::Done))
@@ -431,6 +440,19 @@ impl Host {
             Some(power) => Ok(power.child.try_wait()?.is_some()),
             None => Ok(true),
         }
+    }
+
+    /// Whether the kernel said long ago that it restarts the machine, and nothing since. User-mode Linux does so now and
+    /// then: it has ended everything by then, disks included, and does not get as far as to run itself again.
+    fn hangs_in_its_restart(&self) -> bool {
+        let quiet = || {
+            std::fs::metadata(&self.console)?
+                .modified()?
+                .elapsed()
+                .map_err(std::io::Error::other)
+        };
+        tail(&self.console).trim_end().ends_with(RESTARTING)
+            && quiet().is_ok_and(|quiet| quiet > RESTART_LIMIT)
     }
 
     fn says(&self) -> String {
