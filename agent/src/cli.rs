@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::io::{IsTerminal as _, Read as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
+use decnet_wire::ids::Digest;
 use http::Method;
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
@@ -155,7 +156,11 @@ enum Command {
     #[command(alias = "enrol")]
     Enroll {
         /// The token, or `-` to read it from standard input, where other users cannot see it.
-        token: String,
+        #[arg(required_unless_present = "file")]
+        token: Option<String>,
+        /// Read the token from this file, which was carried here.
+        #[arg(long, conflicts_with = "token")]
+        file: Option<PathBuf>,
         /// Replace an enrolment that is there, once the new one is good.
         #[arg(long)]
         force: bool,
@@ -257,7 +262,10 @@ impl Cli {
             .config()
             .map_err(|error| Failure::new(Exit::Failed, &error))?;
         match self.command {
-            Command::Enroll { token, force } => enroll(&token, force, &config).await,
+            Command::Enroll { token, file, force } => {
+                let token = read_token(token.as_deref(), file.as_deref())?;
+                enroll(&token, force, &config).await
+            }
             Command::Run => run(config).await,
             Command::Status(output) => {
                 let status: Status = match asked(&config, "/status").await? {
@@ -384,19 +392,38 @@ fn retry_name(text: &str) -> Result<String, String> {
     }
 }
 
-async fn enroll(token: &str, force: bool, config: &Config) -> Result<Exit, Failure> {
-    let token = if token == "-" {
-        let mut text = String::new();
-        std::io::stdin()
-            .take(LONGEST_TOKEN as u64 + 2)
+/// The token: given, from standard input, or out of a file.
+fn read_token(token: Option<&str>, file: Option<&Path>) -> Result<String, Failure> {
+    let failed = |error: &dyn std::error::Error| Failure::new(Exit::Failed, error);
+    let mut text = String::new();
+    let most = LONGEST_TOKEN as u64 + 2;
+    match (token, file) {
+        (Some("-"), _) => std::io::stdin()
+            .take(most)
             .read_to_string(&mut text)
-            .map_err(|error| Failure::new(Exit::Failed, &error))?;
-        text
-    } else {
-        token.to_owned()
+            .map_err(|error| failed(&error))?,
+        (_, Some(path)) => {
+            let file = std::fs::File::open(path).map_err(|source| Failure {
+                text: format!("cannot read {}: {source}", path.display()),
+                exit: Exit::Usage,
+            })?;
+            file.take(most)
+                .read_to_string(&mut text)
+                .map_err(|error| failed(&error))?
+        }
+        (token, None) => return Ok(token.unwrap_or_default().to_owned()),
     };
+    Ok(text)
+}
+
+async fn enroll(token: &str, force: bool, config: &Config) -> Result<Exit, Failure> {
     let existing = if force { Existing::Replace } else { Existing::Keep };
-    let enrolled = enrol::enrol_over(&token, config, existing)
+    let mut waits = |key: &Digest| {
+        eprintln!(
+            "waiting for an operator's approval. This host's fingerprint: {key}\nat the master: decnet host approve HOST {key}"
+        );
+    };
+    let enrolled = enrol::enrol_over(token, config, existing, &mut waits)
         .await
         .map_err(|error| {
             let exit = match &error {

@@ -19,23 +19,27 @@ use decnet_pki::files::{self, FileError};
 use decnet_pki::key::HostKey;
 use decnet_pki::tls::{self, TlsError};
 use decnet_wire::enrol::{EnrolRequest, EnrolResponse, SCHEMA, Token};
-use decnet_wire::ids::{FleetId, HostId, HostName, Timestamp};
+use decnet_wire::ids::{Digest, FleetId, HostId, HostName, Timestamp};
 use decnet_wire::limits;
 use http::{Method, Request, StatusCode, header};
 
 use crate::certificate::{self, CheckError};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, HostPort, HostPortError};
+use crate::error::error_chain;
 use crate::identity::{Identity, IdentityError, PendingKey, Stored};
 use crate::ledger::{Ledger, LedgerError};
 use crate::link::{self, Link, LinkError};
-use crate::trust::{self, TrustError};
+use crate::trust::{self, TrustError, wire_digest};
 
 const PREFIX: &str = "decnet1.";
 /// The longest token, in characters.
 pub const LONGEST_TOKEN: usize = 8 * 1024;
 /// How long the master may take to answer.
 const ANSWER: Duration = Duration::from_secs(30);
+
+/// How often it is asked whether an operator has approved.
+const APPROVAL: Duration = Duration::from_secs(3);
 
 /// What an enrolment gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +93,8 @@ pub enum EnrolError {
     Ask(#[source] LinkError),
     #[error("the request or the answer is not what this agent knows")]
     Document(#[source] serde_json::Error),
+    #[error("nobody approved of this host before its token ended at {0}; make a new one at the master")]
+    NotApproved(Timestamp),
     #[error("the answer is wrong and was not believed: {0}")]
     Answer(String),
     #[error("the answer's trust root was not believed")]
@@ -102,15 +108,21 @@ pub enum EnrolError {
 /// # Errors
 /// [`EnrolError`]; trying again with the same token is always safe.
 pub async fn enrol(token: &str, config: &Config) -> Result<Enrolled, EnrolError> {
-    enrol_over(token, config, Existing::Keep).await
+    enrol_over(token, config, Existing::Keep, &mut |_| {}).await
 }
 
-/// As [`enrol`], and says what to do with an identity that is there.
+/// As [`enrol`], and says what to do with an identity that is there. `waits` is called once, with the fingerprint of this
+/// host's key, if an operator has to approve of it first.
 ///
 /// # Errors
 /// As for [`enrol`].
-pub async fn enrol_over(token: &str, config: &Config, existing: Existing) -> Result<Enrolled, EnrolError> {
-    enrol_at(token, config, existing, &SystemClock).await
+pub async fn enrol_over(
+    token: &str,
+    config: &Config,
+    existing: Existing,
+    waits: &mut (dyn FnMut(&Digest) + Send),
+) -> Result<Enrolled, EnrolError> {
+    enrol_at(token, config, existing, &SystemClock, waits).await
 }
 
 /// As [`enrol_over`], by the given clock. Only the TLS handshake asks the system's.
@@ -119,6 +131,7 @@ pub(crate) async fn enrol_at(
     config: &Config,
     existing: Existing,
     clock: &dyn Clock,
+    waits: &mut (dyn FnMut(&Digest) + Send),
 ) -> Result<Enrolled, EnrolError> {
     let token = parse_token(token)?;
     if token.expires_at <= clock.now() {
@@ -142,7 +155,23 @@ pub(crate) async fn enrol_at(
     let key = PendingKey::Enrolment
         .get(&config.state_dir)
         .map_err(EnrolError::Identity)?;
-    let response = ask(&token, enrol_at, &key).await?;
+    let mut told = false;
+    let response = loop {
+        match ask(&token, enrol_at.clone(), &key).await {
+            Ok(Some(response)) => break response,
+            Ok(None) if !std::mem::replace(&mut told, true) => waits(&wire_digest(key.digest().sha256())),
+            Ok(None) => {}
+            // A master that is started anew has not forgotten who waits.
+            Err(EnrolError::Ask(error)) if told && error.may_pass() => {
+                tracing::warn!("the master does not answer: {}", error_chain(&error));
+            }
+            Err(error) => return Err(error),
+        }
+        if token.expires_at <= clock.now() {
+            return Err(EnrolError::NotApproved(token.expires_at));
+        }
+        tokio::time::sleep(APPROVAL).await;
+    };
     let (stored, enrolled) = check(&token, &key, response, clock.now())?;
     if before != Some(enrolled.host) {
         put_ledger_away(config, clock.now())?;
@@ -176,7 +205,8 @@ fn parse_token(text: &str) -> Result<Token, EnrolError> {
     Ok(token)
 }
 
-async fn ask(token: &Token, at: HostPort, key: &HostKey) -> Result<EnrolResponse, EnrolError> {
+/// None while it waits for approval.
+async fn ask(token: &Token, at: HostPort, key: &HostKey) -> Result<Option<EnrolResponse>, EnrolError> {
     let request = EnrolRequest {
         schema: SCHEMA,
         host: token.host,
@@ -194,14 +224,23 @@ async fn ask(token: &Token, at: HostPort, key: &HostKey) -> Result<EnrolResponse
     let config = tls::pinned_client_config(pin(token)).map_err(EnrolError::Tls)?;
     let mut link = Link::new(at, link::fixed(config)).map_err(EnrolError::Ask)?;
     let answer = link.send(&request, ANSWER).await.map_err(EnrolError::Ask)?;
-    if answer.status() != StatusCode::OK && answer.status() != StatusCode::CREATED {
+    if !matches!(
+        answer.status(),
+        StatusCode::OK | StatusCode::CREATED | StatusCode::ACCEPTED
+    ) {
         return Err(EnrolError::Ask(link.unexpected(answer).await));
     }
+    let waiting = answer.status() == StatusCode::ACCEPTED;
     let body = link
         .read(answer, limits::ENROLMENT, ANSWER)
         .await
         .map_err(EnrolError::Ask)?;
-    serde_json::from_slice(&body).map_err(EnrolError::Document)
+    if waiting {
+        return Ok(None);
+    }
+    serde_json::from_slice(&body)
+        .map(Some)
+        .map_err(EnrolError::Document)
 }
 
 /// Believes nothing of the answer that the token, our key or a signature does not vouch for.

@@ -103,6 +103,18 @@ impl LinkError {
 }
 
 impl LinkError {
+    /// Whether nothing was answered at all.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect { .. }
+                | Self::Tls { .. }
+                | Self::Timeout { .. }
+                | Self::Exchange { .. }
+                | Self::Body { .. }
+        )
+    }
+
     /// Whether the other side showed a certificate that is not believed here.
     pub(crate) fn is_unknown_server(&self) -> bool {
         matches!(tls_error(self), Some(rustls::Error::InvalidCertificate(_)))

@@ -6,10 +6,11 @@
 //! | [`failure`] | failures and exit codes |
 //! | [`table`] | what people read |
 //! | [`follow`] | waiting for operations to end |
-//! | [`fleet`], [`deckies`], [`hosts`], [`lifecycle`], [`catalogue`], [`system`], [`tokens`], [`keys`], [`policy`] | the commands |
+//! | [`audit`], [`fleet`], [`deckies`], [`hosts`], [`lifecycle`], [`catalogue`], [`system`], [`tokens`], [`keys`], [`policy`] | the commands |
 //! | [`policy_file`] | the policy as an operator writes it |
 //! | [`manual`] | man pages and shell completions |
 
+mod audit;
 mod catalogue;
 mod client;
 mod deckies;
@@ -113,6 +114,8 @@ pub enum AdminCommand {
     System(Asking<system::SystemArgs>),
     /// Make, list and revoke operator tokens
     Token(Asking<tokens::TokenArgs>),
+    /// Show who changed what, and alarms; check that nobody altered the log of it
+    Audit(Asking<audit::AuditArgs>),
     /// List, rotate, export and import the keys of the trust root
     Key(Asking<keys::KeyArgs>),
     /// Show, check, explain and sign what bundles may ask of hosts
@@ -225,6 +228,7 @@ async fn perform(command: &AdminCommand, console: &mut Console<'_>) -> Result<()
         C::Distros(_) => catalogue::distros(&client, console).await,
         C::System(asking) => system::run(&asking.args, &client, console).await,
         C::Token(asking) => tokens::run(&asking.args, &client, console).await,
+        C::Audit(asking) => audit::run(&asking.args, &client, console).await,
         C::Key(asking) => keys::run(&asking.args, &client, console).await,
         C::Policy(asking) => policy::run(&asking.args, &client, console).await,
     }
@@ -245,6 +249,7 @@ impl AdminCommand {
             Self::Lifecycle(asking) => asking.shared(),
             Self::System(asking) => asking.shared(),
             Self::Token(asking) => asking.shared(),
+            Self::Audit(asking) => asking.shared(),
             Self::Key(asking) => asking.shared(),
             Self::Policy(asking) => asking.shared(),
         }

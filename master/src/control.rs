@@ -7,6 +7,8 @@
 //!  timers ────────▶ rotate (mutate intervals) · sweep (deadlines, liveness)
 //! ```
 
+mod alarms;
+pub mod audit;
 pub mod certificates;
 pub mod deploy;
 pub mod enrol;
@@ -35,6 +37,7 @@ use ipnet::Ipv4Net;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
+pub(crate) use alarms::Alarm;
 pub use error::ControlError;
 
 use crate::fleet::catalogue::Catalogue;
@@ -88,7 +91,10 @@ pub struct Control {
     publish: Notify,
     /// The generation published last for each host; long polls wait on it.
     published: Mutex<HashMap<HostId, watch::Sender<u64>>>,
-    connections: revoke::Connections,
+    connections: revoke::Connections<HostId>,
+    /// The streams that tokens opened, by the tokens' hashes.
+    streams: revoke::Connections<String>,
+    alarms: alarms::Alarms,
     /// The revocation lists, and when they were looked at.
     lists: Mutex<Option<(Timestamp, String)>>,
     /// What hosts last said, newer than the store between two flushes.
@@ -156,9 +162,12 @@ impl Control {
             publish: Notify::new(),
             published: Mutex::new(HashMap::new()),
             connections: revoke::Connections::default(),
+            streams: revoke::Connections::default(),
+            alarms: alarms::Alarms::default(),
             lists: Mutex::new(None),
             status: Mutex::new(status),
         });
+        control.note_root()?;
         control.republish_outdated()?;
         Ok(control)
     }

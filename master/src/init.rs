@@ -7,8 +7,10 @@ use decnet_pki::ServerName;
 use decnet_pki::files::{self, FileError};
 use decnet_pki::secret::{Secret, SecretError};
 use decnet_wire::ids::{FleetId, Timestamp};
+use serde_json::json;
 use uuid::Uuid;
 
+use crate::audit::{Action, Actor, Change};
 use crate::control::{ControlError, tokens};
 use crate::fleet::model::{DeploymentLimit, Minutes};
 use crate::keys::{KeysError, MasterKeys};
@@ -118,8 +120,13 @@ pub fn run(args: &InitArgs, now: Timestamp) -> Result<Initialised, InitError> {
             custom_services: BTreeMap::new(),
             embedded: None,
         };
-        db.update(|w| w.put(&(), &settings).map_err(InitError::from))?;
-        tokens::create(&db, "init", Role::Admin, now, None)?
+        let by = Actor::local(nix::unistd::getuid().as_raw());
+        db.change(&by, now, |w| {
+            w.put(&(), &settings)?;
+            let made = json!({ "fleet": fleet, "advertise": advertise, "trust_root": keys.root.version() });
+            Ok::<_, InitError>(Change::new(Action::FleetInit, "fleet").after(made).done(()))
+        })?;
+        tokens::create(&db, &by, "init", Role::Admin, now, None)?
     };
     std::fs::rename(&making, &store).map_err(|source| FileError::Write { path: store, source })?;
     Ok(Initialised {

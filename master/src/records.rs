@@ -104,6 +104,12 @@ pub struct Host {
     pub key: Option<Digest>,
     /// SHA-256 of its certificate's DER.
     pub certificate: Option<Digest>,
+    /// When its newest certificate ends.
+    #[serde(default)]
+    pub certificate_ends_at: Option<Timestamp>,
+    /// The key of who wants to be this host, and waits for an operator's approval.
+    #[serde(default)]
+    pub awaiting: Option<Digest>,
     /// A key that it asked a certificate for. It takes the place of [`Host::key`] when it is used for the first time.
     #[serde(default)]
     pub next_key: Option<Digest>,
@@ -393,10 +399,26 @@ pub struct EnrolTokenRecord {
     /// Of the trust root that the token pins.
     #[serde(default)]
     pub root_version: u64,
+    /// Whether an operator has to approve of the key that uses it.
+    #[serde(default)]
+    pub approval: Approval,
     /// The key that used it up. The same key may ask again and gets the same certificate.
     pub used_by: Option<Digest>,
     /// The certificate that was given, in PEM.
     pub certificate: Option<String>,
+}
+
+/// What an operator has to say to an enrolment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Approval {
+    /// Nothing: the token is enough.
+    #[default]
+    NotNeeded,
+    /// The key that [`Host::awaiting`] names, if any, waits for it.
+    Needed,
+    /// This key may have the certificate.
+    Given(Digest),
 }
 
 impl Record for EnrolTokenRecord {

@@ -7,6 +7,7 @@
 //! | [`operator`] | :8772 and `/run/decnet/master.sock` | bearer token; on the socket the user id |
 
 pub mod agent;
+mod attempts;
 pub mod blobs;
 mod certificates;
 pub mod embedded;
@@ -142,15 +143,15 @@ pub async fn run(
             service_fn(move |request| Arc::clone(&api).answer(remote.clone(), request))
         },
     ));
-    let enrolling = Arc::clone(&control);
+    let enrolling = Arc::new(enrolment::Enrolment::new(Arc::clone(&control)));
     tasks.spawn(listen::serve_tls(
         enrol_listener,
         public_tls.clone(),
         listen::STRANGERS,
         end.clone(),
         move |remote| {
-            let control = Arc::clone(&enrolling);
-            service_fn(move |request| enrolment::answer(Arc::clone(&control), remote.clone(), request))
+            let enrolling = Arc::clone(&enrolling);
+            service_fn(move |request| Arc::clone(&enrolling).answer(remote.clone(), request))
         },
     ));
     let router = operator::router(Arc::clone(&control), end.clone());

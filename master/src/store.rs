@@ -2,7 +2,8 @@
 //!
 //! [`Store`] is a key-value store with ordered tables, snapshot reads and serialised all-or-nothing writes: small
 //! enough for a replicated store to take redb's place. [`Db`] adds types: a [`Record`] knows its table, its key
-//! and its version. All writes of one request happen in one [`Db::update`].
+//! and its version. All writes of one request happen in one [`Db::change`],
+//! which takes the entry for the audit log as well; [`Db::bookkeep`] writes what nobody decided.
 
 mod embedded;
 mod typed;
@@ -26,13 +27,14 @@ pub enum Table {
     EnrolTokens,
     ApiTokens,
     Policies,
+    Audit,
     Certificates,
     RevocationLists,
 }
 
 impl Table {
     /// Every table, so that a store can make them all before the first read.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Settings,
         Self::Deckies,
         Self::Hosts,
@@ -44,6 +46,7 @@ impl Table {
         Self::EnrolTokens,
         Self::ApiTokens,
         Self::Policies,
+        Self::Audit,
         Self::Certificates,
         Self::RevocationLists,
     ];
@@ -63,6 +66,7 @@ impl Table {
             Self::EnrolTokens => "enrol-tokens",
             Self::ApiTokens => "api-tokens",
             Self::Policies => "policies",
+            Self::Audit => "audit",
             Self::Certificates => "certificates",
             Self::RevocationLists => "revocation-lists",
         }
@@ -106,6 +110,11 @@ pub enum StoreError {
         #[source]
         source: serde_json::Error,
     },
+    /// A defect of this program: nothing was changed.
+    #[error("the table {table} would have been changed, and the audit log not told")]
+    Unaudited { table: &'static str },
+    #[error("the audit log has an entry that none can follow: put a copy of the store in its place")]
+    Chain,
     #[error("a record of the table {table} could not be written as JSON")]
     Encode {
         table: &'static str,
@@ -114,11 +123,13 @@ pub enum StoreError {
     },
 }
 
-/// In which order a table is read.
+/// In which order a table is read, and from where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum Order<'a> {
     Ascending,
     Descending,
+    /// Ascending, from this key on.
+    From(&'a [u8]),
 }
 
 /// A snapshot of all tables.
@@ -129,7 +140,7 @@ pub trait View {
     fn scan(
         &self,
         table: Table,
-        order: Order,
+        order: Order<'_>,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StoreError>;
 }

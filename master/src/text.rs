@@ -3,6 +3,10 @@
 use std::error::Error;
 use std::fmt::Write as _;
 
+use decnet_wire::ids::Timestamp;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
 /// The most characters that a text of a host is kept with.
 const HOST_TEXT: usize = 2000;
 
@@ -12,6 +16,12 @@ const HOST_TEXT: usize = 2000;
 pub fn from_host(text: &str) -> String {
     let plain = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().take(HOST_TEXT).map(plain).collect()
+}
+
+/// A moment as people write it (RFC 3339).
+#[must_use]
+pub fn moment(text: &str) -> Option<Timestamp> {
+    OffsetDateTime::parse(text, &Rfc3339).ok().map(Timestamp::new)
 }
 
 /// An error with everything that stands behind it, in one line.

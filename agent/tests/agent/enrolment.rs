@@ -54,9 +54,14 @@ async fn an_enrolled_host_is_not_overwritten_without_being_told_to() {
     let other = Master::start().await;
     let error = enrol(&token_text(&other.token()), &config).await.unwrap_err();
     assert!(matches!(error, EnrolError::AlreadyEnrolled { .. }), "{error:?}");
-    let enrolled = enrol_over(&token_text(&other.token()), &config, Existing::Replace)
-        .await
-        .unwrap();
+    let enrolled = enrol_over(
+        &token_text(&other.token()),
+        &config,
+        Existing::Replace,
+        &mut |_| {},
+    )
+    .await
+    .unwrap();
     assert_eq!(enrolled.host, other.host());
     assert_eq!(Agent::open(config).unwrap().host(), other.host());
 }

@@ -73,6 +73,16 @@ pub struct EnrolResponse {
     pub network: HostNetwork,
 }
 
+/// Answer to an enrolment request that waits for an operator's approval, with status 202. The same request is asked
+/// again until it is granted or refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolWaiting {
+    pub schema: u32,
+    /// SHA-256 of the SubjectPublicKeyInfo of the key that waits: what the operator compares with what the host says.
+    pub key: Digest,
+}
+
 /// Body of `POST /agent/v1/renew`: an enrolled host asks for a certificate for a new key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -6,7 +6,9 @@
 use std::path::Path;
 
 use decnet_wire::bundle::{Bundle, ComposeDocument, Network};
-use decnet_wire::enrol::{EnrolRequest, EnrolResponse, LeafResponse, RejoinRequest, RenewRequest, Token};
+use decnet_wire::enrol::{
+    EnrolRequest, EnrolResponse, EnrolWaiting, LeafResponse, RejoinRequest, RenewRequest, Token,
+};
 use decnet_wire::policy::Policy;
 use decnet_wire::report::{Report, ReportAnswer};
 use decnet_wire::trust::TrustRoot;
@@ -53,6 +55,7 @@ fn documents_of_schema_1_read_and_write_as_they_did() {
     holds::<Token>("token-1.json");
     holds::<EnrolRequest>("enrol-request-1.json");
     holds::<EnrolResponse>("enrol-response-1.json");
+    holds::<EnrolWaiting>("enrol-waiting-1.json");
     holds::<RenewRequest>("renew-request-1.json");
     holds::<RejoinRequest>("rejoin-request-1.json");
     holds::<LeafResponse>("leaf-response-1.json");
@@ -70,6 +73,7 @@ fn an_unknown_field_is_an_error_in_every_document() {
     is_closed::<Token>("token-1.json");
     is_closed::<EnrolRequest>("enrol-request-1.json");
     is_closed::<EnrolResponse>("enrol-response-1.json");
+    is_closed::<EnrolWaiting>("enrol-waiting-1.json");
     is_closed::<RenewRequest>("renew-request-1.json");
     is_closed::<RejoinRequest>("rejoin-request-1.json");
     is_closed::<LeafResponse>("leaf-response-1.json");

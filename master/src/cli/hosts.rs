@@ -1,8 +1,11 @@
 //! `host`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
+use decnet_pki::files;
 use decnet_wire::bundle::{NetworkDriver, NetworkMode};
-use decnet_wire::ids::{HostId, HostName, InterfaceName};
+use decnet_wire::ids::{Digest, HostId, HostName, InterfaceName};
 use hyper::Method;
 use ipnet::Ipv4Net;
 use serde_json::json;
@@ -11,7 +14,11 @@ use super::Console;
 use super::client::Client;
 use super::failure::Failure;
 use super::table::{facts, or_none, table};
-use crate::serve::operator::views::{EnrollBody, EnrollView, HostView, NetworkBody};
+use crate::serve::operator::views::{ApproveBody, EnrollBody, EnrollView, HostView, NetworkBody};
+use crate::text::chain;
+
+/// How long a token lives that somebody has to approve of, in seconds.
+const APPROVED_TTL: u64 = 3600;
 
 /// What `decnet host` takes.
 #[derive(Debug, Args)]
@@ -36,6 +43,16 @@ pub enum HostCommand {
         /// The host's name or id
         host: String,
     },
+    /// Let a host have its certificate that was invited with --approve and waits
+    #[command(
+        after_help = "Examples:\n  decnet host approve edge-01 sha256:0f3c…\n\nThe fingerprint is what `decnet-agent enroll` says on the host."
+    )]
+    Approve {
+        /// The host's name or id
+        host: String,
+        /// The fingerprint that the host says
+        fingerprint: Digest,
+    },
     /// Show one host
     #[command(after_help = "Examples:\n  decnet host show edge-01")]
     Show {
@@ -49,6 +66,7 @@ pub enum HostCommand {
 #[command(after_help = "\
 Examples:
   decnet host enroll edge-01
+  decnet host enroll edge-01 --approve
   decnet host enroll edge-02 --ipvlan --interface eth1 --subnet 10.20.0.0/24 --gateway 10.20.0.1
   ssh root@edge-03 \"$(decnet host enroll edge-03 --json | jq -r .command)\"")]
 pub struct EnrollArgs {
@@ -69,9 +87,16 @@ pub struct EnrollArgs {
     /// The gateway of that LAN
     #[arg(long, value_name = "IP", requires = "subnet")]
     pub gateway: Option<std::net::Ipv4Addr>,
-    /// How long the token lives, at most an hour: a number with s or m
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = seconds)]
-    pub ttl: u64,
+    /// How long the token lives, at most an hour: a number with s or m [default: 5m, with --approve 1h]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub ttl: Option<u64>,
+    /// The host gets its certificate only when somebody has compared its fingerprint (decnet host approve)
+    #[arg(long)]
+    pub approve: bool,
+    /// Write the token to this file instead, for a host that cannot be reached from here: carry it there, and run
+    /// `decnet-agent enroll --file FILE`
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
     /// A line for people
     #[arg(long)]
     pub notes: Option<String>,
@@ -126,6 +151,7 @@ pub(super) async fn run(args: &HostArgs, client: &Client, console: &mut Console<
         HostCommand::Network(args) => network(args, client, console).await,
         HostCommand::Ls => list(client, console).await,
         HostCommand::Revoke { host } => revoke(host, client, console).await,
+        HostCommand::Approve { host, fingerprint } => approve(host, fingerprint, client, console).await,
         HostCommand::Show { host } => show(host, client, console).await,
     }
 }
@@ -138,12 +164,24 @@ async fn enroll(args: &EnrollArgs, client: &Client, console: &mut Console<'_>) -
         interface: args.interface.as_ref().map(ToString::to_string),
         subnet: args.subnet.map(|subnet| subnet.to_string()),
         gateway: args.gateway.map(|gateway| gateway.to_string()),
-        ttl_seconds: Some(args.ttl),
+        ttl_seconds: args.ttl.or(args.approve.then_some(APPROVED_TTL)),
+        approve: args.approve,
         notes: args.notes.clone(),
     };
     let view: EnrollView = client
         .call(Method::POST, "/api/v1/swarm/hosts/enroll", Some(&json!(body)))
         .await?;
+    if let Some(file) = &args.out {
+        files::write_private(file, format!("{}\n", view.token).as_bytes())
+            .map_err(|error| Failure::Failed(chain(&error)))?;
+        console.remark(&format!(
+            "The token is in {}. Carry it to {}, and run there as root before {}: decnet-agent enroll --file FILE",
+            file.display(),
+            args.name,
+            view.expires_at
+        ));
+        return Ok(());
+    }
     if console.json {
         return console.document(&view);
     }
@@ -188,6 +226,24 @@ async fn revoke(host: &str, client: &Client, console: &mut Console<'_>) -> Resul
         "{} is revoked. Its deckies run on until somebody stops them there",
         host.name
     ))
+}
+
+async fn approve(
+    host: &str,
+    fingerprint: &Digest,
+    client: &Client,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
+    let host = find(host, client).await?;
+    let path = format!("/api/v1/swarm/hosts/{}/approve", host.uuid);
+    let body = ApproveBody {
+        fingerprint: fingerprint.to_string(),
+    };
+    let host: HostView = client.call(Method::POST, &path, Some(&json!(body))).await?;
+    if console.json {
+        return console.document(&host);
+    }
+    console.say(&format!("{} is approved; it comes by itself", host.name))
 }
 
 /// The driver and its mode.
@@ -239,6 +295,9 @@ pub(super) fn overview(hosts: Vec<HostView>) -> String {
 }
 
 fn condition(host: &HostView) -> String {
+    if let Some(key) = &host.waiting_key {
+        return format!("waits for approval: {key}");
+    }
     match (&host.reason, host.converged) {
         (_, true) => "converged".to_owned(),
         (Some(reason), false) => reason.clone(),
@@ -288,6 +347,7 @@ async fn show(wanted: &str, client: &Client, console: &mut Console<'_>) -> Resul
         ("interface", or_none(host.interface)),
         ("own LAN", or_none(lan)),
         ("certificate", or_none(host.client_cert_fingerprint)),
+        ("until", or_none(host.certificate_ends_at)),
         ("notes", or_none(host.notes)),
     ]))
 }

@@ -1,5 +1,6 @@
 //! The command line against a master in this process, over a Unix socket and over TLS.
 
+mod audit;
 mod commands;
 mod definition;
 mod deploy;

@@ -96,7 +96,7 @@ async fn list(client: &Client, console: &mut Console<'_>) -> Result<(), Failure>
 }
 
 /// A length of time in minutes, hours or days.
-fn seconds(text: &str) -> Result<u64, String> {
+pub(super) fn seconds(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no time: a number with m, h or d, as in 12h");
     let at = text.len().checked_sub(1).ok_or_else(wrong)?;
     let (number, unit) = text.split_at_checked(at).ok_or_else(wrong)?;

@@ -5,6 +5,7 @@
 //! that the store does not know is refused, whatever certificate he shows.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::PoisonError;
 
 use decnet_pki::ca::{HostSubject, Revoked};
@@ -12,14 +13,20 @@ use decnet_pki::csr::VerifiedCsr;
 use decnet_pki::digest::Sha256Digest;
 use decnet_wire::enrol::{self, LeafResponse, RejoinRequest, RenewRequest};
 use decnet_wire::ids::{Digest, HostId, Timestamp};
+use serde_json::json;
 
-use super::enrol::{CSR_CAP, digest};
-use super::{Control, ControlError, touch};
+use super::enrol::{digest, named};
+use super::{Alarm, Control, ControlError, touch};
+use crate::audit::{Action, Actor, Audited, Change};
 use crate::records::{CertificatesRecord, Host, IssuedCertificate, RevocationListRecord};
 use crate::store::{StoreError, Writer};
 
+/// The most that a certificate request may hold, in bytes.
+const CSR_CAP: usize = 16 * 1024;
 /// How long a host's certificate is valid.
 const LIFETIME: time::Duration = time::Duration::days(30);
+/// How long a key that was replaced may still be tried before that is an alarm.
+const KEY_CHANGE: time::Duration = time::Duration::hours(1);
 /// The most certificates of one host that have not ended: a host renews after half their time, and once more for each
 /// CA. One that asks on and on is broken, or not ours.
 const ISSUED_MAX: usize = 32;
@@ -36,29 +43,58 @@ impl Control {
     ///
     /// # Errors
     /// The host is unknown, revoked, or has another key (403).
-    pub fn authorize(&self, id: HostId, key: &Digest) -> Result<Host, ControlError> {
+    pub fn authorize(&self, id: HostId, key: &Digest, from: Option<IpAddr>) -> Result<Host, ControlError> {
         let found = self.db.read(|r| Ok::<_, ControlError>(r.get::<Host>(&id)?))?;
-        match found.filter(|host| !host.revoked) {
-            Some(host) if host.key.as_ref() == Some(key) => Ok(host),
-            Some(host) if host.next_key.as_ref() == Some(key) => self.promote(id, key),
-            _ => Err(unknown(id)),
+        match found {
+            Some(host) if host.revoked => self.alarm(&Alarm::new(
+                Action::AlarmRevokedHost,
+                &Actor::host(id, host.name.clone(), from),
+                named(&host),
+                &format!("the revoked host {} tried to speak", host.name),
+            )),
+            Some(host) if host.key.as_ref() == Some(key) => return Ok(host),
+            Some(host) if host.next_key.as_ref() == Some(key) => {
+                return self.promote(&Actor::host(id, host.name, from), id, key);
+            }
+            Some(host) => self.suspect(&host, key, from)?,
+            None => {}
         }
+        Err(unknown(id))
     }
 
-    fn promote(&self, id: HostId, key: &Digest) -> Result<Host, ControlError> {
+    /// Somebody has a certificate of ours for a host, and a key that is not the host's.
+    fn suspect(&self, host: &Host, key: &Digest, from: Option<IpAddr>) -> Result<(), ControlError> {
+        let now = self.now().get();
+        // A host that has just changed its key may still finish what it began with the one before.
+        let just_now = |issued: &IssuedCertificate| {
+            issued.key == *key && issued.revoked_at.is_some_and(|at| now - at.get() <= KEY_CHANGE)
+        };
+        let certificates = self
+            .db
+            .read(|r| Ok::<_, ControlError>(r.get::<CertificatesRecord>(&host.id)?))?;
+        if certificates.is_some_and(|certificates| certificates.issued.iter().any(just_now)) {
+            return Ok(());
+        }
+        let text = format!("{} came with the key {key}, which is not its own", host.id);
+        let by = Actor::stranger(from);
+        self.alarm(&Alarm::new(Action::AlarmForeignKey, &by, named(host), &text));
+        Ok(())
+    }
+
+    fn promote(&self, by: &Actor, id: HostId, key: &Digest) -> Result<Host, ControlError> {
         let now = self.now();
-        let host = self.db.update(|w| {
+        let host = self.db.change(by, now, |w| {
             let known = w.get::<Host>(&id)?.filter(|host| !host.revoked);
             let Some(mut host) = known else {
                 return Err(unknown(id));
             };
             if host.key.as_ref() == Some(key) {
-                return Ok(host);
+                return Ok(Audited::Unchanged(host));
             }
             if host.next_key.as_ref() != Some(key) {
                 return Err(unknown(id));
             }
-            host.key = host.next_key.take();
+            let before = std::mem::replace(&mut host.key, host.next_key.take());
             w.put(&id, &host)?;
             let mut certificates = certificates(w, id)?;
             certificates.pending = None;
@@ -70,11 +106,14 @@ impl Control {
             w.put(&id, &certificates)?;
             // Bundles name the key of the host that they are for.
             touch(w, id)?;
-            Ok(w.get::<Host>(&id)?.unwrap_or(host))
+            let change = Change::new(Action::HostRekey, named(&host))
+                .before(json!({ "id": id, "key": before }))
+                .after(json!({ "id": id, "key": host.key }));
+            let host = w.get::<Host>(&id)?.unwrap_or(host);
+            Ok(change.done(host))
         })?;
         self.forget_lists();
         self.publish.notify_one();
-        tracing::info!(host = %host.name, %id, "a host has a new key");
         Ok(host)
     }
 
@@ -82,9 +121,20 @@ impl Control {
     ///
     /// # Errors
     /// The request is not one for a new P-256 key (422); the host has asked for too many (429).
-    pub fn renew(&self, id: HostId, request: &RenewRequest) -> Result<LeafResponse, ControlError> {
+    pub fn renew(
+        &self,
+        by: &Actor,
+        id: HostId,
+        request: &RenewRequest,
+    ) -> Result<LeafResponse, ControlError> {
+        let renewed = self.renewed(by, id, request);
+        self.alarm_if_refused(by, id, &renewed);
+        renewed
+    }
+
+    fn renewed(&self, by: &Actor, id: HostId, request: &RenewRequest) -> Result<LeafResponse, ControlError> {
         let (csr, key) = read(request.schema, &request.csr)?;
-        let certificate = self.db.update(|w| {
+        let certificate = self.db.change(by, self.now(), |w| {
             let known = w.get::<Host>(&id)?.filter(|host| !host.revoked);
             let Some(mut host) = known else {
                 return Err(unknown(id));
@@ -98,7 +148,7 @@ impl Control {
             if let Some(pending) = before.pending
                 && host.next_key.as_ref() == Some(&key)
             {
-                return Ok(pending);
+                return Ok(Audited::Unchanged(pending));
             }
             let certificate = self.issue(w, &mut host, &csr)?;
             host.next_key = Some(key.clone());
@@ -106,9 +156,11 @@ impl Control {
             let mut after = certificates(w, id)?;
             after.pending = Some(certificate.clone());
             w.put(&id, &after)?;
-            Ok(certificate)
+            Ok(Change::new(Action::HostRenew, named(&host))
+                .before(json!({ "id": id, "key": host.key }))
+                .after(json!({ "id": id, "next_key": key, "certificate": host.certificate }))
+                .done(certificate))
         })?;
-        tracing::info!(%id, "a host asked for a certificate for a new key");
         Ok(LeafResponse {
             schema: enrol::SCHEMA,
             certificate,
@@ -120,15 +172,19 @@ impl Control {
     /// # Errors
     /// Always the same refusal (403) for a host that is unknown or revoked and for a key that is not its own; a request
     /// that is none (422); the host has asked for too many (429).
-    pub fn rejoin(&self, request: &RejoinRequest) -> Result<LeafResponse, ControlError> {
+    pub fn rejoin(&self, by: &Actor, request: &RejoinRequest) -> Result<LeafResponse, ControlError> {
         let id = request.host;
         // Anybody may ask: without a host it costs one read and no signature check.
-        self.db
+        let host = self
+            .db
             .read(|r| Ok::<_, ControlError>(r.get::<Host>(&id)?))?
             .filter(|host| host.key.is_some() && !host.revoked)
             .ok_or_else(|| unknown(id))?;
         let (csr, key) = read(request.schema, &request.csr)?;
-        let certificate = self.db.update(|w| {
+        let stranger = by;
+        // Its signature proves the key, and the transaction that the key is this host's.
+        let by = by.proved(id, host.name);
+        let certificate = self.db.change(&by, self.now(), |w| {
             let known = w
                 .get::<Host>(&id)?
                 .filter(|host| !host.revoked && [&host.key, &host.next_key].contains(&&Some(key.clone())));
@@ -142,13 +198,26 @@ impl Control {
                 w.put(&id, &certificates)?;
             }
             w.put(&id, &host)?;
-            Ok(certificate)
-        })?;
-        tracing::info!(%id, "a host is back, and has a certificate for its known key");
+            Ok(Change::new(Action::HostRejoin, named(&host))
+                .after(json!({ "id": id, "key": key, "certificate": host.certificate }))
+                .done(certificate))
+        });
+        self.alarm_if_refused(stranger, id, &certificate);
+        let certificate = certificate?;
         Ok(LeafResponse {
             schema: enrol::SCHEMA,
             certificate,
         })
+    }
+
+    fn alarm_if_refused<T>(&self, by: &Actor, id: HostId, outcome: &Result<T, ControlError>) {
+        if let Err(error) = outcome
+            && (400..500).contains(&error.status())
+        {
+            let text = crate::text::chain(error);
+            let alarm = Alarm::new(Action::AlarmRenewalRefused, by, format!("host/{id}"), &text);
+            self.alarm(&alarm);
+        }
     }
 
     /// Issues a certificate for a host and writes down that it did. Whoever calls decides what the key counts for.
@@ -186,6 +255,7 @@ impl Control {
             revoked_at: None,
         });
         w.put(&host.id, &certificates)?;
+        host.certificate_ends_at = Some(Timestamp::new(leaf.not_after()));
         host.certificate = leaf
             .chain()
             .first()
@@ -237,7 +307,7 @@ impl Control {
                 lists.push_str(&kept.list);
                 continue;
             }
-            lists.push_str(&self.db.update(|w| {
+            lists.push_str(&self.db.bookkeep(|w| {
                 // What was read above may have changed.
                 let revoked = revoked_by(w, &pin, now)?;
                 let kept = w.get::<RevocationListRecord>(&pin)?;
@@ -331,6 +401,14 @@ fn read(schema: u32, csr: &str) -> Result<(VerifiedCsr, Digest), ControlError> {
             "this master reads certificate requests of schema 1".to_owned(),
         ));
     }
+    read_csr(csr)
+}
+
+/// A certificate request, and the name of its key.
+///
+/// # Errors
+/// It is none for a P-256 key, or its own signature does not hold (422).
+pub fn read_csr(csr: &str) -> Result<(VerifiedCsr, Digest), ControlError> {
     let csr = VerifiedCsr::parse(csr, CSR_CAP)
         .map_err(|error| ControlError::Invalid(format!("the certificate request is refused: {error}")))?;
     let key = digest(csr.key_digest().sha256().as_bytes());

@@ -12,10 +12,12 @@ use decnet_wire::ids::{DeckyName, HostId, HostName, OperationId, ServiceSlug, Ti
 use decnet_wire::observed::Observed;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha20Rng;
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::error::FleetProblem;
 use super::{Control, ControlError, rows, settings, slot, targets, touch};
+use crate::audit::{Action, Actor, Change, names};
 use crate::fleet::build::{Built, ChangeKind, Deploy, Hosts, build, unpinned_images};
 use crate::fleet::generate::generate;
 use crate::fleet::ini;
@@ -88,12 +90,13 @@ impl Control {
     ///
     /// # Errors
     /// [`ControlError::Fleet`] with every reason why the text is refused; nothing is changed then.
-    pub fn deploy(&self, request: &DeployRequest) -> Result<Deployed, ControlError> {
+    pub fn deploy(&self, by: &Actor, request: &DeployRequest) -> Result<Deployed, ControlError> {
         let now = self.now();
-        let (deployed, changed) = self.db.update(|w| {
+        let (deployed, changed) = self.db.change(by, now, |w| {
             let draft = self.draft(&w.reader(), request, now)?;
             self.desired(&draft)?;
-            self.commit(w, draft, now)
+            let change = deployment(&draft, request);
+            Ok::<_, ControlError>(change.done(self.commit(w, draft, now)?))
         })?;
         self.publish.notify_one();
         self.events.announce(&changed);
@@ -291,6 +294,35 @@ impl Control {
             warnings: draft.warnings.clone(),
         })
     }
+}
+
+/// What a deploy changes, for the audit log.
+fn deployment(draft: &Draft, request: &DeployRequest) -> Change {
+    let mut added = Vec::new();
+    let mut changed = Vec::new();
+    let mut removed = Vec::new();
+    for Next { record, kind } in &draft.next {
+        let name = &record.decky.name;
+        match kind {
+            OperationKind::Teardown => removed.push(name),
+            _ if draft.before.contains_key(name) => changed.push(name),
+            _ => added.push(name),
+        }
+    }
+    let touched = |host: &&Host| draft.touched.contains(&host.id);
+    let hosts = draft.hosts.iter().filter(touched).map(|host| &host.name);
+    let revision = draft.settings.revision;
+    Change::new(Action::DeckyDeploy, "fleet")
+        .before(json!({ "revision": revision, "deckies": draft.before.len() }))
+        .after(json!({
+            "revision": revision + 1,
+            "replace": request.replace,
+            "mode": draft.mode.as_str(),
+            "added": names(added),
+            "changed": names(changed),
+            "removed": names(removed),
+            "hosts": names(hosts),
+        }))
 }
 
 pub(super) fn unacceptable<T: std::fmt::Display>(host: &Host, problems: &[T]) -> ControlError {

@@ -6,25 +6,24 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use decnet_pki::csr::VerifiedCsr;
 use decnet_pki::secret::{Secret, SecretHash};
 use decnet_wire::bundle::{NetworkDriver, NetworkMode};
 use decnet_wire::enrol::{self, EnrolRequest, EnrolResponse, HostNetwork, Token};
 use decnet_wire::ids::{Digest, HostId, HostName, InterfaceName, Timestamp};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::certificates::supersede;
-use super::{Control, ControlError, settings, touch};
+use super::certificates::{read_csr, supersede};
+use super::{Alarm, Control, ControlError, settings, touch};
+use crate::audit::{Action, Actor, Audited, Change};
 use crate::fleet::model::Lan;
-use crate::records::{DeckyRecord, EnrolTokenRecord, Host};
+use crate::records::{Approval, DeckyRecord, EnrolTokenRecord, Host};
 use crate::store::Reader;
 
 /// How long a token lives when nobody says otherwise.
 pub const TOKEN_LIFETIME: time::Duration = time::Duration::minutes(5);
 /// The longest a token may live.
 pub const TOKEN_LIFETIME_MAX: time::Duration = time::Duration::hours(1);
-/// The most that a certificate request may hold, in bytes.
-pub(super) const CSR_CAP: usize = 16 * 1024;
 /// How the text of a token begins.
 const TOKEN_PREFIX: &str = "decnet1.";
 
@@ -35,6 +34,8 @@ pub struct Invitation {
     pub network: HostNetworking,
     pub lan: Option<Lan>,
     pub lifetime: time::Duration,
+    /// Whether an operator compares the host's fingerprint before it gets its certificate.
+    pub approve: bool,
     pub notes: Option<String>,
 }
 
@@ -97,12 +98,13 @@ impl Control {
     ///
     /// # Errors
     /// The name is an enrolled host's (409); the lifetime is beyond [`TOKEN_LIFETIME_MAX`] (422).
-    pub fn invite(&self, invitation: &Invitation) -> Result<Invited, ControlError> {
-        self.invite_as(invitation, false, &self.addresses.enrolment)
+    pub fn invite(&self, by: &Actor, invitation: &Invitation) -> Result<Invited, ControlError> {
+        self.invite_as(by, invitation, false, &self.addresses.enrolment)
     }
 
     fn invite_as(
         &self,
+        by: &Actor,
         invitation: &Invitation,
         embedded: bool,
         enrol_at: &str,
@@ -118,7 +120,7 @@ impl Control {
             source: error.into(),
         })?;
         let expires_at = Timestamp::new(now.get() + invitation.lifetime);
-        let id = self.db.update(|w| {
+        let id = self.db.change(by, now, |w| {
             let same = w
                 .all::<Host>()?
                 .into_iter()
@@ -147,6 +149,8 @@ impl Control {
                 // one counts as gone, and the next deploy would move its deckies elsewhere.
                 key: same.as_ref().and_then(|host| host.key.clone()),
                 certificate: same.as_ref().and_then(|host| host.certificate.clone()),
+                certificate_ends_at: same.as_ref().and_then(|host| host.certificate_ends_at),
+                awaiting: None,
                 next_key: None,
                 created_at: same.as_ref().map_or(now, |host| host.created_at),
                 enrolled_at: same.as_ref().and_then(|host| host.enrolled_at),
@@ -164,11 +168,19 @@ impl Control {
                 secret_hash: secret.hash().to_string(),
                 expires_at,
                 root_version: keys.root.version(),
+                approval: if invitation.approve {
+                    Approval::Needed
+                } else {
+                    Approval::NotNeeded
+                },
                 used_by: None,
                 certificate: None,
             };
             w.put(&id, &token)?;
-            Ok(id)
+            Ok(Change::new(Action::HostInvite, named(&host))
+                .before(same.as_ref().map_or(Value::Null, shown))
+                .after(shown(&host))
+                .done(id))
         })?;
         let token = Token {
             schema: enrol::SCHEMA,
@@ -192,38 +204,119 @@ impl Control {
         })
     }
 
-    /// Grants an enrolment request, once.
+    /// Lets the host that waits have its certificate.
     ///
     /// # Errors
-    /// Always the same refusal (403) for an unknown host, a wrong, expired or used-up token; a request that is
-    /// not a P-256 certificate request (422).
-    pub fn enrol(&self, request: &EnrolRequest) -> Result<EnrolResponse, ControlError> {
+    /// No such host (404); none waits, or one with another key (409).
+    pub fn approve(&self, by: &Actor, id: HostId, key: &Digest) -> Result<(), ControlError> {
+        let name = self.db.change(by, self.now(), |w| {
+            let host = w.get::<Host>(&id)?.ok_or_else(|| ControlError::NotFound {
+                what: "host",
+                name: id.to_string(),
+            })?;
+            let token = w.get::<EnrolTokenRecord>(&id)?.filter(|token| self.now() <= token.expires_at);
+            let (Some(awaiting), Some(token)) = (host.awaiting.clone(), token) else {
+                return Err(ControlError::Conflict(format!(
+                    "nobody waits to become the host {}: its token was not used, or has ended",
+                    host.name
+                )));
+            };
+            if awaiting != *key {
+                return Err(ControlError::Conflict(format!(
+                    "whoever waits to become the host {} has the key {awaiting}, not {key}: if that is not what the host \
+                     itself says, somebody else has the token; invite the host anew",
+                    host.name
+                )));
+            }
+            let token = EnrolTokenRecord {
+                approval: Approval::Given(awaiting),
+                ..token
+            };
+            w.put(&id, &token)?;
+            let change = Change::new(Action::HostApprove, named(&host)).after(json!({ "id": id, "key": key }));
+            Ok(change.done(host.name))
+        })?;
+        tracing::info!(host = %name, %id, %key, "an enrolment was approved");
+        Ok(())
+    }
+
+    /// Grants an enrolment request, once. None while it waits for an operator's approval.
+    ///
+    /// # Errors
+    /// Always the same refusal (403) for an unknown host, a wrong, expired or used-up token; a key that is another
+    /// host's (403); a request that is not a P-256 certificate request (422).
+    pub fn enrol(&self, by: &Actor, request: &EnrolRequest) -> Result<Option<EnrolResponse>, ControlError> {
         let refuse = || ControlError::Forbidden("the token is not valid: ask for a new one".to_owned());
         let secret: Secret = request.secret.parse().map_err(|_| refuse())?;
         let now = self.now();
         // Anybody may ask: without a token it costs one read, no signature check and no turn among the writers.
-        self.db
+        let (host, _) = self
+            .db
             .read(|r| valid_token(r, request.host, &secret, now))?
             .ok_or_else(refuse)?;
-        let csr = VerifiedCsr::parse(&request.csr, CSR_CAP)
-            .map_err(|error| ControlError::Invalid(format!("the certificate request is refused: {error}")))?;
-        let key = digest(csr.key_digest().sha256().as_bytes());
+        let (id, subject) = (host.id, named(&host));
+        // Who has the token's secret is the host that it was made for.
+        let by = by.proved(host.id, host.name);
+        let (csr, key) = read_csr(&request.csr)?;
+        if let Some(other) = self.holder(&key, id)? {
+            let text = format!(
+                "the key of {} came with the enrolment token of another host",
+                other.name
+            );
+            let refusal = ControlError::Forbidden(format!(
+                "this key is the host {}'s already: enrol with a new one (without the file enrolling.key in the \
+                 agent's state folder)",
+                other.name
+            ));
+            let by = Actor::host(other.id, other.name, by.from());
+            self.alarm(&Alarm::new(Action::AlarmForeignToken, &by, subject, &text));
+            return Err(refusal);
+        }
         let keys = self.keys();
-        let (host, certificate, root_version) = self.db.update(|w| {
+        let mut reused = false;
+        let granted = self.db.change(&by, now, |w| {
             let (mut host, mut token) =
                 valid_token(&w.reader(), request.host, &secret, now)?.ok_or_else(refuse)?;
             if let (Some(used_by), Some(certificate)) = (&token.used_by, &token.certificate) {
                 return if *used_by == key {
-                    Ok((host, certificate.clone(), token.root_version))
+                    Ok(Audited::Unchanged(Some((
+                        host,
+                        certificate.clone(),
+                        token.root_version,
+                    ))))
                 } else {
+                    reused = true;
                     Err(refuse())
                 };
             }
+            match &token.approval {
+                Approval::NotNeeded => {}
+                Approval::Given(approved) if *approved == key => {}
+                Approval::Given(_) => return Err(refuse()),
+                // The first who shows the token binds it to his key.
+                Approval::Needed => match &host.awaiting {
+                    Some(awaiting) if *awaiting == key => return Ok(Audited::Unchanged(None)),
+                    Some(_) => {
+                        reused = true;
+                        return Err(refuse());
+                    }
+                    None => {
+                        tracing::info!(host = %host.name, id = %host.id, %key, "an enrolment waits for approval");
+                        host.awaiting = Some(key.clone());
+                        w.put(&host.id, &host)?;
+                        let change = Change::new(Action::HostAwait, named(&host))
+                            .after(json!({ "id": host.id, "key": key }));
+                        return Ok(change.done(None));
+                    }
+                },
+            }
+            let before = json!({ "key": host.key, "certificate": host.certificate });
             // What the host had before is worth nothing with another key.
             supersede(w, host.id, now)?;
             let certificate = self.issue(w, &mut host, &csr)?;
             host.key = Some(key.clone());
             host.next_key = None;
+            host.awaiting = None;
             host.enrolled_at = Some(now);
             token.used_by = Some(key.clone());
             token.certificate = Some(certificate.clone());
@@ -239,8 +332,20 @@ impl Control {
                 settings.embedded = Some(host.id);
                 w.put(&(), &settings)?;
             }
-            Ok((host, certificate, token.root_version))
-        })?;
+            let change = Change::new(Action::HostEnroll, named(&host))
+                .before(before)
+                .after(json!({ "id": host.id, "key": host.key, "certificate": host.certificate }));
+            Ok(change.done(Some((host, certificate, token.root_version))))
+        });
+        if reused {
+            // It was stolen, or whoever used it first had stolen it.
+            let stranger = Actor::stranger(by.from());
+            let text = format!("the enrolment token of {id} came again with another key, {key}");
+            self.alarm(&Alarm::new(Action::AlarmTokenReuse, &stranger, subject, &text));
+        }
+        let Some((host, certificate, root_version)) = granted? else {
+            return Ok(None);
+        };
         self.forget_lists();
         self.publish.notify_one();
         tracing::info!(host = %host.name, id = %host.id, "enrolled a host");
@@ -252,7 +357,7 @@ impl Control {
             what: "the trust root",
             source: error.into(),
         })?;
-        Ok(EnrolResponse {
+        Ok(Some(EnrolResponse {
             schema: enrol::SCHEMA,
             fleet: self.fleet,
             host: host.id,
@@ -264,7 +369,19 @@ impl Control {
                 ipvlan: host.ipvlan,
                 interface: host.interface,
             },
-        })
+        }))
+    }
+
+    /// The host other than this one that has a key. A key is one host's alone, or who holds it would be both.
+    fn holder(&self, key: &Digest, besides: HostId) -> Result<Option<Host>, ControlError> {
+        let has = |host: &Host| {
+            host.id != besides
+                && [&host.key, &host.next_key]
+                    .into_iter()
+                    .flatten()
+                    .any(|its| its == key)
+        };
+        self.db.read(|r| Ok(r.all::<Host>()?.into_iter().find(has)))
     }
 
     /// A token for the worker inside this process, which finds the enrolment listener at `enrol_at`
@@ -278,9 +395,10 @@ impl Control {
             network: HostNetworking::default(),
             lan: None,
             lifetime: TOKEN_LIFETIME,
+            approve: false,
             notes: Some("the worker inside the master".to_owned()),
         };
-        self.invite_as(&invitation, true, enrol_at)
+        self.invite_as(&Actor::master(), &invitation, true, enrol_at)
     }
 
     /// Changes how a host's deckies are attached to its LAN. Its network is made anew, and its deckies with it;
@@ -288,8 +406,13 @@ impl Control {
     ///
     /// # Errors
     /// No such host (404); it is revoked, or its deckies could not run so (409, 422).
-    pub fn set_networking(&self, id: HostId, network: &HostNetworking) -> Result<(), ControlError> {
-        let changed = self.db.update(|w| {
+    pub fn set_networking(
+        &self,
+        by: &Actor,
+        id: HostId,
+        network: &HostNetworking,
+    ) -> Result<(), ControlError> {
+        let changed = self.db.change(by, self.now(), |w| {
             let host = w.get::<Host>(&id)?.ok_or_else(|| ControlError::NotFound {
                 what: "host",
                 name: id.to_string(),
@@ -301,7 +424,7 @@ impl Control {
                 )));
             }
             if HostNetworking::of(&host) == *network {
-                return Ok(false);
+                return Ok(Audited::Unchanged(false));
             }
             let HostNetworking {
                 ipvlan,
@@ -309,6 +432,7 @@ impl Control {
                 interface,
             } = network.clone();
             let enrolled = host.key.is_some();
+            let before = shown(&host);
             let host = Host {
                 ipvlan,
                 mode,
@@ -323,13 +447,34 @@ impl Control {
             if enrolled {
                 touch(w, id)?;
             }
-            Ok(enrolled)
+            Ok(Change::new(Action::HostNetwork, named(&host))
+                .before(before)
+                .after(shown(&host))
+                .done(enrolled))
         })?;
         if changed {
             self.publish.notify_one();
         }
         Ok(())
     }
+}
+
+/// What the audit log calls a host.
+pub(super) fn named(host: &Host) -> String {
+    format!("host/{}", host.name)
+}
+
+/// What an operator says of a host, for the audit log.
+fn shown(host: &Host) -> Value {
+    json!({
+        "id": host.id,
+        "ipvlan": host.ipvlan,
+        "mode": host.mode,
+        "interface": host.interface,
+        "subnet": host.lan.as_ref().map(|lan| lan.subnet),
+        "gateway": host.lan.as_ref().and_then(|lan| lan.gateway),
+        "notes": host.notes,
+    })
 }
 
 /// The host and its token, when this is its secret and the time is right.

@@ -6,9 +6,11 @@ use decnet_wire::ids::{HostId, HostName, ServiceSlug, Timestamp};
 use decnet_wire::observed::{ContainerState, Observed, ObservedContainer};
 use decnet_wire::report::PendingStack;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::deploy::Mode;
 use super::{Control, ControlError, settings, targets};
+use crate::audit::{Action, Actor, Audited, Change};
 use crate::fleet::compile::stack_name;
 use crate::fleet::model::DeploymentLimit;
 use crate::records::{DeckyRecord, Host, HostStatus, ObservedRecord, Row, RowStatus, Settings};
@@ -22,6 +24,8 @@ const SILENCE: time::Duration = time::Duration::seconds(90);
 pub enum HostState {
     /// A token was made; nobody has used it yet.
     Invited,
+    /// Somebody uses its token, and an operator has to approve of his key.
+    Waiting,
     /// It has a certificate and has not been heard of since.
     Enrolled,
     /// Its heartbeats come.
@@ -37,6 +41,7 @@ impl HostState {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Invited => "invited",
+            Self::Waiting => "waiting",
             Self::Enrolled => "enrolled",
             Self::Active => "active",
             Self::Unreachable => "unreachable",
@@ -159,7 +164,10 @@ impl Control {
             return HostState::Revoked;
         }
         if host.key.is_none() {
-            return HostState::Invited;
+            return match host.awaiting {
+                Some(_) => HostState::Waiting,
+                None => HostState::Invited,
+            };
         }
         let Some(heard) = status.last_heartbeat else {
             return HostState::Enrolled;
@@ -236,14 +244,20 @@ impl Control {
     ///
     /// # Errors
     /// Not within 1 to 500 (422).
-    pub fn set_deployment_limit(&self, limit: u16) -> Result<(), ControlError> {
+    pub fn set_deployment_limit(&self, by: &Actor, limit: u16) -> Result<(), ControlError> {
         let limit = DeploymentLimit::try_from(limit)
             .map_err(|error| ControlError::Invalid(format!("the deployment limit is refused: {error}")))?;
-        self.db.update(|w| {
+        self.db.change(by, self.now(), |w| {
             let mut settings = settings(&w.reader())?;
-            settings.deployment_limit = limit;
+            let before = std::mem::replace(&mut settings.deployment_limit, limit);
+            if before == limit {
+                return Ok(Audited::Unchanged(()));
+            }
             w.put(&(), &settings)?;
-            Ok(())
+            Ok(Change::new(Action::FleetLimit, "fleet")
+                .before(json!({ "deployment_limit": before }))
+                .after(json!({ "deployment_limit": limit }))
+                .done(()))
         })
     }
 }

@@ -4,13 +4,15 @@
 use std::collections::BTreeSet;
 
 use decnet_wire::bundle::OperationKind;
-use decnet_wire::ids::{HostId, Timestamp};
+use decnet_wire::ids::{DeckyName, HostId, Timestamp};
 use decnet_wire::limits;
 use decnet_wire::observed::Observed;
 use decnet_wire::report::{self, Event, EventBody, Outcome, PendingStack, Report, ReportAnswer};
 
+use super::enrol::named;
 use super::rows::{self, Applied};
-use super::{Control, ControlError, settings, touch};
+use super::{Alarm, Control, ControlError, settings, touch};
+use crate::audit::{Action, Actor};
 use crate::fleet::compile::stack_name;
 use crate::fleet::model::Decky;
 use crate::records::{DeckyRecord, Host, HostStatus, Leaving, ObservedRecord, Row};
@@ -22,17 +24,25 @@ const POLL_WAIT_S: u32 = 50;
 /// How often an agent reports even when nothing happened, in seconds.
 pub const HEARTBEAT_S: u32 = 30;
 
+/// How far a number may be ahead of the master's clock in milliseconds, by which agents begin to number: 70 years.
+/// Beyond it one event could use up all numbers, and nothing that the host says later would be heard.
+const NUMBERS_AHEAD: u64 = 1 << 41;
+
 impl Control {
     /// Takes in a report of an authenticated host.
     ///
     /// # Errors
-    /// The store's: nothing of the report was applied, and the agent sends it again.
+    /// It is about what is not this host's (403), or numbers its events so that none could follow (422): nothing of it
+    /// was applied, and there is an alarm. The store's: nothing was applied, and the agent sends it again.
     pub fn ingest(&self, host: HostId, report: &Report) -> Result<ReportAnswer, ControlError> {
         let now = self.now();
-        let (mut status, news) = self.heartbeat(host, report, now);
+        let foreign = self.judge(host, report, now)?;
+        let (mut status, news) = self.heartbeat(host, report, &foreign, now);
         let fresh = report.events.iter().any(|event| event.seq > status.acked);
         if fresh || report.observed.is_some() || (news && self.is_left(host)?) {
-            let (changed, touched, written) = self.db.update(|w| self.apply(w, status, report, now))?;
+            let (changed, touched, written) = self
+                .db
+                .bookkeep(|w| self.apply(w, status, report, &foreign, now))?;
             status = written;
             let mut kept = self.status();
             if let Some(kept) = kept.get_mut(&host) {
@@ -61,6 +71,78 @@ impl Control {
         })
     }
 
+    /// Refuses a report that no agent of ours sends. Gives out the deckies in it that are other hosts': what is said of
+    /// them is not heard.
+    fn judge(
+        &self,
+        host: HostId,
+        report: &Report,
+        now: Timestamp,
+    ) -> Result<BTreeSet<DeckyName>, ControlError> {
+        if report.events.is_empty() && report.heartbeat.pending.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let milliseconds = now.get().unix_timestamp_nanos() / 1_000_000;
+        let most = u64::try_from(milliseconds)
+            .unwrap_or(0)
+            .saturating_add(NUMBERS_AHEAD);
+        if let Some(event) = report.events.iter().find(|event| event.seq > most) {
+            let text = format!("its event has the number {}: no event could follow it", event.seq);
+            self.alarm_of(host, Action::AlarmEventNumber, &text)?;
+            return Err(ControlError::Invalid(format!(
+                "the event number {} is beyond {most}: is the host's clock right?",
+                event.seq
+            )));
+        }
+        let (refused, foreign) = self.db.read(|r| {
+            let mut foreign = BTreeSet::new();
+            let drifted = report.events.iter().filter_map(|event| match &event.body {
+                EventBody::Drift { decky, .. } => Some(decky),
+                _ => None,
+            });
+            let pending = report.heartbeat.pending.iter().take(limits::PENDING);
+            for decky in drifted.chain(pending.map(|pending| &pending.decky)) {
+                if r.get::<DeckyRecord>(decky)?
+                    .is_some_and(|record| !concerns(&record, host))
+                {
+                    foreign.insert(decky.clone());
+                }
+            }
+            for event in &report.events {
+                let EventBody::Operation { id, decky, kind, .. } = &event.body else {
+                    continue;
+                };
+                let other =
+                    |row: &Row| row.host != Some(host) || row.decky != *decky || row.operation != *kind;
+                if r.get::<Row>(id)?.is_some_and(|row| other(&row)) {
+                    return Ok::<_, ControlError>((Some((*id, decky)), foreign));
+                }
+            }
+            Ok((None, foreign))
+        })?;
+        if let Some((id, decky)) = refused {
+            let text = format!("it reported the operation {id} of {decky}, which is not its own");
+            self.alarm_of(host, Action::AlarmForeignReport, &text)?;
+            return Err(ControlError::Forbidden(
+                "the report is about operations that are not this host's: nothing of it is taken".to_owned(),
+            ));
+        }
+        if let Some(decky) = foreign.first() {
+            let text = format!("it reported about {decky}, which is another host's");
+            self.alarm_of(host, Action::AlarmForeignReport, &text)?;
+        }
+        Ok(foreign)
+    }
+
+    fn alarm_of(&self, host: HostId, action: Action, text: &str) -> Result<(), ControlError> {
+        let found = self.db.read(|r| Ok::<_, ControlError>(r.get::<Host>(&host)?))?;
+        let Some(found) = found else { return Ok(()) };
+        let from = self.status().get(&host).and_then(|status| status.address);
+        let by = Actor::host(host, found.name.clone(), from);
+        self.alarm(&Alarm::new(action, &by, named(&found), text));
+        Ok(())
+    }
+
     /// Whether a decky waits for this host to let go of it.
     fn is_left(&self, host: HostId) -> Result<bool, StoreError> {
         let left = |record: &DeckyRecord| record.leaving.as_ref().is_some_and(|it| it.host == host);
@@ -69,7 +151,13 @@ impl Control {
 
     /// Takes the heartbeat to memory. True when the host has looked at its engine under another bundle than it last
     /// said.
-    fn heartbeat(&self, host: HostId, report: &Report, now: Timestamp) -> (HostStatus, bool) {
+    fn heartbeat(
+        &self,
+        host: HostId,
+        report: &Report,
+        foreign: &BTreeSet<DeckyName>,
+        now: Timestamp,
+    ) -> (HostStatus, bool) {
         let heartbeat = &report.heartbeat;
         let mut status = self.status();
         let status = status.entry(host).or_insert_with(|| HostStatus::unheard(host));
@@ -87,6 +175,7 @@ impl Control {
         status.reason = heartbeat.reason.as_deref().map(from_host);
         let pending = heartbeat.pending.iter().take(limits::PENDING);
         status.pending = pending
+            .filter(|pending| !foreign.contains(&pending.decky))
             .map(|pending| PendingStack {
                 reason: from_host(&pending.reason),
                 ..pending.clone()
@@ -113,6 +202,7 @@ impl Control {
         w: &mut Writer<'_>,
         mut status: HostStatus,
         report: &Report,
+        foreign: &BTreeSet<DeckyName>,
         now: Timestamp,
     ) -> Result<(Vec<Row>, bool, HostStatus), ControlError> {
         let host = status.host;
@@ -126,7 +216,9 @@ impl Control {
             if event.seq <= status.acked {
                 continue;
             }
-            touched |= self.apply_event(w, &mut status, event, now, &mut changed)?;
+            if !matches!(&event.body, EventBody::Drift { decky, .. } if foreign.contains(decky)) {
+                touched |= self.apply_event(w, &mut status, event, now, &mut changed)?;
+            }
             status.acked = event.seq;
         }
         if let Some(observed) = &report.observed {
@@ -169,8 +261,8 @@ impl Control {
                     tracing::warn!(%host, operation = %id, "a host reports an operation that is not known");
                     return Ok(false);
                 };
+                // Such a report was refused as a whole; this holds whatever becomes of that.
                 if row.host != Some(host) || row.decky != *decky || row.operation != *kind {
-                    tracing::warn!(%host, operation = %id, %decky, "a host reports an operation that is not its own");
                     return Ok(false);
                 }
                 let applied = rows::apply(&mut row, outcome, now);
@@ -261,6 +353,15 @@ impl Control {
         });
         Ok(!taken && lan.is_some_and(|lan| lan.subnet.contains(&previous.address)))
     }
+}
+
+/// Whether a host has something to say of a decky: it has it, or had it and has not let go of it.
+fn concerns(record: &DeckyRecord, host: HostId) -> bool {
+    record.decky.host == host
+        || record
+            .leaving
+            .as_ref()
+            .is_some_and(|leaving| leaving.host == host)
 }
 
 /// Deckies that were leaving this host and are gone from it now belong to their new host alone.

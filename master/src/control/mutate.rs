@@ -4,32 +4,39 @@
 use std::collections::BTreeMap;
 
 use decnet_wire::bundle::OperationKind;
-use decnet_wire::ids::{DeckyName, HostId, OperationId, Timestamp};
+use decnet_wire::ids::{DeckyName, HostId, OperationId, ServiceSlug, Timestamp};
+use serde_json::{Value, json};
 
 use super::hosts::HostState;
 use super::{Control, ControlError, decky, rows, settings, touch};
-use crate::fleet::model::Interval;
+use crate::audit::{Action, Actor, Audited, Change};
+use crate::fleet::model::{Decky, Interval};
 use crate::fleet::mutate::{choose_services, due};
 use crate::records::{DeckyRecord, Host, Row};
 use crate::store::Writer;
+
+/// Deckies of one pass of the timer whose services are named in the audit log.
+const LISTED: usize = 60;
 
 impl Control {
     /// Draws other services for a decky.
     ///
     /// # Errors
     /// No such decky (404); no other services can be drawn for it, or it is being removed (409).
-    pub fn mutate(&self, name: &DeckyName) -> Result<OperationId, ControlError> {
+    pub fn mutate(&self, by: &Actor, name: &DeckyName) -> Result<OperationId, ControlError> {
         let now = self.now();
-        let (id, changed) = self.db.update(|w| {
+        let (id, changed) = self.db.change(by, now, |w| {
             let record = decky(&w.reader(), name)?;
             if record.removing {
                 return Err(ControlError::Conflict(format!("{name} is being removed")));
             }
-            self.draw(w, record, now)?.ok_or_else(|| {
+            let drawn = self.draw(w, record, now)?.ok_or_else(|| {
                 ControlError::Conflict(format!(
                     "there is nothing to change: {name} has the only services it can have"
                 ))
-            })
+            })?;
+            let change = mutations(std::slice::from_ref(&drawn));
+            Ok(change.done((drawn.operation, drawn.rows)))
         })?;
         self.publish.notify_one();
         self.events.announce(&changed);
@@ -43,11 +50,11 @@ impl Control {
     /// The store's.
     pub fn mutate_due(&self) -> Result<usize, ControlError> {
         let now = self.now();
-        let changed = self.db.update(|w| {
+        let changed = self.db.change(&Actor::master(), now, |w| {
             let settings = settings(&w.reader())?;
             let records = w.all::<DeckyRecord>()?;
             let fleet = super::assemble(&settings, &[]);
-            let mut changed = Vec::new();
+            let mut drawn = Vec::new();
             let mut active: BTreeMap<HostId, bool> = BTreeMap::new();
             for record in records {
                 let busy = match record.operation {
@@ -72,15 +79,19 @@ impl Control {
                 }
                 let name = record.decky.name.clone();
                 match self.draw(w, record, now) {
-                    Ok(Some((_, rows))) => changed.extend(rows),
-                    Ok(None) => {}
+                    Ok(done) => drawn.extend(done),
                     Err(error @ (ControlError::Invalid(_) | ControlError::Conflict(_))) => {
                         tracing::warn!(decky = %name, "not mutated: {}", crate::text::chain(&error));
                     }
                     Err(error) => return Err(error),
                 }
             }
-            Ok::<_, ControlError>(changed)
+            if drawn.is_empty() {
+                return Ok(Audited::Unchanged(Vec::new()));
+            }
+            let change = mutations(&drawn);
+            let changed: Vec<Row> = drawn.into_iter().flat_map(|drawn| drawn.rows).collect();
+            Ok::<_, ControlError>(change.done(changed))
         })?;
         if !changed.is_empty() {
             self.publish.notify_one();
@@ -93,15 +104,22 @@ impl Control {
     ///
     /// # Errors
     /// No such decky (404).
-    pub fn set_interval(&self, name: &DeckyName, interval: Interval) -> Result<(), ControlError> {
-        self.db.update(|w| {
+    pub fn set_interval(&self, by: &Actor, name: &DeckyName, interval: Interval) -> Result<(), ControlError> {
+        self.db.change(by, self.now(), |w| {
             let mut record = decky(&w.reader(), name)?;
-            record.decky.interval = interval;
+            let before = std::mem::replace(&mut record.decky.interval, interval);
+            let kept = |previous: &Decky| previous.interval == interval;
+            if before == interval && record.previous.as_deref().is_none_or(kept) {
+                return Ok(Audited::Unchanged(()));
+            }
             if let Some(previous) = &mut record.previous {
                 previous.interval = interval;
             }
             w.put(name, &record)?;
-            Ok(())
+            Ok(Change::new(Action::DeckyInterval, format!("decky/{name}"))
+                .before(json!({ "mutate_interval": before }))
+                .after(json!({ "mutate_interval": interval }))
+                .done(()))
         })
     }
 
@@ -126,7 +144,7 @@ impl Control {
         w: &mut Writer<'_>,
         mut record: DeckyRecord,
         now: Timestamp,
-    ) -> Result<Option<(OperationId, Vec<Row>)>, ControlError> {
+    ) -> Result<Option<Drawn>, ControlError> {
         let Some(services) = choose_services(&record.decky, &self.catalogue, &mut rand::rng()) else {
             return Ok(None);
         };
@@ -134,7 +152,7 @@ impl Control {
         if record.previous.is_none() {
             record.previous = Some(Box::new(record.decky.clone()));
         }
-        record.decky.services = services;
+        let before = std::mem::replace(&mut record.decky.services, services);
         record.decky.last_mutated = now;
         self.check_drawn(w, &record)?;
         let changed = rows::begin(w, &mut record, OperationKind::Mutate, now)?;
@@ -143,6 +161,36 @@ impl Control {
             return Ok(None);
         };
         w.put(&record.decky.name.clone(), &record)?;
-        Ok(Some((operation.id, changed)))
+        Ok(Some(Drawn {
+            operation: operation.id,
+            before,
+            decky: record.decky,
+            rows: changed,
+        }))
     }
+}
+
+/// A decky with other services.
+struct Drawn {
+    operation: OperationId,
+    before: Vec<ServiceSlug>,
+    decky: Decky,
+    rows: Vec<Row>,
+}
+
+/// The change of one decky, or of as many as the timer found due.
+fn mutations(drawn: &[Drawn]) -> Change {
+    let subject = match drawn {
+        [one] => format!("decky/{}", one.decky.name),
+        _ => "fleet".to_owned(),
+    };
+    let listed = || drawn.iter().take(LISTED);
+    let services = |side: &dyn Fn(&Drawn) -> Value| -> serde_json::Map<String, Value> {
+        listed()
+            .map(|one| (one.decky.name.to_string(), side(one)))
+            .collect()
+    };
+    Change::new(Action::DeckyMutate, subject)
+        .before(json!({ "services": services(&|one| json!(one.before)) }))
+        .after(json!({ "deckies": drawn.len(), "services": services(&|one| json!(one.decky.services)) }))
 }

@@ -12,7 +12,10 @@ use decnet_plan::policy::{self, Policy, Rule};
 use decnet_wire::ids::{DeckyName, HostId, HostName, StackName, Timestamp};
 use decnet_wire::policy::Policy as Document;
 
+use serde_json::json;
+
 use super::{Control, ControlError, settings, touch};
+use crate::audit::{Action, Actor, Change};
 use crate::records::{DeckyRecord, Host, PolicyRecord};
 use crate::store::Db;
 use crate::text::chain;
@@ -88,7 +91,7 @@ impl Control {
     ///
     /// # Errors
     /// An agent would not believe it, it is not newer than all others, or it names a host that is none (422).
-    pub fn take_policy(&self, envelope: &[u8]) -> Result<u64, ControlError> {
+    pub fn take_policy(&self, by: &Actor, envelope: &[u8]) -> Result<u64, ControlError> {
         let now = self.now();
         let root = self.keys();
         let mut policies = self.policies.write().unwrap_or_else(PoisonError::into_inner);
@@ -105,7 +108,15 @@ impl Control {
             what: "the policy",
             source: error.into(),
         })?;
-        self.db.update(|w| {
+        let change = Change::new(Action::PolicySign, "policy")
+            .before(json!({ "version": newest.as_ref().map(|newest| newest.version()) }))
+            .after(json!({
+                "version": version,
+                "expires_at": policy.document().expires_at,
+                "hosts": policy.document().hosts,
+                "rules": policy.document().rules,
+            }));
+        self.db.change(by, now, |w| {
             let hosts = w.all::<Host>()?;
             let known: BTreeSet<HostId> = hosts.iter().map(|host| host.id).collect();
             let named = policy.document().hosts.iter().flatten();
@@ -127,7 +138,7 @@ impl Control {
                     touch(w, host.id)?;
                 }
             }
-            Ok::<_, ControlError>(())
+            Ok::<_, ControlError>(change.done(()))
         })?;
         let mut all = BTreeMap::clone(&policies);
         all.insert(version, Arc::new(policy));

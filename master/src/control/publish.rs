@@ -210,7 +210,7 @@ impl Control {
 
     fn publish_batch(&self, batch: &[Due]) -> Result<(), ControlError> {
         let (now, keys) = (self.now(), self.keys());
-        let published = self.db.update(|w| {
+        let published = self.db.bookkeep(|w| {
             let mut published = Vec::new();
             for Due { host, key, state } in batch {
                 let last = w.get::<BundleRecord>(&host.id)?;
@@ -298,7 +298,7 @@ impl Control {
             .map(|blob| &blob.digest)
             .collect();
         let root_version = self.keys().root.version();
-        let touched = self.db.update(|w| {
+        let touched = self.db.bookkeep(|w| {
             let mut touched = 0_usize;
             for bundle in w.all::<BundleRecord>()? {
                 let half = bundle.issued_at.get() + (bundle.expires_at.get() - bundle.issued_at.get()) / 2;

@@ -3,8 +3,10 @@
 
 use decnet_wire::bundle::OperationKind;
 use decnet_wire::ids::{DeckyName, OperationId};
+use serde_json::json;
 
 use super::{Control, ControlError, decky, rows, settings, touch};
+use crate::audit::{Action, Actor, Audited, Change};
 use crate::records::{DeckyRecord, Host, Row, RowStatus};
 
 impl Control {
@@ -12,16 +14,21 @@ impl Control {
     ///
     /// # Errors
     /// No such decky (404).
-    pub fn remove(&self, name: &DeckyName) -> Result<OperationId, ControlError> {
+    pub fn remove(&self, by: &Actor, name: &DeckyName) -> Result<OperationId, ControlError> {
         let now = self.now();
-        let (id, changed) = self.db.update(|w| {
+        let (id, changed) = self.db.change(by, now, |w| {
             let mut record = decky(&w.reader(), name)?;
             if let (true, Some(operation)) = (record.removing, record.operation)
                 && let Some(row) = w.get::<Row>(&operation.id)?
                 && !row.status.is_terminal()
             {
-                return Ok((operation.id, Vec::new()));
+                return Ok(Audited::Unchanged((operation.id, Vec::new())));
             }
+            let before = json!({
+                "host": record.decky.host,
+                "address": record.decky.address,
+                "services": record.decky.services,
+            });
             record.removing = true;
             record.previous = None;
             let mut changed = rows::begin(w, &mut record, OperationKind::Teardown, now)?;
@@ -46,7 +53,10 @@ impl Control {
             } else {
                 w.put(name, &record)?;
             }
-            Ok::<_, ControlError>((id, changed))
+            let change = Change::new(Action::DeckyRemove, format!("decky/{name}"))
+                .before(before)
+                .after(json!({ "operation": id, "host_gone": gone }));
+            Ok::<_, ControlError>(change.done((id, changed)))
         })?;
         self.publish.notify_one();
         self.events.announce(&changed);

@@ -1,35 +1,49 @@
 //! Revocation: a host that is not believed any more, from this moment on.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use decnet_wire::ids::HostId;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::certificates::supersede;
 use super::{Control, ControlError};
+use crate::audit::{Action, Actor, Audited, Change};
 use crate::records::{EnrolTokenRecord, Host};
 
-/// The connections on which hosts speak, so that those of one host can be cut.
-#[derive(Debug, Default)]
-pub(super) struct Connections(Mutex<HashMap<HostId, Vec<CancellationToken>>>);
+/// The connections on which hosts speak, or the streams that operators' tokens opened, so that those of one host or
+/// one token can be cut.
+#[derive(Debug)]
+pub(super) struct Connections<K>(Mutex<HashMap<K, Vec<CancellationToken>>>);
 
-impl Connections {
-    fn open(&self) -> MutexGuard<'_, HashMap<HostId, Vec<CancellationToken>>> {
+impl<K> Default for Connections<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash> Connections<K> {
+    fn open(&self) -> MutexGuard<'_, HashMap<K, Vec<CancellationToken>>> {
         // The map is whole after every statement that changes it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, host: HostId, cut: CancellationToken) {
+    pub(super) fn add(&self, of: K, cut: CancellationToken) {
         let mut open = self.open();
-        let connections = open.entry(host).or_default();
+        let connections = open.entry(of).or_default();
         // Those that have ended are cancelled as well.
         connections.retain(|connection| !connection.is_cancelled());
         connections.push(cut);
     }
 
-    fn cut(&self, host: HostId) -> usize {
-        let connections = self.open().remove(&host).unwrap_or_default();
+    pub(super) fn cut<Q: Eq + Hash + ?Sized>(&self, of: &Q) -> usize
+    where
+        K: Borrow<Q>,
+    {
+        let connections = self.open().remove(of).unwrap_or_default();
         let live = connections.iter().filter(|cut| !cut.is_cancelled()).count();
         connections.iter().for_each(CancellationToken::cancel);
         live
@@ -48,8 +62,8 @@ impl Control {
     ///
     /// # Errors
     /// No such host (404); it is the worker inside this master (409).
-    pub fn revoke(&self, id: HostId) -> Result<(), ControlError> {
-        let name = self.db.update(|w| {
+    pub fn revoke(&self, by: &Actor, id: HostId) -> Result<(), ControlError> {
+        let name = self.db.change(by, self.now(), |w| {
             let host = w.get::<Host>(&id)?.ok_or_else(|| ControlError::NotFound {
                 what: "host",
                 name: id.to_string(),
@@ -60,9 +74,15 @@ impl Control {
                         .to_owned(),
                 ));
             }
+            if host.revoked {
+                return Ok(Audited::Unchanged(host.name));
+            }
             w.remove::<EnrolTokenRecord>(&id)?;
             supersede(w, id, self.now())?;
             let name = host.name.clone();
+            let change = Change::new(Action::HostRevoke, format!("host/{name}"))
+                .before(json!({ "id": id, "revoked": false, "key": host.key }))
+                .after(json!({ "id": id, "revoked": true }));
             w.put(
                 &id,
                 &Host {
@@ -71,10 +91,10 @@ impl Control {
                     ..host
                 },
             )?;
-            Ok(name)
+            Ok(change.done(name))
         })?;
         self.forget_lists();
-        let connections = self.connections.cut(id);
+        let connections = self.connections.cut(&id);
         tracing::warn!(host = %name, %id, connections, "a host was revoked");
         Ok(())
     }
@@ -96,10 +116,10 @@ mod tests {
             connections.add(host, token.clone());
         }
         tokens[0].cancel();
-        assert_eq!(connections.cut(east), 2);
+        assert_eq!(connections.cut(&east), 2);
         assert!(tokens[1].is_cancelled() && tokens[3].is_cancelled());
         assert!(!tokens[2].is_cancelled());
-        assert_eq!(connections.cut(east), 0);
+        assert_eq!(connections.cut(&east), 0);
     }
 
     #[test]

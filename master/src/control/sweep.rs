@@ -24,6 +24,7 @@ impl Control {
                 // One part that fails does not keep the others from their turn.
                 let parts = [
                     control.flush_status(),
+                    control.tell_alarms(),
                     control.release_from_gone(),
                     control.fail_overdue().map(|_| ()),
                     control.republish_outdated(),
@@ -49,7 +50,7 @@ impl Control {
     /// The store's.
     pub fn flush_status(&self) -> Result<(), ControlError> {
         let latest: Vec<HostStatus> = self.status().values().cloned().collect();
-        self.db.update(|w| {
+        self.db.bookkeep(|w| {
             for mut status in latest {
                 let stored = w.get::<HostStatus>(&status.host)?;
                 if let Some(stored) = &stored {
@@ -68,7 +69,7 @@ impl Control {
     /// # Errors
     /// The store's.
     pub fn release_from_gone(&self) -> Result<(), ControlError> {
-        let released = self.db.update(|w| {
+        let released = self.db.bookkeep(|w| {
             let mut released = false;
             for mut record in w.all::<DeckyRecord>()? {
                 let Some(leaving) = &record.leaving else { continue };
@@ -96,7 +97,7 @@ impl Control {
     pub fn fail_overdue(&self) -> Result<usize, ControlError> {
         let now = self.now();
         let statuses = self.status().clone();
-        let changed = self.db.update(|w| {
+        let changed = self.db.bookkeep(|w| {
             let mut changed = Vec::new();
             // An open row is its decky's newest operation: a newer one supersedes it in the same transaction.
             for record in w.all::<DeckyRecord>()? {

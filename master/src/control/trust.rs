@@ -6,11 +6,14 @@
 use std::sync::{Arc, PoisonError};
 
 use decnet_pki::key::PublicKey;
+use decnet_pki::root::Root;
 use decnet_wire::ids::Timestamp;
 use decnet_wire::trust::TrustRoot;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::{Control, ControlError};
+use crate::audit::{Action, Actor, Change, StoredEntry};
 use crate::keys::{KeysError, MasterKeys, ONLINE_KEY_LIFETIME};
 
 /// What is to be different in the next trust root.
@@ -94,18 +97,51 @@ impl Control {
     ///
     /// # Errors
     /// It does not follow the one that counts, or names keys that this master does not have (422).
-    pub fn follow_root(&self, envelope: &[u8]) -> Result<Arc<MasterKeys>, ControlError> {
+    pub fn follow_root(&self, by: &Actor, envelope: &[u8]) -> Result<Arc<MasterKeys>, ControlError> {
         let keys = {
             // One at a time: the files on disk are changed here.
             let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
-            let keys = Arc::new(self.keys().follow(envelope).map_err(failed)?);
+            let before = self.keys();
+            // The root is a file and its entry is not: one that was written without the other is told of at the next
+            // start, by [`Control::note_root`].
+            let keys = self.db.change(by, self.now(), |_| {
+                let next = before.follow(envelope).map_err(failed)?;
+                let change = Change::new(Action::TrustRotate, SUBJECT)
+                    .before(shown(&before.root))
+                    .after(shown(&next.root));
+                Ok::<_, ControlError>(change.done(Arc::new(next)))
+            })?;
             self.keys.send_replace(Arc::clone(&keys));
             keys
         };
         self.forget_lists();
-        tracing::info!(version = keys.root.version(), "the trust root was replaced");
         self.republish_outdated()?;
         Ok(keys)
+    }
+
+    /// Notes the trust root that is there when the audit log knows an older one, or none: this master ended between the
+    /// root and its entry, or somebody put the file there.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) fn note_root(&self) -> Result<(), ControlError> {
+        let keys = self.keys();
+        let mut known = None;
+        self.db.read(|r| {
+            r.newest::<StoredEntry>(|StoredEntry(entry)| {
+                known = entry["after"]["trust_root"].as_u64();
+                known.is_none()
+            })
+        })?;
+        if known == Some(keys.root.version()) {
+            return Ok(());
+        }
+        self.db.change(&Actor::master(), self.now(), |_| {
+            Ok(Change::new(Action::TrustRotate, SUBJECT)
+                .before(json!({ "trust_root": known }))
+                .after(shown(&keys.root))
+                .done(()))
+        })
     }
 
     /// How long the online key may still sign.
@@ -121,6 +157,26 @@ impl Control {
     pub fn root_document(&self, version: u64) -> Result<Option<Vec<u8>>, ControlError> {
         self.keys().root_document(version).map_err(failed)
     }
+}
+
+/// What the audit log calls it.
+const SUBJECT: &str = "trust-root";
+
+fn shown(root: &Root) -> Value {
+    let pins = root
+        .authorities()
+        .iter()
+        .map(|authority| authority.pin().to_string());
+    let document = root.document();
+    json!({
+        "trust_root": root.version(),
+        "epoch": root.epoch(),
+        "threshold": document.threshold,
+        "operator_keys": document.operator_keys,
+        "online_key": document.online_key,
+        "online_key_expires_at": document.online_key_expires_at,
+        "authorities": pins.collect::<Vec<_>>(),
+    })
 }
 
 fn failed(error: KeysError) -> ControlError {

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::blobs;
 use super::listen::Remote;
 use super::message::{self, Body};
+use crate::audit::Actor;
 use crate::control::{Control, ControlError};
 use crate::text::chain;
 
@@ -35,6 +36,12 @@ const WAIT_MAX_S: u64 = 60;
 
 /// Under what trust roots are found, by version.
 const TRUST_ROOT: &str = "/agent/v1/trust-root/";
+
+/// A host that has proved who it is.
+struct Speaker {
+    id: HostId,
+    actor: Actor,
+}
 
 /// What the agent API serves from.
 #[derive(Debug)]
@@ -82,7 +89,8 @@ impl AgentApi {
         remote: &Remote,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, ControlError> {
-        let host = self.identify(remote).await?;
+        let by = self.identify(remote).await?;
+        let host = by.id;
         let path = request.uri().path().to_owned();
         match (request.method(), path.as_str()) {
             (&Method::GET, "/agent/v1/bundle") => {
@@ -98,7 +106,7 @@ impl AgentApi {
                 }
                 Ok(answer)
             }
-            (&Method::POST, "/agent/v1/renew") => self.renew(host, request.into_body()).await,
+            (&Method::POST, "/agent/v1/renew") => self.renew(by, request.into_body()).await,
             (&Method::POST, "/agent/v1/report") => self.report(host, request.into_body()).await,
             (&Method::GET, "/agent/v1/policy") => Ok(self.policy(host)),
             (&Method::GET, path) if path.starts_with(TRUST_ROOT) => {
@@ -113,7 +121,7 @@ impl AgentApi {
     }
 
     /// The host that the client certificate names, if it is enrolled with that key now.
-    async fn identify(&self, remote: &Remote) -> Result<HostId, ControlError> {
+    async fn identify(&self, remote: &Remote) -> Result<Speaker, ControlError> {
         let Remote::Tls {
             address,
             certificate: Some(leaf),
@@ -143,9 +151,13 @@ impl AgentApi {
             self.control.speaks(id, connection.cut.clone());
         }
         let control = Arc::clone(&self.control);
-        let host = blocking(move || control.authorize(id, &key)).await?;
-        self.control.saw(host.id, address.ip());
-        Ok(host.id)
+        let from = address.ip();
+        let host = blocking(move || control.authorize(id, &key, Some(from))).await?;
+        self.control.saw(host.id, from);
+        Ok(Speaker {
+            id: host.id,
+            actor: Actor::host(host.id, host.name, Some(from)),
+        })
     }
 
     async fn bundle(&self, host: HostId, query: &str) -> Result<Response<Body>, ControlError> {
@@ -173,13 +185,13 @@ impl AgentApi {
         Ok(message::empty(StatusCode::NO_CONTENT))
     }
 
-    async fn renew(&self, host: HostId, body: Incoming) -> Result<Response<Body>, ControlError> {
+    async fn renew(&self, by: Speaker, body: Incoming) -> Result<Response<Body>, ControlError> {
         let request: RenewRequest = match message::read(body, limits::ENROLMENT).await {
             Ok(request) => request,
             Err(error) => return Ok(error.response()),
         };
         let control = Arc::clone(&self.control);
-        let answer = blocking(move || control.renew(host, &request)).await?;
+        let answer = blocking(move || control.renew(&by.actor, by.id, &request)).await?;
         Ok(message::json(StatusCode::OK, &answer))
     }
 

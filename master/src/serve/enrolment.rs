@@ -9,42 +9,84 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Instant;
 
-use decnet_wire::enrol::{self, EnrolRequest, RejoinRequest};
+use decnet_wire::enrol::{self, EnrolRequest, EnrolWaiting, RejoinRequest};
 use decnet_wire::limits;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::agent::{blocking, trust_root};
+use super::attempts::Attempts;
 use super::listen::Remote;
 use super::message::{self, Body};
-use crate::control::{Control, ControlError};
+use crate::audit::Actor;
+use crate::control::{Control, ControlError, certificates};
 use crate::text::chain;
 
 /// Under what trust roots are found, by version.
 const TRUST_ROOT: &str = "/enroll/v1/trust-root/";
 
-/// Answers one request.
-///
-/// # Errors
-/// Never: what goes wrong is an answer.
-pub async fn answer(
+/// What the listener serves from.
+#[derive(Debug)]
+pub struct Enrolment {
     control: Arc<Control>,
-    remote: Remote,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+    attempts: Attempts,
+}
+
+impl Enrolment {
+    #[must_use]
+    pub fn new(control: Arc<Control>) -> Self {
+        Self {
+            control,
+            attempts: Attempts::default(),
+        }
+    }
+
+    /// Answers one request, unless its sender was refused too often of late.
+    ///
+    /// # Errors
+    /// Never: what goes wrong is an answer.
+    pub async fn answer(
+        self: Arc<Self>,
+        remote: Remote,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Infallible> {
+        let Remote::Tls { address, .. } = &remote else {
+            return Ok(answer(Arc::clone(&self.control), &remote, request).await);
+        };
+        if let Some(wait) = self.attempts.wait(address.ip(), Instant::now()) {
+            let mut refused = message::refuse(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too many requests of this address were refused; wait",
+            );
+            let seconds = HeaderValue::from(wait.as_secs() + 1);
+            refused.headers_mut().insert(RETRY_AFTER, seconds);
+            return Ok(refused);
+        }
+        let response = answer(Arc::clone(&self.control), &remote, request).await;
+        // Trust roots are asked for until there is none.
+        if response.status().is_client_error() && response.status() != StatusCode::NOT_FOUND {
+            self.attempts.refused(address.ip(), Instant::now());
+        }
+        Ok(response)
+    }
+}
+
+async fn answer(control: Arc<Control>, remote: &Remote, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
+    let by = Actor::stranger(remote.ip());
     let answer = match (request.method(), path.as_str()) {
-        (&Method::POST, "/enroll/v1") => enrol(control, request.into_body()).await,
-        (&Method::POST, "/enroll/v1/rejoin") => rejoin(control, request.into_body()).await,
+        (&Method::POST, "/enroll/v1") => enrol(control, by, request.into_body()).await,
+        (&Method::POST, "/enroll/v1/rejoin") => rejoin(control, by, request.into_body()).await,
         (&Method::GET, "/enroll/v1/crl") => revocation_lists(control).await,
         (&Method::GET, path) if path.starts_with(TRUST_ROOT) => {
             trust_root(control, path.trim_start_matches(TRUST_ROOT)).await
         }
         _ => Ok(message::refuse(StatusCode::NOT_FOUND, "there is nothing here")),
     };
-    Ok(answer.unwrap_or_else(|error| {
+    answer.unwrap_or_else(|error| {
         tracing::warn!(%path, ?remote, error = %chain(&error), "refused a stranger's request");
         let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let detail = if status.is_server_error() {
@@ -53,10 +95,10 @@ pub async fn answer(
             error.to_string()
         };
         message::refuse(status, &detail)
-    }))
+    })
 }
 
-async fn enrol(control: Arc<Control>, body: Incoming) -> Result<Response<Body>, ControlError> {
+async fn enrol(control: Arc<Control>, by: Actor, body: Incoming) -> Result<Response<Body>, ControlError> {
     let request: EnrolRequest = match message::read(body, limits::ENROLMENT).await {
         Ok(request) => request,
         Err(error) => return Ok(error.response()),
@@ -67,16 +109,28 @@ async fn enrol(control: Arc<Control>, body: Incoming) -> Result<Response<Body>, 
             "this master reads enrolment requests of schema 1",
         ));
     }
-    let response = blocking(move || control.enrol(&request)).await?;
-    Ok(message::json(StatusCode::OK, &response))
+    let csr = request.csr.clone();
+    Ok(match blocking(move || control.enrol(&by, &request)).await? {
+        Some(response) => message::json(StatusCode::OK, &response),
+        None => message::json(StatusCode::ACCEPTED, &waiting(&csr)?),
+    })
 }
 
-async fn rejoin(control: Arc<Control>, body: Incoming) -> Result<Response<Body>, ControlError> {
+/// What an operator compares.
+fn waiting(csr: &str) -> Result<EnrolWaiting, ControlError> {
+    let (_, key) = certificates::read_csr(csr)?;
+    Ok(EnrolWaiting {
+        schema: enrol::SCHEMA,
+        key,
+    })
+}
+
+async fn rejoin(control: Arc<Control>, by: Actor, body: Incoming) -> Result<Response<Body>, ControlError> {
     let request: RejoinRequest = match message::read(body, limits::ENROLMENT).await {
         Ok(request) => request,
         Err(error) => return Ok(error.response()),
     };
-    let response = blocking(move || control.rejoin(&request)).await?;
+    let response = blocking(move || control.rejoin(&by, &request)).await?;
     Ok(message::json(StatusCode::OK, &response))
 }
 

@@ -4,7 +4,7 @@
 //! master ends. What is over the bound waits in the kernel's queue.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,6 +48,17 @@ pub enum Remote {
         certificate: Option<Arc<[u8]>>,
         connection: Arc<Connection>,
     },
+}
+
+impl Remote {
+    /// The address of somebody on the network.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Unix { .. } => None,
+            Self::Tls { address, .. } => Some(address.ip()),
+        }
+    }
 }
 
 impl fmt::Debug for Remote {

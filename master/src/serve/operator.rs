@@ -9,6 +9,7 @@
 
 mod access;
 mod answer;
+mod audit;
 mod body;
 mod catalogue;
 mod deckies;
@@ -125,6 +126,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(swarm::enroll))
         .routes(routes!(swarm::set_network))
         .routes(routes!(swarm::revoke))
+        .routes(routes!(swarm::approve))
         .routes(routes!(catalogue::services))
         .routes(routes!(catalogue::archetypes))
         .routes(routes!(catalogue::distros))
@@ -136,6 +138,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(tokens::revoke))
         .routes(routes!(policy::show, policy::take))
         .routes(routes!(policy::check))
+        .routes(routes!(audit::list))
         .routes(routes!(trust::show))
         .routes(routes!(trust::root, trust::replace))
         .routes(routes!(trust::draft))

@@ -212,7 +212,7 @@ impl View for Snapshot {
     fn scan(
         &self,
         table: Table,
-        order: Order,
+        order: Order<'_>,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StoreError> {
         scan(
@@ -254,7 +254,7 @@ impl View for Writing {
     fn scan(
         &self,
         table: Table,
-        order: Order,
+        order: Order<'_>,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StoreError> {
         scan(
@@ -294,13 +294,17 @@ fn get(
 
 fn scan(
     table: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    order: Order,
+    order: Order<'_>,
     visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
 ) -> Result<(), StoreError> {
-    let mut entries = table.iter().map_err(access("read"))?;
+    let mut entries = match order {
+        Order::From(first) => table.range::<&[u8]>(first..),
+        Order::Ascending | Order::Descending => table.iter(),
+    }
+    .map_err(access("read"))?;
     loop {
         let entry = match order {
-            Order::Ascending => entries.next(),
+            Order::Ascending | Order::From(_) => entries.next(),
             Order::Descending => entries.next_back(),
         };
         let Some(entry) = entry else { break };
@@ -339,7 +343,7 @@ mod tests {
     fn a_failed_transaction_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let db = Db::new(RedbStore::create(&folder.path().join("store.redb")).unwrap());
-        let failed = db.update(|w| {
+        let failed = db.bookkeep(|w| {
             put(w, 1)?;
             assert!(w.get::<HostStatus>(&host(1))?.is_some(), "a write sees itself");
             w.reader()
@@ -361,7 +365,7 @@ mod tests {
         let path = folder.path().join("store.redb");
         {
             let db = Db::new(RedbStore::create(&path).unwrap());
-            db.update(|w| [3, 1, 2].into_iter().try_for_each(|n| put(w, n)))
+            db.bookkeep(|w| [3, 1, 2].into_iter().try_for_each(|n| put(w, n)))
                 .unwrap();
         }
         let db = Db::new(RedbStore::open(&path).unwrap());
@@ -396,7 +400,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.redb");
         let db = Db::new(RedbStore::create(&path).unwrap());
-        db.update(|w| (1..200).try_for_each(|n| put(w, n))).unwrap();
+        db.bookkeep(|w| (1..200).try_for_each(|n| put(w, n))).unwrap();
         let stored = all(&db);
         drop(db);
         let sound = std::fs::read(&path).unwrap();
@@ -445,7 +449,7 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let db = Db::new(RedbStore::create(&folder.path().join("store.redb")).unwrap());
-        db.update(|w| w.put(&host(1), &Newer { role: Role::Admin }))
+        db.bookkeep(|w| w.put(&host(1), &Newer { role: Role::Admin }))
             .unwrap();
         let read = db.read(|r| r.get::<HostStatus>(&host(1)));
         assert!(matches!(read, Err(StoreError::Version { .. })), "{read:?}");

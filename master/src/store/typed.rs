@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use decnet_wire::ids::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::{Decision, Order, Store, StoreError, Table, Transaction, View};
+use crate::audit::{Actor, Audited, Change, Entry, StoredEntry, digest_of};
 
 /// A record of one table. On disk: one byte of version, then JSON.
 pub trait Record: Serialize + DeserializeOwned {
@@ -49,12 +52,57 @@ impl Db {
         work(&Reader(view.as_ref()))
     }
 
-    /// Reads and writes in one transaction: all of it is kept, or, after an error, none.
+    /// Changes something at somebody's wish: the change and its entry in the audit log are kept together, or, after an
+    /// error, neither.
+    ///
+    /// # Errors
+    /// The store's, those of `work`, or [`StoreError::Unaudited`] when it wrote and says that nothing changed.
+    pub fn change<T, E: From<StoreError>>(
+        &self,
+        by: &Actor,
+        at: Timestamp,
+        work: impl FnOnce(&mut Writer<'_>) -> Result<Audited<T>, E>,
+    ) -> Result<T, E> {
+        let (outcome, entry) = self.transact(Purpose::Change, |w| -> Result<_, E> {
+            match work(w)? {
+                Audited::Changed(outcome, change) => {
+                    let entry = w.append(by, at, change)?;
+                    Ok((outcome, Some(entry)))
+                }
+                Audited::Unchanged(_) if w.wrote => Err(StoreError::Unaudited { table: "audit" }.into()),
+                Audited::Unchanged(outcome) => Ok((outcome, None)),
+            }
+        })?;
+        if let Some(Entry {
+            seq,
+            digest,
+            actor,
+            action,
+            subject,
+            ..
+        }) = entry
+        {
+            // The journal is kept elsewhere: the head that it has shows when the log was cut off.
+            tracing::info!(seq, %digest, %actor, action, subject, "audit");
+        }
+        Ok(outcome)
+    }
+
+    /// Reads and writes what follows from decisions that were made before, and what hosts say of themselves: all of it
+    /// is kept, or, after an error, none. What only somebody's wish changes cannot be written here.
     ///
     /// # Errors
     /// The store's, or those of `work`.
-    pub fn update<T, E: From<StoreError>>(
+    pub fn bookkeep<T, E: From<StoreError>>(
         &self,
+        work: impl FnOnce(&mut Writer<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.transact(Purpose::Bookkeeping, work)
+    }
+
+    fn transact<T, E: From<StoreError>>(
+        &self,
+        purpose: Purpose,
         work: impl FnOnce(&mut Writer<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         let mut work = Some(work);
@@ -66,6 +114,7 @@ impl Db {
             };
             let mut writer = Writer {
                 transaction,
+                purpose,
                 wrote: false,
             };
             let result = work(&mut writer);
@@ -86,6 +135,25 @@ impl Db {
             }
             .into()),
         }
+    }
+}
+
+/// What a transaction is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Change,
+    Bookkeeping,
+}
+
+impl Purpose {
+    /// The audit log grows by its own way alone. Settings and enrolment tokens change by somebody's wish alone.
+    fn allow(self, table: Table) -> Result<(), StoreError> {
+        match table {
+            Table::Audit => {}
+            Table::Settings | Table::EnrolTokens if self == Self::Bookkeeping => {}
+            _ => return Ok(()),
+        }
+        Err(StoreError::Unaudited { table: table.name() })
     }
 }
 
@@ -123,18 +191,31 @@ impl Reader<'_> {
         all(self.0)
     }
 
+    /// Records of a table from a key on, with their keys' bytes, until `visit` returns `false`.
+    ///
+    /// # Errors
+    /// The store's, or a damaged record.
+    pub fn from<R: Record>(
+        &self,
+        first: &R::Key,
+        visit: impl FnMut(&[u8], R) -> bool,
+    ) -> Result<(), StoreError> {
+        scan(self.0, Order::From(&R::key_bytes(first)), visit)
+    }
+
     /// Records of a table from the last key down, until `visit` returns `false`.
     ///
     /// # Errors
     /// The store's, or a damaged record.
-    pub fn newest<R: Record>(&self, visit: impl FnMut(R) -> bool) -> Result<(), StoreError> {
-        scan(self.0, Order::Descending, visit)
+    pub fn newest<R: Record>(&self, mut visit: impl FnMut(R) -> bool) -> Result<(), StoreError> {
+        scan(self.0, Order::Descending, |_, record| visit(record))
     }
 }
 
 /// Typed reads and writes in one transaction.
 pub struct Writer<'a> {
     transaction: &'a mut dyn Transaction,
+    purpose: Purpose,
     wrote: bool,
 }
 
@@ -170,24 +251,56 @@ impl Writer<'_> {
     /// Writes the record under a key.
     ///
     /// # Errors
-    /// The store's.
+    /// The store's, or [`StoreError::Unaudited`].
     pub fn put<R: Record>(&mut self, key: &R::Key, record: &R) -> Result<(), StoreError> {
-        let mut value = vec![R::VERSION];
-        serde_json::to_writer(&mut value, record).map_err(|source| StoreError::Encode {
-            table: R::TABLE.name(),
-            source,
-        })?;
-        self.wrote = true;
-        self.transaction.put(R::TABLE, &R::key_bytes(key), &value)
+        self.purpose.allow(R::TABLE)?;
+        self.write(key, record)
     }
 
     /// Removes the record under a key, if there is one.
     ///
     /// # Errors
-    /// The store's.
+    /// The store's, or [`StoreError::Unaudited`].
     pub fn remove<R: Record>(&mut self, key: &R::Key) -> Result<(), StoreError> {
+        self.purpose.allow(R::TABLE)?;
         self.wrote = true;
         self.transaction.remove(R::TABLE, &R::key_bytes(key))
+    }
+
+    fn write<R: Record>(&mut self, key: &R::Key, record: &R) -> Result<(), StoreError> {
+        let mut value = vec![R::VERSION];
+        serde_json::to_writer(&mut value, record).map_err(encoding::<R>)?;
+        self.wrote = true;
+        self.transaction.put(R::TABLE, &R::key_bytes(key), &value)
+    }
+
+    /// Adds the entry that follows the last one.
+    fn append(&mut self, by: &Actor, at: Timestamp, change: Change) -> Result<Entry, StoreError> {
+        let mut last = None;
+        // By its key, and whatever somebody made of it: a damaged log is for people to see, and stops nobody.
+        self.transaction
+            .scan(Table::Audit, Order::Descending, &mut |key, value| {
+                let entry: Value =
+                    serde_json::from_slice(value.get(1..).unwrap_or_default()).unwrap_or_default();
+                let said = entry["digest"].as_str().and_then(|digest| digest.parse().ok());
+                let seq = <[u8; 8]>::try_from(key).map_or(u64::MAX, u64::from_be_bytes);
+                last = Some((seq, said.unwrap_or_else(|| digest_of(&entry))));
+                false
+            })?;
+        if last.as_ref().is_some_and(|(seq, _)| *seq == u64::MAX) {
+            return Err(StoreError::Chain);
+        }
+        let entry = Entry::following(last, at, by, change).map_err(encoding::<StoredEntry>)?;
+        let value = serde_json::to_value(&entry).map_err(encoding::<StoredEntry>)?;
+        self.write(&entry.seq, &StoredEntry(value))?;
+        Ok(entry)
+    }
+}
+
+fn encoding<R: Record>(source: serde_json::Error) -> StoreError {
+    StoreError::Encode {
+        table: R::TABLE.name(),
+        source,
     }
 }
 
@@ -200,7 +313,7 @@ fn get<R: Record>(view: &dyn View, key: &R::Key) -> Result<Option<R>, StoreError
 
 fn all<R: Record>(view: &dyn View) -> Result<Vec<R>, StoreError> {
     let mut records = Vec::new();
-    scan(view, Order::Ascending, |record| {
+    scan(view, Order::Ascending, |_, record| {
         records.push(record);
         true
     })?;
@@ -209,12 +322,12 @@ fn all<R: Record>(view: &dyn View) -> Result<Vec<R>, StoreError> {
 
 fn scan<R: Record>(
     view: &dyn View,
-    order: Order,
-    mut visit: impl FnMut(R) -> bool,
+    order: Order<'_>,
+    mut visit: impl FnMut(&[u8], R) -> bool,
 ) -> Result<(), StoreError> {
     let mut failed = None;
     view.scan(R::TABLE, order, &mut |key, value| match decode(key, value) {
-        Ok(record) => visit(record),
+        Ok(record) => visit(key, record),
         Err(error) => {
             failed = Some(error);
             false
@@ -247,8 +360,12 @@ fn decode<R: Record>(key: &[u8], value: &[u8]) -> Result<R, StoreError> {
 }
 
 fn key_text(key: &[u8]) -> String {
-    match <[u8; 16]>::try_from(key) {
-        Ok(bytes) => uuid::Uuid::from_bytes(bytes).to_string(),
-        Err(_) => String::from_utf8_lossy(key).into_owned(),
+    if let Ok(bytes) = <[u8; 16]>::try_from(key) {
+        return uuid::Uuid::from_bytes(bytes).to_string();
+    }
+    match <[u8; 8]>::try_from(key) {
+        // A number, or a name of eight letters.
+        Ok(bytes @ [0, ..]) => u64::from_be_bytes(bytes).to_string(),
+        _ => String::from_utf8_lossy(key).into_owned(),
     }
 }

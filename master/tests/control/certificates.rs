@@ -7,7 +7,7 @@ use decnet_wire::enrol::{EnrolResponse, RejoinRequest, RenewRequest};
 use decnet_wire::ids::{Digest, HostId};
 use time::Duration;
 
-use crate::scene::{Master, invitation, request};
+use crate::scene::{Master, invitation, operator, request, stranger as caller};
 
 fn key() -> HostKey {
     HostKey::generate().unwrap()
@@ -18,8 +18,16 @@ fn digest(key: &HostKey) -> Digest {
 }
 
 fn enrolled(master: &Master, name: &str, key: &HostKey) -> EnrolResponse {
-    let token = master.control.invite(&invitation(name)).unwrap().token;
-    let response = master.control.enrol(&request(&token, key)).unwrap();
+    let token = master
+        .control
+        .invite(&operator(), &invitation(name))
+        .unwrap()
+        .token;
+    let response = master
+        .control
+        .enrol(&caller(), &request(&token, key))
+        .unwrap()
+        .unwrap();
     master.control.publish_due().unwrap();
     response
 }
@@ -70,20 +78,20 @@ fn the_key_of_before_counts_until_the_new_one_is_used_and_not_longer() {
     let enrolled = enrolled(&master, "h", &old);
     let host = enrolled.host;
     let generation = master.control.host(host).unwrap().host.generation;
-    let first = master.control.renew(host, &renewal(&new)).unwrap();
-    assert!(master.control.authorize(host, &digest(&old)).is_ok());
+    let first = master.control.renew(&caller(), host, &renewal(&new)).unwrap();
+    assert!(master.control.authorize(host, &digest(&old), None).is_ok());
     assert_eq!(
-        master.control.renew(host, &renewal(&new)).unwrap(),
+        master.control.renew(&caller(), host, &renewal(&new)).unwrap(),
         first,
         "a lost answer costs a retry"
     );
     assert!(revoked(&master).is_empty());
 
-    assert!(master.control.authorize(host, &digest(&new)).is_ok());
+    assert!(master.control.authorize(host, &digest(&new), None).is_ok());
     assert_eq!(
         master
             .control
-            .authorize(host, &digest(&old))
+            .authorize(host, &digest(&old), None)
             .unwrap_err()
             .status(),
         403
@@ -94,8 +102,8 @@ fn the_key_of_before_counts_until_the_new_one_is_used_and_not_longer() {
     assert_eq!((after.key, after.next_key), (Some(digest(&new)), None));
     // And so it is after a restart.
     let master = master.restart();
-    assert!(master.control.authorize(host, &digest(&new)).is_ok());
-    assert!(master.control.authorize(host, &digest(&old)).is_err());
+    assert!(master.control.authorize(host, &digest(&new), None).is_ok());
+    assert!(master.control.authorize(host, &digest(&old), None).is_err());
 }
 
 #[test]
@@ -112,7 +120,7 @@ fn a_renewal_names_the_host_that_asked_whatever_the_request_says() {
     let csr = params.serialize_request(&pair).unwrap().pem().unwrap();
     let response = master
         .control
-        .renew(host, &RenewRequest { schema: 1, csr })
+        .renew(&caller(), host, &RenewRequest { schema: 1, csr })
         .unwrap();
     let leaf = Leaf::from_pem(&response.certificate).unwrap();
     let peer = decnet_pki::peer::PeerIdentity::from_leaf(&leaf.chain()[0]).unwrap();
@@ -123,7 +131,10 @@ fn a_renewal_names_the_host_that_asked_whatever_the_request_says() {
         Duration::days(30) + Duration::minutes(5)
     );
 
-    let same = master.control.renew(host, &renewal(&mine)).unwrap_err();
+    let same = master
+        .control
+        .renew(&caller(), host, &renewal(&mine))
+        .unwrap_err();
     assert_eq!(same.status(), 422, "{same}");
 }
 
@@ -133,25 +144,34 @@ fn who_comes_back_proves_the_known_key_and_nothing_else_helps() {
     let (known, stranger) = (key(), key());
     let host = enrolled(&master, "h", &known).host;
     master.pass(Duration::days(400));
-    let response = master.control.rejoin(&rejoin(host, &known)).unwrap();
+    let response = master.control.rejoin(&caller(), &rejoin(host, &known)).unwrap();
     let leaf = Leaf::from_pem(&response.certificate).unwrap();
     assert_eq!(leaf.key_digest(), known.digest());
     assert!(leaf.not_after() > master.now.lock().unwrap().get() + Duration::days(29));
 
     for (host, key) in [(host, &stranger), (HostId::new(uuid::Uuid::from_u128(7)), &known)] {
-        let refused = master.control.rejoin(&rejoin(host, key)).unwrap_err();
+        let refused = master.control.rejoin(&caller(), &rejoin(host, key)).unwrap_err();
         assert_eq!(refused.status(), 403, "{refused}");
     }
     let broken = RejoinRequest {
         csr: csr::create(&known).unwrap().replacen('A', "B", 3),
         ..rejoin(host, &known)
     };
-    assert_eq!(master.control.rejoin(&broken).unwrap_err().status(), 422);
+    assert_eq!(
+        master.control.rejoin(&caller(), &broken).unwrap_err().status(),
+        422
+    );
 
-    master.control.revoke(host).unwrap();
-    let refused = master.control.rejoin(&rejoin(host, &known)).unwrap_err();
+    master.control.revoke(&operator(), host).unwrap();
+    let refused = master
+        .control
+        .rejoin(&caller(), &rejoin(host, &known))
+        .unwrap_err();
     assert_eq!(refused.status(), 403, "{refused}");
-    let refused = master.control.renew(host, &renewal(&stranger)).unwrap_err();
+    let refused = master
+        .control
+        .renew(&caller(), host, &renewal(&stranger))
+        .unwrap_err();
     assert_eq!(refused.status(), 403, "{refused}");
     assert_eq!(
         revoked(&master),
@@ -166,17 +186,19 @@ fn a_host_that_asks_on_and_on_is_refused_and_keeps_what_it_has() {
     let known = key();
     let host = enrolled(&master, "h", &known).host;
     let answers: Vec<u16> = (0..40)
-        .map(|_| match master.control.rejoin(&rejoin(host, &known)) {
-            Ok(_) => 200,
-            Err(error) => error.status(),
-        })
+        .map(
+            |_| match master.control.rejoin(&caller(), &rejoin(host, &known)) {
+                Ok(_) => 200,
+                Err(error) => error.status(),
+            },
+        )
         .collect();
     assert_eq!(answers.iter().filter(|status| **status == 200).count(), 31);
     assert_eq!(answers.last(), Some(&429));
-    assert!(master.control.authorize(host, &digest(&known)).is_ok());
+    assert!(master.control.authorize(host, &digest(&known), None).is_ok());
     // Once they have ended it may ask again.
     master.pass(Duration::days(31));
-    assert!(master.control.rejoin(&rejoin(host, &known)).is_ok());
+    assert!(master.control.rejoin(&caller(), &rejoin(host, &known)).is_ok());
 }
 
 #[test]
@@ -202,7 +224,7 @@ fn the_number_of_a_revocation_list_only_rises() {
         u64::from_str_radix(&hex, 16).unwrap()
     };
     assert_eq!(number(&first), 1);
-    master.control.revoke(host).unwrap();
+    master.control.revoke(&operator(), host).unwrap();
     assert_eq!(number(&master.control.revocation_lists().unwrap()), 2);
     // Made anew before it is too old, and on no account with a number of before.
     master.pass(Duration::days(2));

@@ -6,7 +6,7 @@ use decnet_pki::key::HostKey;
 use decnet_wire::bundle::{Bundle, NetworkDriver, NetworkMode};
 use decnet_wire::report::Outcome;
 
-use crate::scene::{Host, Master, TWO, invitation, names, request};
+use crate::scene::{Host, Master, TWO, invitation, names, operator, request, stranger};
 
 fn embedded(master: &Master) -> String {
     let name = "local".parse().unwrap();
@@ -24,7 +24,11 @@ fn the_embedded_worker_enrols_again_under_its_old_identity() {
     let master = Master::new();
     let first = master
         .control
-        .enrol(&request(&embedded(&master), &HostKey::generate().unwrap()))
+        .enrol(
+            &stranger(),
+            &request(&embedded(&master), &HostKey::generate().unwrap()),
+        )
+        .unwrap()
         .unwrap();
     let mut host = Host {
         id: first.host,
@@ -41,7 +45,8 @@ fn the_embedded_worker_enrols_again_under_its_old_identity() {
     assert_eq!(names(&old), ["a", "b"], "it is not gone while it enrols");
     let again = master
         .control
-        .enrol(&request(&token, &HostKey::generate().unwrap()))
+        .enrol(&stranger(), &request(&token, &HostKey::generate().unwrap()))
+        .unwrap()
         .unwrap();
     assert_eq!(again.host, first.host);
     assert!(
@@ -75,7 +80,10 @@ fn another_driver_keeps_every_address_and_going_back_brings_every_mac_back() {
     let set = |ipvlan, mode, interface: Option<&str>| {
         let interface = interface.map(|name| name.parse().unwrap());
         let network = HostNetworking::new(ipvlan, mode, interface).unwrap();
-        master.control.set_networking(host.id, &network).unwrap();
+        master
+            .control
+            .set_networking(&operator(), host.id, &network)
+            .unwrap();
         master.control.publish_due().unwrap();
         host.bundle(&master)
     };
@@ -119,7 +127,7 @@ fn a_change_that_leaves_deckies_without_an_interface_is_refused_and_changes_noth
     let before = host.bundle(&master);
     let error = master
         .control
-        .set_networking(host.id, &HostNetworking::default())
+        .set_networking(&operator(), host.id, &HostNetworking::default())
         .unwrap_err();
     assert_eq!(error.status(), 409);
     assert!(error.to_string().contains("no interface"), "{error}");
@@ -132,13 +140,24 @@ fn what_was_set_for_the_embedded_worker_outlives_its_enrolment() {
     let master = Master::new();
     let first = master
         .control
-        .enrol(&request(&embedded(&master), &HostKey::generate().unwrap()))
+        .enrol(
+            &stranger(),
+            &request(&embedded(&master), &HostKey::generate().unwrap()),
+        )
+        .unwrap()
         .unwrap();
     let network = HostNetworking::new(true, Some(NetworkMode::L3s), Some("eth7".parse().unwrap())).unwrap();
-    master.control.set_networking(first.host, &network).unwrap();
+    master
+        .control
+        .set_networking(&operator(), first.host, &network)
+        .unwrap();
     let second = master
         .control
-        .enrol(&request(&embedded(&master), &HostKey::generate().unwrap()))
+        .enrol(
+            &stranger(),
+            &request(&embedded(&master), &HostKey::generate().unwrap()),
+        )
+        .unwrap()
         .unwrap();
     assert_eq!(second.host, first.host);
     let host = master.control.host(first.host).unwrap().host;

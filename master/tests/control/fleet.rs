@@ -8,9 +8,10 @@ use decnet_pki::key::HostKey;
 use decnet_wire::bundle::{Bundle, OperationKind};
 use decnet_wire::enrol::EnrolRequest;
 use decnet_wire::ids::{DeckyName, Digest, OperationId};
-use decnet_wire::report::Outcome;
+use decnet_wire::report::{Event, EventBody, Outcome, PendingStack};
 
-use crate::scene::{Host, Master, TWO, invitation, names, request, sha};
+use crate::audit::entries;
+use crate::scene::{Host, Master, TWO, invitation, names, operator, request, sha, stranger};
 
 #[test]
 fn a_deploy_commits_rows_and_the_next_generation_together() {
@@ -113,8 +114,82 @@ fn a_host_cannot_end_another_hosts_operation() {
         )
         .unwrap();
     let mut thief = Host::enrol(&master, "b-host");
-    thief.say(&master, ids[0], Outcome::Succeeded);
+    let claim = thief.event(&master, &master.row(ids[0]), Outcome::Succeeded);
+    let refused = thief.try_report(&master, None, vec![claim]).unwrap_err();
+    assert_eq!(refused.status(), 403);
     assert_eq!(master.row(ids[0]).status, RowStatus::Pending);
+    // Nothing of the report was taken, and there is an alarm.
+    let hosts = master.control.hosts().unwrap();
+    let heard = hosts.iter().find(|host| host.host.id == thief.id).unwrap();
+    assert_eq!(heard.status.last_heartbeat, None);
+    let alarms = entries(&master, "alarm.");
+    assert_eq!(alarms.len(), 1, "{alarms:?}");
+    assert_eq!(alarms[0]["action"], "alarm.foreign_report");
+    assert_eq!(alarms[0]["actor"]["name"], "b-host");
+}
+
+/// One such number silenced a host for ever: whatever it said later counted as known.
+#[test]
+fn no_event_number_takes_away_all_that_follow() {
+    let master = Master::new();
+    let mut host = Host::enrol(&master, "h");
+    let ids = master.deploy(TWO, false).unwrap();
+    for seq in [u64::MAX, u64::MAX / 2, 1 << 42] {
+        let mut event = host.event(&master, &master.row(ids[0]), Outcome::Running);
+        event.seq = seq;
+        let refused = host.try_report(&master, None, vec![event]).unwrap_err();
+        assert_eq!(refused.status(), 422, "{seq}");
+    }
+    // An agent numbers by its own clock, which may be years ahead.
+    let mut event = host.event(&master, &master.row(ids[0]), Outcome::Running);
+    event.seq = 1 << 41;
+    assert_eq!(host.report(&master, None, vec![event]), 1 << 41);
+    let alarms = entries(&master, "alarm.");
+    assert_eq!(alarms.len(), 1, "one for all of them: {alarms:?}");
+    assert_eq!(alarms[0]["action"], "alarm.event_number");
+}
+
+#[test]
+fn what_a_host_says_of_another_hosts_decky_is_not_heard() {
+    let master = Master::new();
+    let _owner = Host::enrol(&master, "a-host");
+    master
+        .deploy(
+            "[general]\nnet=10.9.0.0/24\ngw=10.9.0.1\ninterface=lan0\n[a]\nservices=ssh\n",
+            false,
+        )
+        .unwrap();
+    let mut thief = Host::enrol(&master, "b-host");
+    thief.seq += 1;
+    let body = EventBody::Drift {
+        decky: "a".parse().unwrap(),
+        detail: "gone".to_owned(),
+    };
+    let at = *master.now.lock().unwrap();
+    let drift = Event {
+        seq: thief.seq,
+        at,
+        body,
+    };
+    thief.converged = false;
+    thief.pending = vec![PendingStack {
+        stack: "decnet-a".parse().unwrap(),
+        decky: "a".parse().unwrap(),
+        reason: "burnt".to_owned(),
+        tries: 3,
+        next_try_at: None,
+        quarantined: true,
+    }];
+    assert_eq!(
+        thief.report(&master, None, vec![drift]),
+        1,
+        "it is not sent again"
+    );
+    for host in master.control.hosts().unwrap() {
+        assert_eq!(host.status.drifts, 0);
+        assert!(host.status.pending.is_empty());
+    }
+    assert_eq!(entries(&master, "alarm.")[0]["action"], "alarm.foreign_report");
 }
 
 #[test]
@@ -135,7 +210,7 @@ fn a_mutation_keeps_address_mac_and_base_and_a_failed_one_is_undone() {
     };
     let base = |bundle: &Bundle| bundle.stacks[0].compose.parse().unwrap()["services"]["base"].clone();
     let (before, base_before) = (find(&master), base(&host.bundle(&master)));
-    let id = master.control.mutate(&name).unwrap();
+    let id = master.control.mutate(&operator(), &name).unwrap();
     master.control.publish_due().unwrap();
     let after = find(&master);
     assert_eq!(master.row(id).operation, OperationKind::Mutate);
@@ -165,7 +240,7 @@ fn a_newer_operation_supersedes_the_open_one() {
     let mut host = Host::enrol(&master, "h");
     let ids = master.deploy(TWO, false).unwrap();
     let name: DeckyName = master.row(ids[0]).decky;
-    let newer = master.control.mutate(&name).unwrap();
+    let newer = master.control.mutate(&operator(), &name).unwrap();
     assert_eq!(master.row(ids[0]).status, RowStatus::Superseded);
     assert_eq!(master.row(newer).status, RowStatus::Pending);
     host.say(&master, ids[0], Outcome::Succeeded);
@@ -185,9 +260,9 @@ fn a_removed_decky_goes_when_its_host_says_so() {
     master.deploy(TWO, false).unwrap();
     host.obey(&master);
     let name: DeckyName = "a".parse().unwrap();
-    let id = master.control.remove(&name).unwrap();
+    let id = master.control.remove(&operator(), &name).unwrap();
     assert_eq!(
-        master.control.remove(&name).unwrap(),
+        master.control.remove(&operator(), &name).unwrap(),
         id,
         "asking twice is one operation"
     );
@@ -319,7 +394,7 @@ fn a_bundle_issued_by_a_clock_that_was_ahead_is_issued_anew_once_it_is_right() {
 #[test]
 fn a_token_buys_one_certificate_for_one_key() {
     let master = Master::new();
-    let invited = master.control.invite(&invitation("h")).unwrap();
+    let invited = master.control.invite(&operator(), &invitation("h")).unwrap();
     let (key, thief) = (HostKey::generate().unwrap(), HostKey::generate().unwrap());
     let wrong = EnrolRequest {
         secret: decnet_pki::secret::Secret::generate()
@@ -328,9 +403,20 @@ fn a_token_buys_one_certificate_for_one_key() {
             .to_string(),
         ..request(&invited.token, &thief)
     };
-    assert_eq!(master.control.enrol(&wrong).unwrap_err().status(), 403);
-    let first = master.control.enrol(&request(&invited.token, &key)).unwrap();
-    let again = master.control.enrol(&request(&invited.token, &key)).unwrap();
+    assert_eq!(
+        master.control.enrol(&stranger(), &wrong).unwrap_err().status(),
+        403
+    );
+    let first = master
+        .control
+        .enrol(&stranger(), &request(&invited.token, &key))
+        .unwrap()
+        .unwrap();
+    let again = master
+        .control
+        .enrol(&stranger(), &request(&invited.token, &key))
+        .unwrap()
+        .unwrap();
     assert_eq!(
         first.certificate, again.certificate,
         "a lost answer costs a retry and nothing else"
@@ -338,38 +424,53 @@ fn a_token_buys_one_certificate_for_one_key() {
     assert_eq!(
         master
             .control
-            .enrol(&request(&invited.token, &thief))
+            .enrol(&stranger(), &request(&invited.token, &thief))
             .unwrap_err()
             .status(),
         403
     );
-    assert_eq!(master.control.invite(&invitation("h")).unwrap_err().status(), 409);
+    assert_eq!(
+        master
+            .control
+            .invite(&operator(), &invitation("h"))
+            .unwrap_err()
+            .status(),
+        409
+    );
 }
 
 #[test]
 fn an_expired_token_is_worth_nothing() {
     let master = Master::new();
-    let invited = master.control.invite(&invitation("h")).unwrap();
+    let invited = master.control.invite(&operator(), &invitation("h")).unwrap();
     master.pass(TOKEN_LIFETIME + time::Duration::seconds(1));
     let key = HostKey::generate().unwrap();
     assert_eq!(
         master
             .control
-            .enrol(&request(&invited.token, &key))
+            .enrol(&stranger(), &request(&invited.token, &key))
             .unwrap_err()
             .status(),
         403
     );
-    let fresh = master.control.invite(&invitation("h")).unwrap();
+    let fresh = master.control.invite(&operator(), &invitation("h")).unwrap();
     assert_eq!(
         fresh.host, invited.host,
         "a name whose token was never used may be invited again"
     );
     assert!(
-        master.control.enrol(&request(&invited.token, &key)).is_err(),
+        master
+            .control
+            .enrol(&stranger(), &request(&invited.token, &key))
+            .is_err(),
         "the old token stays worthless"
     );
-    assert!(master.control.enrol(&request(&fresh.token, &key)).is_ok());
+    assert!(
+        master
+            .control
+            .enrol(&stranger(), &request(&fresh.token, &key))
+            .is_ok()
+    );
 }
 
 #[test]
@@ -388,7 +489,15 @@ fn generated_deckies_reach_the_bundle_and_a_plan_draws_what_the_deploy_after_it_
         2,
         "a plan changes nothing"
     );
-    assert_eq!(master.control.deploy(&request).unwrap().lifecycle_ids.len(), 4);
+    assert_eq!(
+        master
+            .control
+            .deploy(&operator(), &request)
+            .unwrap()
+            .lifecycle_ids
+            .len(),
+        4
+    );
     master.control.publish_due().unwrap();
     assert_eq!(
         names(&host.bundle(&master)),
@@ -407,7 +516,10 @@ fn generated_deckies_reach_the_bundle_and_a_plan_draws_what_the_deploy_after_it_
         addresses,
         ["10.9.0.100", "10.9.0.101", "10.9.0.102", "10.9.0.103"]
     );
-    assert_eq!(master.control.deploy(&request).unwrap_err().status(), 409);
+    assert_eq!(
+        master.control.deploy(&operator(), &request).unwrap_err().status(),
+        409
+    );
 }
 
 #[test]
@@ -420,7 +532,7 @@ fn the_interval_of_a_whole_generated_fleet_is_the_fleets() {
     });
     master
         .control
-        .deploy(&DeployRequest::from_json(&body).unwrap())
+        .deploy(&operator(), &DeployRequest::from_json(&body).unwrap())
         .unwrap();
     assert_eq!(master.control.settings().unwrap().mutate_interval.get(), 7);
 }

@@ -5,7 +5,7 @@ use decnet_wire::ids::HostId;
 use decnet_wire::observed::Observed;
 use decnet_wire::report::PendingStack;
 
-use crate::scene::{Host, Master, lan0, names};
+use crate::scene::{Host, Master, lan0, names, operator};
 
 /// One LAN for each host; an `ip` says where the decky goes.
 fn fleet(master: &Master, count: u8) -> Vec<Host> {
@@ -125,7 +125,7 @@ fn a_decky_removed_while_it_moves_goes_from_the_host_that_has_it() {
     master.deploy(&on(1), false).unwrap();
     hosts[0].obey(&master);
     master.deploy(&on(2), true).unwrap();
-    let id = master.control.remove(&"a".parse().unwrap()).unwrap();
+    let id = master.control.remove(&operator(), &"a".parse().unwrap()).unwrap();
     master.control.publish_due().unwrap();
     assert!(names(&hosts[0].bundle(&master)).is_empty());
     hosts[1].report(&master, nothing(), vec![]);

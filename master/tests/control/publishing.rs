@@ -9,19 +9,19 @@ use decnet_plan::policy::{self, Policy};
 use decnet_wire::bundle::{Blob, BlobKind, Bundle};
 use decnet_wire::ids::Digest;
 
-use crate::scene::{Host, Master, TWO, clock, names, parts};
+use crate::scene::{Host, Master, TWO, clock, names, operator, parts};
 
 #[test]
 fn publishers_at_once_sign_a_generation_once() {
     let master = Master::new();
     let host = Host::enrol(&master, "h");
-    master.control.set_deployment_limit(50).unwrap();
+    master.control.set_deployment_limit(&operator(), 50).unwrap();
     for round in 0..10 {
         let ini = TWO
             .replace("[a]", &format!("[a{round}]"))
             .replace("[b]", &format!("[b{round}]"));
         let request = DeployRequest::of_text(ini, false);
-        master.control.deploy(&request).unwrap();
+        master.control.deploy(&operator(), &request).unwrap();
         let sent: Vec<Option<String>> = std::thread::scope(|scope| {
             let publish = || {
                 master.control.publish_due().unwrap();
@@ -47,7 +47,7 @@ fn a_deploy_that_cannot_be_compiled_is_refused_before_it_is_stored() {
     };
     let control = Control::new(parts, clock(&now)).unwrap();
     let request = DeployRequest::of_text(TWO, false);
-    let error = control.deploy(&request).unwrap_err();
+    let error = control.deploy(&operator(), &request).unwrap_err();
     assert_eq!(error.status(), 409, "{error}");
     assert!(control.plan(&request).is_err());
     assert!(control.deckies().unwrap().is_empty());
@@ -60,7 +60,7 @@ fn a_generation_that_was_decided_before_a_crash_is_published_after_it() {
     let master = Master::new();
     let host = Host::enrol(&master, "h");
     let request = DeployRequest::of_text(TWO, false);
-    master.control.deploy(&request).unwrap();
+    master.control.deploy(&operator(), &request).unwrap();
     let master = master.restart();
     assert_eq!(master.control.unpublished().unwrap(), ["h"]);
     master.control.publish_due().unwrap();

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use decnet::audit::Actor;
 use decnet::control::deploy::DeployRequest;
 use decnet::control::enrol::{HostNetworking, Invitation, TOKEN_LIFETIME};
 use decnet::control::hosts::DeckyState;
@@ -27,6 +28,16 @@ use time::macros::datetime;
 
 pub(crate) const TWO: &str =
     "[general]\nnet=10.9.0.0/24\ngw=10.9.0.1\ninterface=lan0\n[a]\nservices=ssh\n[b]\nservices=http\n";
+
+/// Who changes things in these tests.
+pub(crate) fn operator() -> Actor {
+    Actor::local(0)
+}
+
+/// Who comes with an enrolment token.
+pub(crate) fn stranger() -> Actor {
+    Actor::stranger(None)
+}
 
 pub(crate) struct Master {
     pub(crate) control: Arc<Control>,
@@ -112,7 +123,7 @@ impl Master {
 
     pub(crate) fn deploy(&self, ini: &str, replace: bool) -> Result<Vec<OperationId>, ControlError> {
         let request = DeployRequest::of_text(ini, replace);
-        let ids = self.control.deploy(&request)?.lifecycle_ids;
+        let ids = self.control.deploy(&operator(), &request)?.lifecycle_ids;
         self.control.publish_due().unwrap();
         Ok(ids)
     }
@@ -170,10 +181,14 @@ impl Host {
     }
 
     pub(crate) fn invited(master: &Master, invitation: &Invitation) -> Self {
-        let invited = master.control.invite(invitation).unwrap();
+        let invited = master.control.invite(&operator(), invitation).unwrap();
         master
             .control
-            .enrol(&request(&invited.token, &HostKey::generate().unwrap()))
+            .enrol(
+                &stranger(),
+                &request(&invited.token, &HostKey::generate().unwrap()),
+            )
+            .unwrap()
             .unwrap();
         Self {
             id: invited.host,
@@ -199,10 +214,19 @@ impl Host {
     }
 
     pub(crate) fn report(&self, master: &Master, observed: Option<Observed>, events: Vec<Event>) -> u64 {
-        let report = self.compose(master, observed, events);
-        let answer = master.control.ingest(self.id, &report).unwrap();
+        let acked = self.try_report(master, observed, events).unwrap();
         master.control.publish_due().unwrap();
-        answer.acked
+        acked
+    }
+
+    pub(crate) fn try_report(
+        &self,
+        master: &Master,
+        observed: Option<Observed>,
+        events: Vec<Event>,
+    ) -> Result<u64, ControlError> {
+        let report = self.compose(master, observed, events);
+        Ok(master.control.ingest(self.id, &report)?.acked)
     }
 
     fn compose(&self, master: &Master, observed: Option<Observed>, events: Vec<Event>) -> Report {
@@ -312,6 +336,7 @@ pub(crate) fn invitation(name: &str) -> Invitation {
         lan: None,
         lifetime: TOKEN_LIFETIME,
         notes: None,
+        approve: false,
     }
 }
 

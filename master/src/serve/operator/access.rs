@@ -1,6 +1,7 @@
 //! Who asks, what they may do, and how many streams they have open.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::{FromRequestParts, Request, State};
@@ -13,6 +14,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::answer::{Problem, ask};
 use super::{App, Peer};
+use crate::audit::Actor;
+use crate::control::Control;
 use crate::records::Role;
 
 /// Event streams that one caller may have open.
@@ -23,9 +26,23 @@ pub(super) const STREAMS_PER_CALLER: usize = 5;
 pub(super) struct Caller {
     role: Role,
     identity: Identity,
+    actor: Actor,
+    /// The hash that the token is stored under.
+    token: Option<String>,
 }
 
 impl Caller {
+    /// Waits until the caller may see nothing more: its token is revoked, or has expired.
+    pub(super) fn ended(&self, control: &Arc<Control>) -> impl Future<Output = ()> + Send + 'static {
+        let (control, token) = (Arc::clone(control), self.token.clone());
+        async move {
+            match token {
+                Some(token) => control.token_ended(token).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     pub(super) fn role(&self) -> Role {
         self.role
     }
@@ -51,8 +68,13 @@ pub(super) async fn authenticate(State(app): State<App>, mut request: Request, n
                 return unauthorized().into_response();
             };
             let identity = Identity::Token(Sha256::digest(token.as_bytes()).into());
-            match ask(&app, move |control| control.role(&token)).await {
-                Ok(Some(role)) => Caller { role, identity },
+            match ask(&app, move |control| control.operator(&token)).await {
+                Ok(Some(known)) => Caller {
+                    role: known.role,
+                    identity,
+                    actor: Actor::token(&known.name, known.role, address(request.extensions().get())),
+                    token: Some(known.hash),
+                },
                 Ok(None) => return unauthorized().into_response(),
                 Err(problem) => return problem.into_response(),
             }
@@ -61,12 +83,21 @@ pub(super) async fn authenticate(State(app): State<App>, mut request: Request, n
             Some(Peer::Unix { uid }) if *uid == 0 || *uid == nix::unistd::geteuid().as_raw() => Caller {
                 role: Role::Admin,
                 identity: Identity::User(*uid),
+                actor: Actor::local(*uid),
+                token: None,
             },
             _ => return unauthorized().into_response(),
         },
     };
     request.extensions_mut().insert(caller);
     next.run(request).await
+}
+
+fn address(peer: Option<&Peer>) -> Option<IpAddr> {
+    match peer {
+        Some(Peer::Tls { address }) => Some(address.ip()),
+        Some(Peer::Unix { .. }) | None => None,
+    }
 }
 
 /// RFC 6750 §2.1; the scheme's case does not matter (RFC 9110 §11.1).
@@ -84,9 +115,9 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// Proof that the caller may change things. A handler that takes it is refused to everybody else.
+/// Proof that the caller may change things, and who it is. A handler that takes it is refused to everybody else.
 #[derive(Debug)]
-pub(super) struct Admin;
+pub(super) struct Admin(pub(super) Actor);
 
 impl<S: Sync> FromRequestParts<S> for Admin {
     type Rejection = Problem;
@@ -94,7 +125,7 @@ impl<S: Sync> FromRequestParts<S> for Admin {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let caller = Caller::from_request_parts(parts, state).await?;
         match caller.role {
-            Role::Admin => Ok(Self),
+            Role::Admin => Ok(Self(caller.actor)),
             Role::Viewer => Err(Problem::new(StatusCode::FORBIDDEN, "Insufficient permissions")),
         }
     }

@@ -43,9 +43,13 @@ fn request(fields: Fields) -> Result<DeployRequest, Problem> {
         (status = 422, description = "The body is not JSON, or the description is too large or empty", body = ErrorView),
     )
 )]
-pub(super) async fn deploy(_: Admin, State(app): State<App>, fields: Fields) -> Result<Response, Problem> {
+pub(super) async fn deploy(
+    Admin(by): Admin,
+    State(app): State<App>,
+    fields: Fields,
+) -> Result<Response, Problem> {
     let request = request(fields)?;
-    let deployed = ask(&app, move |control| control.deploy(&request)).await?;
+    let deployed = ask(&app, move |control| control.deploy(&by, &request)).await?;
     let count = deployed.lifecycle_ids.len();
     let view = DeployedView {
         message: match count {
@@ -161,11 +165,11 @@ pub(super) async fn show(
     )
 )]
 pub(super) async fn remove(
-    _: Admin,
+    Admin(by): Admin,
     State(app): State<App>,
     DeckyPath(name): DeckyPath,
 ) -> Result<Response, Problem> {
-    let id = ask(&app, move |control| control.remove(&name)).await?;
+    let id = ask(&app, move |control| control.remove(&by, &name)).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
     // A UUID's digits and hyphens always make a header value.
     if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
@@ -188,11 +192,11 @@ pub(super) async fn remove(
     )
 )]
 pub(super) async fn mutate(
-    _: Admin,
+    Admin(by): Admin,
     State(app): State<App>,
     DeckyPath(name): DeckyPath,
 ) -> Result<Response, Problem> {
-    let id = ask(&app, move |control| control.mutate(&name)).await?;
+    let id = ask(&app, move |control| control.mutate(&by, &name)).await?;
     Ok((
         StatusCode::ACCEPTED,
         Json(BegunView {
@@ -214,7 +218,7 @@ pub(super) async fn mutate(
     )
 )]
 pub(super) async fn set_interval(
-    _: Admin,
+    Admin(by): Admin,
     State(app): State<App>,
     DeckyPath(name): DeckyPath,
     mut fields: Fields,
@@ -228,7 +232,7 @@ pub(super) async fn set_interval(
         )
     })?;
     let message = format!("{name} mutates: {}", interval_text(interval));
-    ask(&app, move |control| control.set_interval(&name, interval)).await?;
+    ask(&app, move |control| control.set_interval(&by, &name, interval)).await?;
     Ok(Json(MessageView { message }))
 }
 

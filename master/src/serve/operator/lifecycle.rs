@@ -11,7 +11,6 @@ use decnet_wire::ids::OperationId;
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio_util::sync::CancellationToken;
 
 use super::App;
 use super::access::Caller;
@@ -89,7 +88,8 @@ pub(super) async fn list(State(app): State<App>, pairs: Pairs) -> Result<Json<Ro
 
 /// Follow every transition
 ///
-/// Server-sent events named `decky.<name>.lifecycle`. A reader that is too slow gets an event `lagged` with
+/// Server-sent events named `decky.<name>.lifecycle`. The stream ends at once when the caller's token is revoked or
+/// expires. A reader that is too slow gets an event `lagged` with
 /// `{"missed": n}` and reads the rows again. A comment comes first, and every 15 seconds.
 #[utoipa::path(
     get, path = "/events", tag = "lifecycle",
@@ -118,17 +118,20 @@ pub(super) async fn decky_events(caller: Caller, State(app): State<App>) -> Resu
 
 fn follow(caller: &Caller, app: &App) -> Result<Response, Problem> {
     let place = app.streams.open(caller)?;
-    Ok(transitions(
-        app.control.events().subscribe(),
-        app.end.clone(),
-        place,
-    ))
+    let (end, ended) = (app.end.clone(), caller.ended(&app.control));
+    let over = async move {
+        tokio::select! {
+            () = end.cancelled_owned() => {}
+            () = ended => {}
+        }
+    };
+    Ok(transitions(app.control.events().subscribe(), over, place))
 }
 
-/// The stream of what `events` receives until `end`. Holds `place` until it ends or its reader goes.
+/// The stream of what `events` receives until `over`. Holds `place` until it ends or its reader goes.
 pub(super) fn transitions(
     events: Receiver<LifecycleEvent>,
-    end: CancellationToken,
+    over: impl Future<Output = ()> + Send + 'static,
     place: impl Send + 'static,
 ) -> Response {
     // A first comment sends the headers at once and says that nothing from here on is missed.
@@ -153,6 +156,6 @@ pub(super) fn transitions(
         },
     );
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive");
-    let stream = stream.take_until(end.cancelled_owned());
+    let stream = stream.take_until(Box::pin(over));
     Sse::new(stream).keep_alive(keep_alive).into_response()
 }

@@ -36,13 +36,13 @@ pub(super) async fn show(_: Caller, State(app): State<App>) -> Result<Json<Polic
     )
 )]
 pub(super) async fn take(
-    _: Admin,
+    Admin(by): Admin,
     State(app): State<App>,
     fields: Fields,
 ) -> Result<Json<PoliciesView>, Problem> {
     let envelope = fields.whole().to_string();
     ask(&app, move |control| {
-        control.take_policy(envelope.as_bytes())?;
+        control.take_policy(&by, envelope.as_bytes())?;
         view(control).map(Json)
     })
     .await

@@ -14,7 +14,7 @@ use super::access::Admin;
 use super::answer::{Problem, ask};
 use super::body::{Fields, lifetime};
 use super::parameters::{HostPath, Pairs};
-use super::views::{EnrollBody, EnrollView, ErrorView, HostView, NetworkBody};
+use super::views::{ApproveBody, EnrollBody, EnrollView, ErrorView, HostView, NetworkBody};
 use crate::control::Control;
 use crate::control::enrol::{HostNetworking, Invitation, TOKEN_LIFETIME, TOKEN_LIFETIME_MAX};
 use crate::control::hosts::HostState;
@@ -86,7 +86,7 @@ pub(super) async fn host(
     )
 )]
 pub(super) async fn enroll(
-    _: Admin,
+    Admin(by): Admin,
     State(app): State<App>,
     mut fields: Fields,
 ) -> Result<Response, Problem> {
@@ -95,6 +95,7 @@ pub(super) async fn enroll(
     let subnet = fields.optional_text("subnet")?;
     let gateway = fields.optional_text("gateway")?;
     let seconds = fields.number("ttl_seconds")?;
+    let approve = fields.switch("approve")?;
     let notes = fields.optional_text("notes")?;
     fields.done()?;
 
@@ -116,9 +117,10 @@ pub(super) async fn enroll(
         network: network?,
         lan,
         lifetime,
+        approve,
         notes,
     };
-    let invited = ask(&app, move |control| control.invite(&invitation)).await?;
+    let invited = ask(&app, move |control| control.invite(&by, &invitation)).await?;
     let view = EnrollView {
         host_uuid: invited.host,
         command: format!("decnet-agent enroll {}", invited.token),
@@ -143,7 +145,7 @@ pub(super) async fn enroll(
     )
 )]
 pub(super) async fn set_network(
-    _: Admin,
+    Admin(by): Admin,
     State(app): State<App>,
     HostPath(id): HostPath,
     mut fields: Fields,
@@ -152,7 +154,37 @@ pub(super) async fn set_network(
     fields.done()?;
     let network = network?;
     let view = ask(&app, move |control| {
-        control.set_networking(id, &network)?;
+        control.set_networking(&by, id, &network)?;
+        control.host(id)
+    })
+    .await?;
+    Ok(Json(view.into()))
+}
+
+/// Approve of a host that waits
+///
+/// The fingerprint is what the host itself says. Another one is refused.
+#[utoipa::path(
+    post, path = "/swarm/hosts/{uuid}/approve", tag = "swarm", request_body = ApproveBody,
+    params(("uuid" = String, Path, description = "The host's id")),
+    responses(
+        (status = 200, description = "The host", body = HostView),
+        (status = 404, description = "No such host", body = ErrorView),
+        (status = 409, description = "Nobody waits, or somebody with another key", body = ErrorView),
+        (status = 422, description = "Not a fingerprint", body = ErrorView),
+    )
+)]
+pub(super) async fn approve(
+    Admin(by): Admin,
+    State(app): State<App>,
+    HostPath(id): HostPath,
+    mut fields: Fields,
+) -> Result<Json<HostView>, Problem> {
+    let fingerprint = fields.text("fingerprint")?;
+    fields.done()?;
+    let key = parsed("fingerprint", &fingerprint)?;
+    let view = ask(&app, move |control| {
+        control.approve(&by, id, &key)?;
         control.host(id)
     })
     .await?;
@@ -172,12 +204,12 @@ pub(super) async fn set_network(
     )
 )]
 pub(super) async fn revoke(
-    _: Admin,
+    Admin(by): Admin,
     State(app): State<App>,
     HostPath(id): HostPath,
 ) -> Result<Json<HostView>, Problem> {
     let view = ask(&app, move |control| {
-        control.revoke(id)?;
+        control.revoke(&by, id)?;
         control.host(id)
     })
     .await?;

@@ -57,7 +57,7 @@ pub(super) async fn config(caller: Caller, State(app): State<App>) -> Result<Jso
     )
 )]
 pub(super) async fn set_deployment_limit(
-    _: Admin,
+    Admin(by): Admin,
     State(app): State<App>,
     mut fields: Fields,
 ) -> Result<Json<MessageView>, Problem> {
@@ -67,7 +67,7 @@ pub(super) async fn set_deployment_limit(
     fields.done()?;
     // What does not fit is far outside the range, and is refused as such.
     let limit = u16::try_from(limit).unwrap_or(u16::MAX);
-    ask(&app, move |control| control.set_deployment_limit(limit)).await?;
+    ask(&app, move |control| control.set_deployment_limit(&by, limit)).await?;
     Ok(Json(MessageView {
         message: format!("the fleet may have {limit} deckies"),
     }))

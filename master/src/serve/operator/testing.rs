@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::Peer;
+use crate::audit::Actor;
 use crate::control::enrol::{HostNetworking, Invitation, Invited, TOKEN_LIFETIME};
 use crate::control::{Addresses, Control, DecoyImage, Parts, system_clock};
 use crate::fleet::catalogue::Catalogue;
@@ -37,6 +38,19 @@ pub(crate) struct Master {
     pub(crate) viewer: String,
     /// The operator's and the master's certificates, for TLS.
     pub(crate) folder: tempfile::TempDir,
+}
+
+/// A new key, and the request with which it is traded for a certificate.
+fn offer(invited: &Invited) -> (HostKey, EnrolRequest) {
+    let key = HostKey::generate().unwrap();
+    let request = EnrolRequest {
+        schema: enrol::SCHEMA,
+        host: invited.host,
+        secret: read_token(&invited.token).secret,
+        csr: decnet_pki::csr::create(&key).unwrap(),
+        agent_version: "test".to_owned(),
+    };
+    (key, request)
 }
 
 impl Master {
@@ -75,7 +89,9 @@ impl Master {
             detect: || None,
         };
         let control = Control::new(parts, system_clock()).unwrap();
-        let viewer = control.create_token("viewer", Role::Viewer, None).unwrap();
+        let viewer = control
+            .create_token(&Actor::master(), "viewer", Role::Viewer, None)
+            .unwrap();
         let router = super::router(Arc::clone(&control), CancellationToken::new());
         Self {
             control,
@@ -95,28 +111,37 @@ impl Master {
 
     /// A token for a host.
     pub(crate) fn invite(&self, name: &str) -> Invited {
+        self.invite_with(name, false)
+    }
+
+    /// A host whose key waits for approval; gives its id and its key's fingerprint.
+    pub(crate) fn waiting(&self, name: &str) -> (HostId, String) {
+        let invited = self.invite_with(name, true);
+        let (key, request) = offer(&invited);
+        let answer = self.control.enrol(&Actor::stranger(None), &request).unwrap();
+        assert!(answer.is_none(), "it is let in without approval");
+        (invited.host, key.digest().to_string())
+    }
+
+    fn invite_with(&self, name: &str, approve: bool) -> Invited {
         let invitation = Invitation {
             name: name.parse().unwrap(),
             network: HostNetworking::default(),
             lan: None,
             lifetime: TOKEN_LIFETIME,
             notes: None,
+            approve,
         };
-        self.control.invite(&invitation).unwrap()
+        self.control.invite(&Actor::master(), &invitation).unwrap()
     }
 
     /// The answer that the token is traded for.
     pub(crate) fn trade(&self, invited: &Invited) -> EnrolResponse {
-        let token = read_token(&invited.token);
-        let key = HostKey::generate().unwrap();
-        let request = EnrolRequest {
-            schema: enrol::SCHEMA,
-            host: invited.host,
-            secret: token.secret,
-            csr: decnet_pki::csr::create(&key).unwrap(),
-            agent_version: "test".to_owned(),
-        };
-        self.control.enrol(&request).unwrap()
+        let (_, request) = offer(invited);
+        self.control
+            .enrol(&Actor::stranger(None), &request)
+            .unwrap()
+            .unwrap()
     }
 
     /// A master with one host and the deckies of [`FLEET`].
@@ -124,7 +149,7 @@ impl Master {
         let master = Self::new();
         master.enrol("edge-01");
         let request = crate::control::deploy::DeployRequest::of_text(FLEET, false);
-        master.control.deploy(&request).unwrap();
+        master.control.deploy(&Actor::master(), &request).unwrap();
         master
     }
 

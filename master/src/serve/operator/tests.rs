@@ -1,6 +1,7 @@
 //! The API's promises, asked in process.
 
 mod access;
+mod audit;
 mod deckies;
 mod deploy;
 mod document;

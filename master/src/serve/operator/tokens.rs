@@ -27,7 +27,7 @@ use crate::records::Role;
     )
 )]
 pub(super) async fn create(
-    _: Admin,
+    Admin(by): Admin,
     State(app): State<App>,
     mut fields: Fields,
 ) -> Result<Response, Problem> {
@@ -50,7 +50,10 @@ pub(super) async fn create(
         .map(|seconds| lifetime(seconds, LIFETIME_MAX))
         .transpose()?;
     let owned = name.clone();
-    let token = ask(&app, move |control| control.create_token(&owned, role, lifetime)).await?;
+    let token = ask(&app, move |control| {
+        control.create_token(&by, &owned, role, lifetime)
+    })
+    .await?;
     Ok((StatusCode::CREATED, Json(TokenView { name, role, token })).into_response())
 }
 
@@ -83,14 +86,14 @@ pub(super) async fn list(_: Admin, State(app): State<App>) -> Result<Json<Tokens
     )
 )]
 pub(super) async fn revoke(
-    _: Admin,
+    Admin(by): Admin,
     State(app): State<App>,
     mut fields: Fields,
 ) -> Result<Json<MessageView>, Problem> {
     let name = fields.text("name")?;
     fields.done()?;
     let owned = name.clone();
-    ask(&app, move |control| control.revoke_token(&owned)).await?;
+    ask(&app, move |control| control.revoke_token(&by, &owned)).await?;
     Ok(Json(MessageView {
         message: format!("the token {name} is revoked"),
     }))

@@ -114,13 +114,13 @@ pub(super) async fn draft(
     )
 )]
 pub(super) async fn replace(
-    _: Admin,
+    Admin(by): Admin,
     State(app): State<App>,
     fields: Fields,
 ) -> Result<Json<TrustView>, Problem> {
     let envelope = fields.whole().to_string();
     ask(&app, move |control: &Control| {
-        let keys = control.follow_root(envelope.as_bytes())?;
+        let keys = control.follow_root(&by, envelope.as_bytes())?;
         Ok(Json(view(control, &keys)?))
     })
     .await

@@ -363,7 +363,7 @@ pub struct HostView {
     pub uuid: HostId,
     #[schema(value_type = String)]
     pub name: HostName,
-    /// `invited`, `enrolled`, `active`, `unreachable` or `revoked`.
+    /// `invited`, `waiting` (for approval), `enrolled`, `active`, `unreachable` or `revoked`.
     #[schema(value_type = String)]
     pub status: HostState,
     /// The worker inside the master's own process.
@@ -397,6 +397,13 @@ pub struct HostView {
     pub last_drift: Option<String>,
     /// SHA-256 of its certificate, as `sha256:…`.
     pub client_cert_fingerprint: Option<String>,
+    /// When its certificate ends. It is renewed long before.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub certificate_ends_at: Option<Timestamp>,
+    /// The fingerprint of the key that waits for approval: SHA-256 of its SubjectPublicKeyInfo.
+    #[serde(default)]
+    pub waiting_key: Option<String>,
     pub use_ipvlan: bool,
     /// The driver's mode; null is its usual one, `bridge` of macvlan and `l2` of ipvlan.
     #[schema(value_type = Option<String>)]
@@ -439,6 +446,8 @@ impl From<Host> for HostView {
             drifts: status.drifts,
             last_drift: status.last_drift.map(|(at, what)| format!("{at} {what}")),
             client_cert_fingerprint: host.certificate.map(|digest| digest.to_string()),
+            certificate_ends_at: host.certificate_ends_at,
+            waiting_key: host.awaiting.map(|digest| digest.to_string()),
             use_ipvlan: host.ipvlan,
             mode: host.mode,
             interface: host.interface,
@@ -477,8 +486,19 @@ pub struct EnrollBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(default = 300, minimum = 1, maximum = 3600)]
     pub ttl_seconds: Option<u64>,
+    /// The host gets its certificate once an operator has compared its fingerprint.
+    #[serde(default)]
+    #[schema(default = false)]
+    pub approve: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notes: Option<String>,
+}
+
+/// The fingerprint that an operator has read on the host.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ApproveBody {
+    #[schema(example = "sha256:0f3c…")]
+    pub fingerprint: String,
 }
 
 /// How a host's deckies are attached to its LAN, whole: what is left out is as if it had never been set.
@@ -652,6 +672,58 @@ pub struct TokenInfo {
     pub expires_at: Option<String>,
     /// To the minute; null before it was ever used.
     pub last_used: Option<String>,
+}
+
+/// A part of the audit log, in the order of its numbers.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct AuditView {
+    /// As they are stored: `digest` can be computed from the rest.
+    #[schema(value_type = Vec<AuditEntryView>)]
+    pub entries: Vec<serde_json::Value>,
+    /// What to give as `after` for what comes next; null at the end of the log.
+    pub next: Option<u64>,
+    /// The newest entry of the whole log; null while there is none.
+    pub head: Option<AuditHeadView>,
+}
+
+/// The end of the audit log: whoever keeps it elsewhere can tell later whether the log was cut off or rewritten.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct AuditHeadView {
+    pub seq: u64,
+    /// As in `sha256:…`.
+    pub digest: String,
+}
+
+/// One entry of the audit log.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct AuditEntryView {
+    /// The version of this form: 1.
+    pub schema: u32,
+    /// From 1 on, without a gap.
+    pub seq: u64,
+    #[schema(value_type = String, format = "date-time")]
+    pub at: Timestamp,
+    /// `kind` is `token` (with `name` and `role`), `local` (a process of this `uid` on the master's machine), `host`
+    /// (with `name` and `id`), `master` (by its timers) or `stranger`.
+    #[schema(value_type = Object)]
+    pub actor: serde_json::Value,
+    /// The address that it came from.
+    #[schema(value_type = Option<String>)]
+    pub from: Option<IpAddr>,
+    /// Such as `decky.deploy`; those of alarms begin with `alarm.`.
+    pub action: String,
+    /// `fleet`, `trust-root`, or a kind and a name as in `host/edge-01`.
+    pub subject: String,
+    /// What of it was so before; null where there was nothing.
+    #[schema(value_type = Object)]
+    pub before: serde_json::Value,
+    /// What of it is so since.
+    #[schema(value_type = Object)]
+    pub after: serde_json::Value,
+    /// The digest of the entry before; of the first one, 64 zeros.
+    pub previous: String,
+    /// SHA-256 of the entry's canonical form (RFC 8785) without this member, as in `sha256:…`.
+    pub digest: String,
 }
 
 /// A name.

@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::{deploy, request};
+use crate::audit::Actor;
 use crate::control::events::LifecycleEvent;
-use crate::records::RowStatus;
+use crate::records::{Role, RowStatus};
 use crate::serve::operator::lifecycle::transitions;
 use crate::serve::operator::testing::{FLEET, Master};
 
@@ -144,7 +145,7 @@ fn transition(decky: &str) -> LifecycleEvent {
 #[tokio::test]
 async fn a_slow_reader_is_told_how_much_it_missed_and_reads_on() {
     let (bus, events) = broadcast::channel(2);
-    let mut body = transitions(events, CancellationToken::new(), ()).into_body();
+    let mut body = transitions(events, std::future::pending(), ()).into_body();
     assert_eq!(next_text(&mut body).await, ": keep-alive\n\n");
     for name in ["a", "b", "c", "d", "e"] {
         bus.send(transition(name)).unwrap();
@@ -168,7 +169,7 @@ async fn a_slow_reader_is_told_how_much_it_missed_and_reads_on() {
 #[tokio::test(start_paused = true)]
 async fn an_idle_stream_shows_every_15_seconds_that_it_is_alive() {
     let (_bus, events) = broadcast::channel(2);
-    let mut body = transitions(events, CancellationToken::new(), ()).into_body();
+    let mut body = transitions(events, std::future::pending(), ()).into_body();
     assert_eq!(next_text(&mut body).await, ": keep-alive\n\n");
     let begun = tokio::time::Instant::now();
     let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
@@ -199,11 +200,62 @@ async fn the_sixth_stream_of_a_caller_is_429_and_closing_one_makes_room() {
 async fn the_streams_end_with_the_master() {
     let (_bus, events) = broadcast::channel(2);
     let end = CancellationToken::new();
-    let mut body = transitions(events, end.clone(), ()).into_body();
+    let mut body = transitions(events, end.clone().cancelled_owned(), ()).into_body();
     assert_eq!(next_text(&mut body).await, ": keep-alive\n\n");
     end.cancel();
     let rest = tokio::time::timeout(Duration::from_secs(10), body.frame())
         .await
         .expect("it goes on");
     assert!(rest.is_none());
+}
+
+/// What is left of a stream, when it ends within ten seconds.
+async fn rest(mut body: Body) -> String {
+    let mut text = String::new();
+    let read = async {
+        while let Some(frame) = body.frame().await {
+            text += std::str::from_utf8(&frame.unwrap().into_data().unwrap()).unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), read)
+        .await
+        .expect("it goes on");
+    text
+}
+
+/// A stream that was open went on for as long as its reader liked.
+#[tokio::test]
+async fn the_streams_of_a_token_end_when_it_is_revoked_and_no_others() {
+    let master = Master::new();
+    let somebody = Actor::master();
+    let create = |name| master.control.create_token(&somebody, name, Role::Viewer, None);
+    let (revoked, kept) = (create("revoked").unwrap(), create("kept").unwrap());
+    let (_, mut first) = open_stream(&master, &revoked).await;
+    let (_, second) = open_stream(&master, &revoked).await;
+    let (_, mut other) = open_stream(&master, &kept).await;
+    for body in [&mut first, &mut other] {
+        assert_eq!(next_text(body).await, ": keep-alive\n\n");
+    }
+    master.control.revoke_token(&somebody, "revoked").unwrap();
+    assert_eq!(rest(first).await, "");
+    rest(second).await;
+    assert_eq!(open_stream(&master, &revoked).await.0, 401);
+    // The other one hears of what happens next.
+    master.enrol("edge-01");
+    master.ask(Method::POST, "/deckies/deploy", deploy(FLEET)).await;
+    assert!(next_text(&mut other).await.starts_with("event: decky."));
+}
+
+#[tokio::test]
+async fn the_streams_of_a_token_end_when_it_expires() {
+    let master = Master::new();
+    let lifetime = Some(time::Duration::SECOND);
+    let token = master
+        .control
+        .create_token(&Actor::master(), "brief", Role::Viewer, lifetime)
+        .unwrap();
+    let (status, body) = open_stream(&master, &token).await;
+    assert_eq!(status, 200);
+    rest(body).await;
+    assert_eq!(open_stream(&master, &token).await.0, 401);
 }

@@ -10,17 +10,17 @@ use crate::init;
 use crate::keys::{OPERATOR, signing_key};
 use crate::serve::operator::testing::Master;
 
-fn operator(master: &Master) -> SigningKey {
+pub(super) fn operator(master: &Master) -> SigningKey {
     let state_dir = master.folder.path().join("master");
     signing_key(&init::keys_path(&state_dir).join(OPERATOR)).unwrap()
 }
 
-fn signed(document: &TrustRoot, key: &SigningKey) -> Value {
+pub(super) fn signed(document: &TrustRoot, key: &SigningKey) -> Value {
     let payload = serde_json::to_vec(document).unwrap();
     serde_json::from_slice(&Envelope::sign(PAYLOAD_TYPE, payload, &[key]).to_json()).unwrap()
 }
 
-async fn draft(master: &Master, body: Value) -> TrustRoot {
+pub(super) async fn draft(master: &Master, body: Value) -> TrustRoot {
     let answer = master.ask(Method::POST, "/trust/draft", Some(body)).await;
     assert_eq!(answer.status, 200, "{}", answer.json());
     serde_json::from_value(answer.json()).unwrap()
