@@ -390,7 +390,8 @@ impl Loot {
         tampered["payload"] = other["payload"].clone();
         tampered["signatures"]
             .as_array_mut()
-            .map(|all| all.push(json!({"keyid": "x", "sig": "AAAA"})));
+            .context("no signatures")?
+            .push(json!({"keyid": "x", "sig": "AAAA"}));
         self.add_bytes(
             "another payload under a signature",
             "signature",
@@ -439,7 +440,7 @@ impl Loot {
             stack["name"] = json!(format!("{MARK}-a"));
             stack["operation"] = json!({"id": "0190b6f2-7a4e-7c1a-9f57-3b1f6f2f8a11", "kind": "deploy"});
             bundle["stacks"][0]["operation"] = stack["operation"].clone();
-            bundle["stacks"].as_array_mut().map(|all| all.push(stack));
+            push(&mut bundle["stacks"], stack);
         });
         self.changed("an image by tag", "document", "", |bundle| {
             bundle["stacks"][0]["compose"]["services"]["base"]["image"] =
@@ -449,7 +450,7 @@ impl Loot {
             let mut stack = bundle["stacks"][0].clone();
             stack["name"] = json!(format!("{MARK}-a"));
             stack["operation"].take();
-            bundle["stacks"].as_array_mut().map(|all| all.push(stack));
+            push(&mut bundle["stacks"], stack);
         });
     }
 
@@ -566,7 +567,7 @@ impl Loot {
             stack["operation"].take();
             stack["compose"]["services"]["base"]["networks"]["lan"] =
                 json!({"ipv4_address": lan.address(77)});
-            bundle["stacks"].as_array_mut().map(|all| all.push(stack));
+            push(&mut bundle["stacks"], stack);
         });
         self.changed(
             "an archive that may be another image",
@@ -871,4 +872,12 @@ fn a_stolen_master_reaches_nothing_on_a_host_that_its_operator_has_forbidden() -
     scene.end()?;
     drop((agent, lan));
     Ok(())
+}
+
+/// Adds to a list; a bundle without one gets one.
+fn push(list: &mut Value, item: Value) {
+    match list.as_array_mut() {
+        Some(list) => list.push(item),
+        None => *list = json!([item]),
+    }
 }
