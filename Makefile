@@ -62,9 +62,16 @@ lint: fmt-check ## format and lints; warnings are errors
 test: fmt-check set-up build image lab-image lint ## everything: set-up, lints, every test, on real engines (root)
 	$(CARGO) test --workspace --locked --no-fail-fast
 
+.PHONY: siege
+siege: build image ## a longer siege of the master's listeners than the suite's (SIEGE=300, in seconds)
+	DECNET_SIEGE_SECONDS=$(or $(SIEGE),300) $(CARGO) test --locked -p decnet-tests --test siege -- --nocapture
+
 .PHONY: fuzz
-fuzz: toolchain ## the loader of Compose files under libFuzzer (MINUTES=60; needs a C++ compiler)
-	CARGO='$(CARGO)' agent/plan/fuzz/run.sh $(or $(MINUTES),60)
+fuzz: toolchain ## a fuzz target under libFuzzer (TARGET=loader, envelope, bundle, root, csr, token; MINUTES=60; needs a C++ compiler)
+	@case '$(or $(TARGET),loader)' in \
+	loader) CARGO='$(CARGO)' agent/plan/fuzz/run.sh $(or $(MINUTES),60) ;; \
+	*) CARGO='$(CARGO)' agent/fuzz/run.sh '$(TARGET)' $(or $(MINUTES),60) ;; \
+	esac
 
 .PHONY: deny
 deny: ## licences, advisories and sources of dependencies

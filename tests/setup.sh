@@ -42,6 +42,7 @@ readonly needed=(
     'snmpget:snmp'
     'vncsnapshot:vncsnapshot'
     'python3:python3'
+    'openssl:openssl'
     # Programs that believe it is another day.
     'faketime:faketime'
     # For images of the tests: the one busybox that needs no libraries.
@@ -151,6 +152,28 @@ install_compose() {
     docker compose version >/dev/null 2>&1 || fail 'Docker Compose v2 is installed, and docker compose does not run'
 }
 
+# What our signatures are held against: Python packages of fixed versions in a folder of their own.
+install_oracles() {
+    local here venv=/var/cache/decnet-tests/oracles log=$run_dir/oracles.log
+    here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+    if cmp -s "$here/oracles/requirements.txt" "$venv/installed.txt"; then
+        return 0
+    fi
+    if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+        refresh
+        printf 'set-up: installing python3-venv\n'
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv \
+            </dev/null >>"$run_dir/apt.log" 2>&1 ||
+            fail "apt-get install python3-venv fails; see $run_dir/apt.log"
+    fi
+    printf 'set-up: installing %s\n' "$(grep -c '^[^#]' "$here/oracles/requirements.txt") Python packages in $venv"
+    {
+        rm -rf "$venv" && mkdir -p "$(dirname "$venv")" && python3 -m venv "$venv" &&
+            "$venv/bin/pip" install --disable-pip-version-check --only-binary :all: -r "$here/oracles/requirements.txt"
+    } </dev/null >"$log" 2>&1 || fail "the Python packages cannot be had; see $log"
+    cp "$here/oracles/requirements.txt" "$venv/installed.txt"
+}
+
 engine_answers() {
     docker version --format '{{.Server.Version}}' >/dev/null 2>&1
 }
@@ -216,6 +239,7 @@ exec 9>"$run_dir/set-up.lock"
 flock 9
 install_missing
 install_compose
+install_oracles
 start_engine 9>&-
 check_namespaces
 printf 'set-up: Docker Engine %s, clients and namespaces are ready\n' "$(docker version --format '{{.Server.Version}}')"

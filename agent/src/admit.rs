@@ -26,6 +26,8 @@ use crate::policy::{self, Held};
 use crate::trust::wire_digest;
 
 mod examine;
+#[cfg(any(feature = "fuzzing", test))]
+pub(crate) mod fuzzing;
 mod refusal;
 mod wishes;
 

@@ -181,7 +181,7 @@ pub(crate) async fn enrol_at(
 }
 
 /// Reads the text that an operator carries.
-fn parse_token(text: &str) -> Result<Token, EnrolError> {
+pub(crate) fn parse_token(text: &str) -> Result<Token, EnrolError> {
     let text = text.trim();
     if text.len() > LONGEST_TOKEN {
         return Err(EnrolError::Token {

@@ -41,9 +41,13 @@ pub mod clock;
 mod compose;
 pub mod config;
 mod control;
+pub mod core_dumps;
 pub mod doctor;
 pub mod enrol;
 mod error;
+/// Called by the fuzz targets in `agent/fuzz`; in no program.
+#[cfg(any(feature = "fuzzing", test))]
+pub mod fuzzing;
 mod identity;
 pub mod ledger;
 mod link;

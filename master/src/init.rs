@@ -1,6 +1,7 @@
 //! `decnet init`: keys, CA, trust root, store and the first operator token.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use decnet_pki::ServerName;
@@ -33,7 +34,6 @@ pub struct InitArgs {
 }
 
 /// What was made.
-#[derive(Debug)]
 pub struct Initialised {
     pub fleet: FleetId,
     pub ca_pin: String,
@@ -41,6 +41,18 @@ pub struct Initialised {
     pub advertise: Vec<String>,
     /// The first operator token, of the role `admin`. It is shown once.
     pub token: String,
+}
+
+// Not the token: what is written to a log stays there.
+impl fmt::Debug for Initialised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Initialised")
+            .field("fleet", &self.fleet)
+            .field("ca_pin", &self.ca_pin)
+            .field("keys", &self.keys)
+            .field("advertise", &self.advertise)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a master was not initialised.

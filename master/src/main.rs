@@ -85,6 +85,7 @@ fn run_master(args: ServeArgs) -> anyhow::Result<()> {
     let asked = std::env::var("DECNET_LOG").unwrap_or_else(|_| "info".to_owned());
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     decnet_agent::logging::begin(&asked, lines);
+    decnet_agent::core_dumps::forbid();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

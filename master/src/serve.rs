@@ -36,6 +36,7 @@ use crate::init;
 use crate::keys::{KeysError, MasterKeys};
 use crate::records::Settings;
 use crate::store::{Db, RedbStore, StoreError};
+use listen::limits;
 
 /// What `decnet serve` takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -107,7 +108,7 @@ pub async fn run(
     end: CancellationToken,
     ready: impl FnOnce(&Bound),
 ) -> Result<(), ServeError> {
-    listen::allow_files();
+    let agents = listen::agent_limits(listen::allow_files());
     let agent_listener = listen::bind(args.agent_listen).await?;
     let enrol_listener = listen::bind(args.enrol_listen).await?;
     let api_listener = listen::bind(args.api_listen).await?;
@@ -136,7 +137,7 @@ pub async fn run(
     tasks.spawn(listen::serve_tls(
         agent_listener,
         agent_tls,
-        listen::AGENTS,
+        agents,
         end.clone(),
         move |remote| {
             let api = Arc::clone(&api);
@@ -147,7 +148,7 @@ pub async fn run(
     tasks.spawn(listen::serve_tls(
         enrol_listener,
         public_tls.clone(),
-        listen::STRANGERS,
+        limits::ENROLMENT,
         end.clone(),
         move |remote| {
             let enrolling = Arc::clone(&enrolling);
@@ -159,13 +160,16 @@ pub async fn run(
     tasks.spawn(listen::serve_tls(
         api_listener,
         public_tls,
-        listen::OPERATORS,
+        limits::OPERATORS,
         end.clone(),
         move |remote| TowerToHyperService::new(operator::for_peer(over_tls.clone(), &remote)),
     ));
-    tasks.spawn(listen::serve_unix(socket, end.clone(), move |remote| {
-        TowerToHyperService::new(operator::for_peer(router.clone(), &remote))
-    }));
+    tasks.spawn(listen::serve_unix(
+        socket,
+        limits::LOCAL,
+        end.clone(),
+        move |remote| TowerToHyperService::new(operator::for_peer(router.clone(), &remote)),
+    ));
 
     let renewing = tokio::spawn(certificates.run());
     let publisher = tokio::spawn(Arc::clone(&control).run_publisher());

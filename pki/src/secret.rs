@@ -75,6 +75,30 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// A secret as text, where the program only passes it on: an argument, a variable. Never part of a `Debug` text.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretText(Zeroizing<String>);
+
+impl SecretText {
+    /// The text itself.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for SecretText {
+    fn from(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretText(..)")
+    }
+}
+
 digest_of! {
     /// SHA-256 over a [`Secret`]: safe to store and to show.
     SecretHash
@@ -133,5 +157,9 @@ mod tests {
     #[test]
     fn a_debug_text_does_not_leak_the_secret() {
         assert_eq!(format!("{:?}", Secret::generate().unwrap()), "Secret(..)");
+        assert_eq!(
+            format!("{:?}", SecretText::from("x".to_owned())),
+            "SecretText(..)"
+        );
     }
 }

@@ -227,6 +227,21 @@ fn one_signature_repeated_under_many_key_ids_counts_once() {
 }
 
 #[test]
+fn a_bad_signature_beside_good_ones_takes_nothing_from_them() {
+    let (good, other) = (key(), key());
+    let mut json = to_value(&Envelope::sign(TYPE, b"{}".to_vec(), &[&good, &other]));
+    // The key id says that it is the second's.
+    json["signatures"][1]["sig"] = STANDARD.encode([7; 64]).into();
+    let envelope = parse(&json).unwrap();
+    let keys = [good.public(), other.public()];
+    assert_eq!(
+        envelope.verify(TYPE, &keys, at_least(1)).unwrap().signers(),
+        [good.public()]
+    );
+    assert_eq!(envelope.verify(TYPE, &keys, at_least(2)), Err(not_enough(1, 2)));
+}
+
+#[test]
 fn one_key_listed_twice_counts_once() {
     let signer = key();
     let envelope = Envelope::sign(TYPE, b"{}".to_vec(), &[&signer, &signer]);

@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::ffi::OsStr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use decnet_pki::ServerName;
 use decnet_pki::ca::{CertificateAuthority, HostSubject, Revoked};
 use decnet_pki::csr::{self, CsrError, VerifiedCsr};
@@ -295,6 +298,115 @@ fn openssl_verifies_an_envelope_signature() {
         !check(b"{\"a\":1}").status.success(),
         "the signature is over the encoding, not the payload"
     );
+}
+
+#[test]
+fn an_envelope_that_openssl_signed_is_verified_and_what_is_changed_is_refused() {
+    let bench = Bench::new();
+    let private = bench.path("key.pem");
+    openssl(&args!["genpkey", "-algorithm", "ed25519", "-out", private]);
+    let key = SigningKey::from_pkcs8_pem(&std::fs::read_to_string(&private).unwrap()).unwrap();
+    let sign = |kind: &str, payload: &[u8]| {
+        let message = bench.file("message", pre_authentication_encoding(kind, payload));
+        let sig = bench.path("sig");
+        openssl(&args![
+            "pkeyutl", "-sign", "-rawin", "-inkey", private, "-in", message, "-out", sig
+        ]);
+        std::fs::read(sig).unwrap()
+    };
+    for payload in [&b""[..], b"{}", &[0xff; 3000]] {
+        let kind = "application/vnd.example+json";
+        let with = |payload: &[u8], sig: &[u8]| {
+            let json = serde_json::json!({
+                "payload": STANDARD.encode(payload), "payloadType": kind,
+                "signatures": [{"sig": STANDARD.encode(sig)}],
+            });
+            let envelope = Envelope::parse(json.to_string().as_bytes(), 10_000).unwrap();
+            envelope.verify(kind, &[key.public()], NonZeroUsize::MIN)
+        };
+        let good = sign(kind, payload);
+        assert_eq!(with(payload, &good).unwrap().bytes(), payload);
+        assert!(with(&[payload, b" "].concat(), &good).is_err());
+        assert!(with(payload, &sign("application/vnd.other+json", payload)).is_err());
+        // Both are deterministic (RFC 8032, section 5.1.6).
+        assert_eq!(
+            key.sign(&pre_authentication_encoding(kind, payload)).to_vec(),
+            good
+        );
+    }
+}
+
+/// The CA signs for this fleet's own hosts and servers, and for nothing else that certificates are used for.
+#[test]
+fn openssl_lets_each_certificate_be_used_for_what_it_is_and_nothing_else() {
+    let bench = Bench::new();
+    let (authority, stranger) = (ca(), ca());
+    let key = HostKey::generate().unwrap();
+    let request = VerifiedCsr::parse(&csr::create(&key).unwrap(), 10_000).unwrap();
+    let host = authority
+        .issue_host(&request, subject(), NOW, Duration::days(30))
+        .unwrap();
+    let name = [ServerName::try_from("master.example").unwrap()];
+    let (server, _) = authority.issue_server(&name, NOW, Duration::days(30)).unwrap();
+    let host = bench.file("host.pem", host.chain_pem());
+    let server = bench.file("server.pem", server.chain_pem());
+    let own = bench.file("ca.pem", authority.cert_pem());
+    let other = bench.file("other.pem", stranger.cert_pem());
+    let verified = |purpose: &str, ca: &PathBuf, leaf: &PathBuf, at: OffsetDateTime| {
+        let at = at.unix_timestamp().to_string();
+        let args = [
+            &args!["verify", "-x509_strict", "-attime", at, "-purpose", purpose][..],
+            &args!["-CAfile", ca, leaf],
+        ];
+        try_openssl(&args.concat()).status.success()
+    };
+    for purpose in [
+        "sslclient",
+        "sslserver",
+        "smimesign",
+        "smimeencrypt",
+        "crlsign",
+        "timestampsign",
+    ] {
+        assert_eq!(
+            verified(purpose, &own, &host, NOW),
+            purpose == "sslclient",
+            "host, {purpose}"
+        );
+        assert_eq!(
+            verified(purpose, &own, &server, NOW),
+            purpose == "sslserver",
+            "server, {purpose}"
+        );
+        assert!(
+            !verified(purpose, &other, &host, NOW),
+            "another CA of the same name"
+        );
+        for later in [NOW + Duration::days(31), NOW - Duration::minutes(6)] {
+            assert!(!verified(purpose, &own, &host, later) && !verified(purpose, &own, &server, later));
+        }
+    }
+    // A host cannot make certificates with its own.
+    let below = bench.file(
+        "below.key",
+        HostKey::generate().unwrap().to_pkcs8_pem().as_bytes(),
+    );
+    let (request, forged) = (bench.path("below.csr"), bench.path("below.pem"));
+    let host_key = bench.file("host.key", key.to_pkcs8_pem().as_bytes());
+    openssl(&args![
+        "req", "-new", "-key", below, "-subj", "/CN=x", "-out", request
+    ]);
+    openssl(&args![
+        "x509", "-req", "-in", request, "-CA", host, "-CAkey", host_key, "-days", "9999", "-out", forged
+    ]);
+    let args = [
+        &args!["verify", "-no_check_time", "-CAfile", own][..],
+        &args!["-untrusted", host, forged],
+    ];
+    let refused = try_openssl(&args.concat());
+    assert!(!refused.status.success());
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert!(why.contains("invalid CA certificate"), "{why}");
 }
 
 #[test]

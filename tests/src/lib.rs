@@ -12,6 +12,7 @@
 //! | [`lab`] | whole Debian hosts with their own kernel and systemd, for reboots, power cuts, units and packages |
 //! | [`scene`] | a master, its worker and a LAN, made together and removed together |
 //! | [`oracle`] | the same Compose files through Docker Compose and through the agent's engine |
+//! | [`siege`] | agents that do what agents do, and clients that misbehave |
 //! | [`seed`] | what a suite draws at random, from a seed that it prints |
 //! | [`command`], [`wait`] | running a program with a limit; waiting for conditions |
 //!
@@ -30,4 +31,5 @@ pub mod oracle;
 pub mod processes;
 pub mod scene;
 pub mod seed;
+pub mod siege;
 pub mod wait;

@@ -229,6 +229,8 @@ pub struct Master {
     address: String,
     namespace: Option<String>,
     arguments: Vec<String>,
+    /// What it logs, where that is not the usual.
+    pub logs: Option<&'static str>,
     /// How many days its clock is ahead when it is started next.
     pub days_ahead: u32,
     process: Option<Process>,
@@ -278,6 +280,7 @@ impl Master {
             address,
             namespace,
             arguments: Vec::new(),
+            logs: None,
             days_ahead: 0,
             process: None,
             state_dir,
@@ -326,6 +329,9 @@ impl Master {
         command.arg("--decoy-image").arg(decoy_image()?);
         command.arg("--catalogue-dir").arg(&self.catalogue_dir);
         command.args(&self.arguments);
+        if let Some(filter) = self.logs {
+            command.env("DECNET_LOG", filter);
+        }
         set_clock(&mut command, self.days_ahead)?;
         let mut process = Process::start(&mut command, &self.log)?;
         until("the master answers on its socket", READY, || {
@@ -405,6 +411,8 @@ pub struct Agent {
     pub log: PathBuf,
     engine: Option<PathBuf>,
     config: Option<PathBuf>,
+    /// What it logs, where that is not the usual.
+    pub logs: Option<&'static str>,
     /// How many days its clock is ahead when it is started next.
     pub days_ahead: u32,
     process: Option<Process>,
@@ -419,6 +427,7 @@ impl Agent {
             log: folder.join(format!("{name}.log")),
             engine: None,
             config: None,
+            logs: None,
             days_ahead: 0,
             process: None,
         }
@@ -432,6 +441,7 @@ impl Agent {
             log: PathBuf::new(),
             engine: None,
             config: None,
+            logs: None,
             days_ahead: 0,
             process: None,
         }
@@ -541,6 +551,9 @@ impl Agent {
         }
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
+        }
+        if let Some(filter) = self.logs {
+            command.env("DECNET_LOG", filter);
         }
         Ok(command)
     }

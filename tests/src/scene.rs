@@ -22,6 +22,8 @@ pub struct Scene {
     /// What names of deckies begin with: two runs on one engine cannot collide.
     pub prefix: String,
     hosts: Vec<String>,
+    /// Alarms in the audit log are what this scene is about.
+    alarms: bool,
     /// The decoy image, when the engine does not have it yet.
     image: Option<String>,
     folder: TempDir,
@@ -52,6 +54,7 @@ impl Scene {
             seed,
             prefix,
             hosts: Vec::new(),
+            alarms: false,
             image,
             folder,
             _turn: turn,
@@ -147,6 +150,28 @@ impl Scene {
         }
     }
 
+    /// From now on somebody does what raises alarms. Up to here, and everywhere else, there must be none: our own agents
+    /// raise none, whatever happens to them.
+    ///
+    /// # Errors
+    ///
+    /// When there are some already.
+    pub fn expects_alarms(&mut self) -> Result<()> {
+        self.no_alarms()?;
+        self.alarms = true;
+        Ok(())
+    }
+
+    fn no_alarms(&self) -> Result<()> {
+        let alarms = self.operator.json(&["audit", "--action", "alarm."])?;
+        let alarms = &alarms["entries"];
+        ensure!(
+            alarms.as_array().is_some_and(Vec::is_empty),
+            "there are alarms: {alarms:#}"
+        );
+        Ok(())
+    }
+
     /// Waits until the engine holds exactly these containers for a host, all of them running.
     ///
     /// # Errors
@@ -191,6 +216,10 @@ impl Scene {
         let names = self.operator.deckies()?;
         let names: Vec<&str> = names.keys().map(String::as_str).collect();
         self.operator.remove(&names)?;
+        if !self.alarms {
+            self.no_alarms()?;
+        }
+        self.operator.command(&["audit", "--verify"])?.ok()?;
         until("nothing is left on the engine", SETTLED, || {
             let mut left = Vec::new();
             for host in &self.hosts {

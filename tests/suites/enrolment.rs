@@ -39,6 +39,7 @@ fn a_host_waits_until_an_operator_has_compared_its_fingerprint() -> Result<()> {
     let (mut waiting, fingerprint) = begin(&scene, "edge", &token)?;
     ensure!(state(&scene, "edge")? == "waiting", "{}", state(&scene, "edge")?);
 
+    scene.expects_alarms()?;
     // Who has the token as well, and another key, does not get in between, neither now nor later.
     let thief = Agent::new(scene.folder(), "thief").command(&["enroll", &token])?;
     ensure!(thief.status.code() == Some(1), "{}", thief.said());

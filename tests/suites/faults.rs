@@ -167,7 +167,8 @@ fn an_engine_that_drops_connections_in_mid_apply_costs_a_retry_and_nothing_else(
 
 #[test]
 fn tokens_are_good_once_for_their_own_master_and_for_a_while() -> Result<()> {
-    let scene = Scene::swarm("faults, tokens")?;
+    let mut scene = Scene::swarm("faults, tokens")?;
+    scene.expects_alarms()?;
     let refused = |agent: &Agent, token: &str, why: &str| -> Result<()> {
         let said = agent.command(&["enroll", token])?;
         println!("{why}: {} {}", said.status, said.said());
@@ -204,7 +205,6 @@ fn tokens_are_good_once_for_their_own_master_and_for_a_while() -> Result<()> {
     let (_, foreign) = scene.operator.enroll("foreign", None, &[])?;
     let other_folder = tempfile::Builder::new().prefix("decnet-").tempdir_in("/tmp")?;
     let mut other = Master::init(other_folder.path())?.without_worker();
-    let mut scene = scene;
     scene.master.stop()?;
     (other.agent_port, other.enrol_port) = (scene.master.agent_port, scene.master.enrol_port);
     other.start()?;

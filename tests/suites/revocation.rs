@@ -39,6 +39,7 @@ fn a_revoked_host_is_cut_off_in_the_middle_of_its_poll_and_its_deckies_run_on() 
     ensure!(contact(&stolen)?["error"].is_null(), "{}", contact(&stolen)?);
     let before = engine::containers(&stolen_id)?;
 
+    scene.expects_alarms()?;
     let revoked = Instant::now();
     scene.operator.json(&["host", "revoke", "stolen"])?;
     until("the revoked agent is refused", AT_ONCE, || {

@@ -403,6 +403,7 @@ fn certificates_are_renewed_at_half_their_time_and_after_their_end() -> Result<(
     let names = fleet.scene.operator.deckies()?;
     let names: Vec<&str> = names.keys().map(String::as_str).collect();
     fleet.scene.operator.remove(&names)?;
+    fleet.scene.expects_alarms()?;
     fleet.scene.operator.command(&["host", "revoke", "away"])?.ok()?;
     let before = fleet.ends_at(&fleet.away)?;
     fleet.go_to(200)?;

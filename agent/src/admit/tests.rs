@@ -271,6 +271,36 @@ fn generations_cannot_be_used_up_by_a_fast_forward() {
     ));
 }
 
+/// TUF recovers from a fast-forward by new keys; here a trust root that raises the epoch does.
+#[test]
+fn fast_forward_recovery_generations_begin_again_with_a_new_epoch_and_only_then() {
+    let mut signer = Signer::new();
+    let last = signer.bundle(u64::MAX, vec![]);
+    let memory = after(&last, &signer.sign(&last));
+    let first = signer.bundle(1, vec![]);
+    assert_eq!(
+        refused(&signer, &memory, &signer.sign(&first), now()).0,
+        Code::Rollback
+    );
+    signer.trust_root.epoch = 2;
+    assert_eq!(
+        refused(&signer, &memory, &signer.sign(&first), now()).0,
+        Code::Epoch
+    );
+    let mut first = first;
+    first.epoch = 2;
+    let envelope = signer.sign(&first);
+    assert!(is_news(&signer, &memory, &envelope, now()));
+    // A host that is shown the old root again does not go back.
+    let memory = after(&first, &envelope);
+    signer.trust_root.epoch = 1;
+    let old = signer.bundle(u64::MAX, vec![]);
+    assert_eq!(
+        refused(&signer, &memory, &signer.sign(&old), now()).0,
+        Code::Rollback
+    );
+}
+
 #[test]
 fn a_fork_of_the_history_is_refused() {
     let signer = Signer::new();

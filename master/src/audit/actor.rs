@@ -100,16 +100,29 @@ impl Actor {
 }
 
 impl Who {
+    /// What people call it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Token { name, .. } | Self::Local { name, .. } => name,
+            Self::Host { name, .. } => name.as_str(),
+            Self::Master {} => "master",
+            Self::Stranger {} => "stranger",
+        }
+    }
+
     /// Whether people would mean this one by that word: its name, its id or its kind.
     #[must_use]
     pub fn is_called(&self, word: &str) -> bool {
-        match self {
-            Self::Token { name, .. } => name == word || word == "token",
-            Self::Local { name, .. } => name == word || word == "local",
-            Self::Host { name, id } => name.as_str() == word || id.to_string() == word || word == "host",
-            Self::Master {} => word == "master",
-            Self::Stranger {} => word == "stranger",
-        }
+        let kind = match self {
+            Self::Token { .. } => "token",
+            Self::Local { .. } => "local",
+            Self::Host { id, .. } if id.to_string() == word => return true,
+            Self::Host { .. } => "host",
+            Self::Master {} => "master",
+            Self::Stranger {} => "stranger",
+        };
+        self.name() == word || kind == word
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use decnet_pki::secret::SecretText;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -62,7 +63,7 @@ pub struct Connection {
         hide_env_values = true,
         global = true
     )]
-    pub token: Option<String>,
+    pub token: Option<SecretText>,
 }
 
 /// A way to the master.
@@ -102,13 +103,13 @@ impl Client {
                         path.display()
                     )));
                 }
-                Some(token)
+                Some(SecretText::from(token))
             }
             (None, token) => token.clone(),
         };
         let token = token
-            .as_deref()
-            .map(str::trim)
+            .as_ref()
+            .map(|token| token.reveal().trim())
             .filter(|token| !token.is_empty())
             .map(header)
             .transpose()?;

@@ -47,9 +47,12 @@ impl Running {
         let end = CancellationToken::new();
         let (over_socket, over_tls) = (master.router.clone(), master.router.clone());
         let unix = listen::bind_unix(&socket).await.unwrap();
-        tokio::spawn(listen::serve_unix(unix, end.clone(), move |remote| {
-            TowerToHyperService::new(for_peer(over_socket.clone(), &remote))
-        }));
+        tokio::spawn(listen::serve_unix(
+            unix,
+            listen::limits::LOCAL,
+            end.clone(),
+            move |remote| TowerToHyperService::new(for_peer(over_socket.clone(), &remote)),
+        ));
         let tcp = listen::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let tls = tcp.local_addr().unwrap();
         let name = ServerName::try_from("localhost").unwrap();
@@ -63,7 +66,7 @@ impl Running {
         tokio::spawn(listen::serve_tls(
             tcp,
             tokio::sync::watch::Sender::new(config).subscribe(),
-            listen::OPERATORS,
+            listen::limits::OPERATORS,
             end.clone(),
             move |remote| TowerToHyperService::new(for_peer(over_tls.clone(), &remote)),
         ));

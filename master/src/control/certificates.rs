@@ -128,7 +128,7 @@ impl Control {
         request: &RenewRequest,
     ) -> Result<LeafResponse, ControlError> {
         let renewed = self.renewed(by, id, request);
-        self.alarm_if_refused(by, id, &renewed);
+        self.alarm_if_refused(by, &format!("host/{}", by.who().name()), &renewed);
         renewed
     }
 
@@ -178,10 +178,15 @@ impl Control {
         let host = self
             .db
             .read(|r| Ok::<_, ControlError>(r.get::<Host>(&id)?))?
-            .filter(|host| host.key.is_some() && !host.revoked)
+            .filter(|host| host.key.is_some())
             .ok_or_else(|| unknown(id))?;
+        if host.revoked {
+            let text = format!("somebody asked to come back as the revoked host {}", host.name);
+            self.alarm(&Alarm::new(Action::AlarmRevokedHost, by, named(&host), &text));
+            return Err(unknown(id));
+        }
         let (csr, key) = read(request.schema, &request.csr)?;
-        let stranger = by;
+        let (stranger, subject) = (by, named(&host));
         // Its signature proves the key, and the transaction that the key is this host's.
         let by = by.proved(id, host.name);
         let certificate = self.db.change(&by, self.now(), |w| {
@@ -202,7 +207,7 @@ impl Control {
                 .after(json!({ "id": id, "key": key, "certificate": host.certificate }))
                 .done(certificate))
         });
-        self.alarm_if_refused(stranger, id, &certificate);
+        self.alarm_if_refused(stranger, &subject, &certificate);
         let certificate = certificate?;
         Ok(LeafResponse {
             schema: enrol::SCHEMA,
@@ -210,13 +215,12 @@ impl Control {
         })
     }
 
-    fn alarm_if_refused<T>(&self, by: &Actor, id: HostId, outcome: &Result<T, ControlError>) {
+    fn alarm_if_refused<T>(&self, by: &Actor, subject: &str, outcome: &Result<T, ControlError>) {
         if let Err(error) = outcome
             && (400..500).contains(&error.status())
         {
             let text = crate::text::chain(error);
-            let alarm = Alarm::new(Action::AlarmRenewalRefused, by, format!("host/{id}"), &text);
-            self.alarm(&alarm);
+            self.alarm(&Alarm::new(Action::AlarmRenewalRefused, by, subject, &text));
         }
     }
 

@@ -4,6 +4,8 @@
 //! host's key; the same key may ask again with the same token until it expires and gets the same certificate, so
 //! that a lost answer costs a retry and nothing else. Of a certificate request only the public key is used.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use decnet_pki::secret::{Secret, SecretHash};
@@ -85,11 +87,20 @@ impl HostNetworking {
 }
 
 /// The token to carry to the host. Shown once.
-#[derive(Debug)]
 pub struct Invited {
     pub host: HostId,
     pub token: String,
     pub expires_at: Timestamp,
+}
+
+// Not the token: what is written to a log stays there.
+impl fmt::Debug for Invited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Invited")
+            .field("host", &self.host)
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Control {
@@ -228,8 +239,12 @@ impl Control {
                     host.name
                 )));
             }
+            let approval = Approval::Given(awaiting);
+            if token.approval == approval {
+                return Ok(Audited::Unchanged(host.name));
+            }
             let token = EnrolTokenRecord {
-                approval: Approval::Given(awaiting),
+                approval,
                 ..token
             };
             w.put(&id, &token)?;
@@ -292,7 +307,10 @@ impl Control {
             match &token.approval {
                 Approval::NotNeeded => {}
                 Approval::Given(approved) if *approved == key => {}
-                Approval::Given(_) => return Err(refuse()),
+                Approval::Given(_) => {
+                    reused = true;
+                    return Err(refuse());
+                }
                 // The first who shows the token binds it to his key.
                 Approval::Needed => match &host.awaiting {
                     Some(awaiting) if *awaiting == key => return Ok(Audited::Unchanged(None)),

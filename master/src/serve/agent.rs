@@ -4,6 +4,8 @@
 //! TLS has checked that the client's certificate is one of ours. Every request checks besides that its host and
 //! key are enrolled now: a revoked host is refused on a connection that is still open.
 
+mod latest;
+
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,14 +27,12 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use super::blobs;
-use super::listen::Remote;
-use super::message::{self, Body};
+use super::listen::{Remote, limits as bounds};
+use super::message::{self, Bodies, Body};
 use crate::audit::Actor;
 use crate::control::{Control, ControlError};
 use crate::text::chain;
-
-/// The longest that a poll waits, in seconds, whatever it asks for.
-const WAIT_MAX_S: u64 = 60;
+use latest::Latest;
 
 /// Under what trust roots are found, by version.
 const TRUST_ROOT: &str = "/agent/v1/trust-root/";
@@ -49,13 +49,23 @@ pub struct AgentApi {
     control: Arc<Control>,
     blobs: PathBuf,
     end: CancellationToken,
+    polls: Latest,
+    reports: Latest,
+    bodies: Bodies,
 }
 
 impl AgentApi {
     /// Serves bundles from `control` and blobs from the folder. Polls wait until `end` at most.
     #[must_use]
     pub fn new(control: Arc<Control>, blobs: PathBuf, end: CancellationToken) -> Self {
-        Self { control, blobs, end }
+        Self {
+            control,
+            blobs,
+            end,
+            polls: Latest::new(bounds::POLLS_OF_A_HOST),
+            reports: Latest::new(bounds::REPORTS_OF_A_HOST),
+            bodies: Bodies::new(bounds::BODIES, bounds::BODY),
+        }
     }
 
     /// Answers one request.
@@ -167,9 +177,10 @@ impl AgentApi {
                 .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse::<u64>().ok())
         };
         let after = number("after").unwrap_or(0);
-        let wait = Duration::from_secs(number("wait").unwrap_or(0).min(WAIT_MAX_S));
+        let wait = Duration::from_secs(number("wait").unwrap_or(0).min(bounds::POLL_S));
         let deadline = tokio::time::Instant::now() + wait;
         let mut newer = self.control.watch_bundle(host);
+        let poll = self.polls.enter(host);
         loop {
             newer.borrow_and_update();
             let control = Arc::clone(&self.control);
@@ -179,6 +190,7 @@ impl AgentApi {
             tokio::select! {
                 changed = newer.changed() => if changed.is_err() { break },
                 () = tokio::time::sleep_until(deadline) => break,
+                () = poll.given_up() => break,
                 () = self.end.cancelled() => break,
             }
         }
@@ -186,7 +198,7 @@ impl AgentApi {
     }
 
     async fn renew(&self, by: Speaker, body: Incoming) -> Result<Response<Body>, ControlError> {
-        let request: RenewRequest = match message::read(body, limits::ENROLMENT).await {
+        let request: RenewRequest = match self.bodies.read(body, limits::ENROLMENT).await {
             Ok(request) => request,
             Err(error) => return Ok(error.response()),
         };
@@ -205,10 +217,19 @@ impl AgentApi {
     }
 
     async fn report(&self, host: HostId, body: Incoming) -> Result<Response<Body>, ControlError> {
-        let report: Report = match message::read(body, limits::REPORT).await {
+        let arriving = self.reports.enter(host);
+        let read = tokio::select! {
+            read = self.bodies.read(body, limits::REPORT) => read,
+            () = arriving.given_up() => {
+                let detail = "another report of this host came meanwhile";
+                return Ok(message::refuse(StatusCode::CONFLICT, detail));
+            }
+        };
+        let report: Report = match read {
             Ok(report) => report,
             Err(error) => return Ok(error.response()),
         };
+        drop(arriving);
         if report.schema != report::SCHEMA || report.events.len() > limits::EVENTS {
             return Ok(message::refuse(
                 StatusCode::UNPROCESSABLE_ENTITY,

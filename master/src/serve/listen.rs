@@ -1,41 +1,53 @@
 //! Listeners: accept, bound, shake hands, serve HTTP/1.1 with hyper, end cleanly.
 //!
-//! Bounds: connections per listener, time for the handshake, time for a request's head, time to finish when the
-//! master ends. What is over the bound waits in the kernel's queue.
+//! ```text
+//!  accept ─▶ a stranger's place ─▶ handshake ─▶ who it is ─▶ a place of its own ─▶ requests ─▶ age, silence, end
+//!             (the oldest of           bytes,      certificate, or the
+//!              the largest gives way)  time        first good token
+//! ```
+//!
+//! Every bound stands in [`limits`], with its reason.
+
+mod gate;
+pub mod limits;
+mod paced;
+mod places;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::ServerConfig;
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How long a client may take for the TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long a client may take to send a request's head; also how long an idle connection is kept.
-const REQUEST_HEAD: Duration = Duration::from_secs(75);
-/// The most bytes of a request's head.
-const HEAD_BYTES: usize = 32 * 1024;
-/// How long open requests may take to finish once the master ends. A blob that is cut off is resumed.
-const GRACE: Duration = Duration::from_secs(10);
-/// Connections at once of agents: a poll and a report for each of 10,000 hosts.
-pub const AGENTS: usize = 20_000;
-/// Connections at once of operators.
-pub const OPERATORS: usize = 1024;
-/// Connections at once of anybody: they must not use up the file descriptors of the others.
-pub const STRANGERS: usize = 256;
+use gate::Gate;
+pub use gate::{HttpService, Proven};
+use limits::{GRACE, Limits};
+use paced::{Heard, Paced, Turn};
+use places::{Place, Places};
+
+/// Connections that the kernel keeps until they are accepted; it takes fewer where `net.core.somaxconn` is lower.
+const BACKLOG: u32 = 4096;
+/// Connections that gave way and whose tasks have not ended yet.
+const LEAVING: usize = 64;
+/// That connections give way is told no more often.
+const TELL: Duration = Duration::from_secs(60);
 
 /// Who is at the other end of a connection.
 #[derive(Clone)]
@@ -93,13 +105,37 @@ pub enum ListenError {
     Busy(PathBuf),
 }
 
-/// Takes as many file descriptors as this process may have: the usual 1,024 are fewer than the connections.
-pub fn allow_files() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "the limit on open files stays as it is");
+/// Takes as many file descriptors as this process may have, which is how many it gives: the usual 1,024 are fewer than
+/// the connections.
+pub fn allow_files() -> u64 {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).map(|(now, most)| {
+        match setrlimit(Resource::RLIMIT_NOFILE, most, most) {
+            Ok(()) => most,
+            Err(error) => {
+                tracing::warn!(%error, "the limit on open files stays at {now}");
+                now
+            }
+        }
+    });
+    raised.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the limit on open files is not known");
+        1024
+    })
+}
+
+/// What the agent listener allows in a process that may have `files` open; tells when it is less than it could.
+#[must_use]
+pub fn agent_limits(files: u64) -> Limits {
+    let limits = Limits::agents_within(files);
+    if limits.proven < limits::AGENTS.proven {
+        tracing::warn!(
+            files,
+            "room for {} connections of agents instead of {}: raise the limit on open files (LimitNOFILE=) for more",
+            limits.proven,
+            limits::AGENTS.proven
+        );
     }
+    limits
 }
 
 /// Opens a TCP listener.
@@ -107,12 +143,19 @@ pub fn allow_files() {
 /// # Errors
 /// The address is taken or not this machine's.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| ListenError::Bind {
-            at: address.to_string(),
-            source,
-        })
+    let open = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    open().map_err(|source| ListenError::Bind {
+        at: address.to_string(),
+        source,
+    })
 }
 
 /// Opens a Unix socket for the user that the master runs as. A socket that nobody listens on any more is replaced.
@@ -154,12 +197,12 @@ fn clear(making: &Path) -> std::io::Result<()> {
     gone(std::fs::remove_dir(making))
 }
 
-/// Serves at most `connections` TLS connections at once until `end`, then lets open requests finish. Each is spoken as
-/// `tls` says when it is made. `service` makes one service a connection.
+/// Serves TLS connections within `limits` until `end`, then lets open requests finish. Each is spoken as `tls` says
+/// when it is made. `service` makes one service a connection.
 pub async fn serve_tls<S, F>(
     listener: TcpListener,
     tls: watch::Receiver<Arc<ServerConfig>>,
-    connections: usize,
+    limits: Limits,
     end: CancellationToken,
     service: F,
 ) where
@@ -167,11 +210,8 @@ pub async fn serve_tls<S, F>(
     S: HttpService,
 {
     let tasks = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(connections));
-    loop {
-        let Some(place) = next_place(&places, &end).await else {
-            break;
-        };
+    let mut door = Door::new(limits);
+    while let Some(opened) = door.open(&end).await {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = end.cancelled() => break,
@@ -179,43 +219,14 @@ pub async fn serve_tls<S, F>(
         let Some((stream, address)) = survive(accepted).await else {
             continue;
         };
+        let guest = door.enter(opened, address.ip());
         let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
         let (service, end) = (service.clone(), end.clone());
         tasks.spawn(async move {
-            let _place = place;
-            let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream));
-            let shaken = tokio::select! {
-                shaken = handshake => shaken,
-                () = end.cancelled() => return,
-            };
-            let stream = match shaken {
-                Ok(Ok(stream)) => stream,
-                Ok(Err(error)) => {
-                    tracing::debug!(%address, %error, "TLS handshake failed");
-                    return;
-                }
-                Err(_) => {
-                    tracing::debug!(%address, "TLS handshake took too long");
-                    return;
-                }
-            };
-            let certificate = stream
-                .get_ref()
-                .1
-                .peer_certificates()
-                .and_then(|chain| chain.first())
-                .map(|der| Arc::from(der.as_ref()));
-            let this = Arc::new(Connection::default());
-            let cut = this.cut.clone();
-            let _ended = cut.clone().drop_guard();
-            let remote = Remote::Tls {
-                address,
-                certificate,
-                connection: this,
-            };
+            let gave_way = guest.cut.clone();
             tokio::select! {
-                () = connection(TokioIo::new(stream), service(remote), end) => {}
-                () = cut.cancelled() => tracing::info!(%address, "a connection was cut"),
+                () = tls_connection(stream, address, acceptor, limits, guest, end, service) => {}
+                () = gave_way.cancelled() => tracing::debug!(%address, "a connection gave way to another"),
             }
         });
     }
@@ -223,18 +234,71 @@ pub async fn serve_tls<S, F>(
     tasks.wait().await;
 }
 
-/// Serves connections on a Unix socket until `end`.
-pub async fn serve_unix<S, F>(listener: UnixListener, end: CancellationToken, service: F)
+async fn tls_connection<S, F>(
+    stream: TcpStream,
+    address: SocketAddr,
+    acceptor: TlsAcceptor,
+    limits: Limits,
+    guest: Guest,
+    end: CancellationToken,
+    service: F,
+) where
+    F: Fn(Remote) -> S,
+    S: HttpService,
+{
+    let handshake = timeout(limits.handshake, acceptor.accept(Paced::new(stream, &limits)));
+    let shaken = tokio::select! {
+        shaken = handshake => shaken,
+        () = end.cancelled() => return,
+    };
+    let mut stream = match shaken {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%address, %error, "TLS handshake failed");
+            return;
+        }
+        Err(_) => {
+            tracing::debug!(%address, "TLS handshake took too long");
+            return;
+        }
+    };
+    stream.get_mut().0.shaken();
+    let certificate = peer_certificate(&stream);
+    if limits.certificate_proves
+        && let Some(certificate) = &certificate
+        && !guest.place.prove(Sha256::digest(certificate).into())
+    {
+        tracing::debug!(%address, "no place is left for one more client");
+        return;
+    }
+    let this = Arc::new(Connection::default());
+    let cut = this.cut.clone();
+    let _ended = cut.clone().drop_guard();
+    let remote = Remote::Tls {
+        address,
+        certificate,
+        connection: this,
+    };
+    tokio::select! {
+        () = connection(stream, service(remote), limits, guest, end) => {}
+        () = cut.cancelled() => tracing::info!(%address, "a connection was cut"),
+    }
+}
+
+fn peer_certificate<S>(stream: &TlsStream<S>) -> Option<Arc<[u8]>> {
+    let chain = stream.get_ref().1.peer_certificates()?;
+    chain.first().map(|der| Arc::from(der.as_ref()))
+}
+
+/// Serves connections on a Unix socket within `limits` until `end`.
+pub async fn serve_unix<S, F>(listener: UnixListener, limits: Limits, end: CancellationToken, service: F)
 where
     F: Fn(Remote) -> S + Clone + Send + Sync + 'static,
     S: HttpService,
 {
     let tasks = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(OPERATORS));
-    loop {
-        let Some(place) = next_place(&places, &end).await else {
-            break;
-        };
+    let mut door = Door::new(limits);
+    while let Some(opened) = door.open(&end).await {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = end.cancelled() => break,
@@ -243,83 +307,133 @@ where
             continue;
         };
         let Ok(peer) = stream.peer_cred() else { continue };
+        let guest = door.enter(opened, Ipv4Addr::LOCALHOST.into());
         let (service, end) = (service.clone(), end.clone());
         tasks.spawn(async move {
-            let _place = place;
-            connection(
-                TokioIo::new(stream),
-                service(Remote::Unix { uid: peer.uid() }),
-                end,
-            )
-            .await;
+            let gave_way = guest.cut.clone();
+            let mut stream = Paced::new(stream, &limits);
+            stream.shaken();
+            let service = service(Remote::Unix { uid: peer.uid() });
+            tokio::select! {
+                () = connection(stream, service, limits, guest, end) => {}
+                () = gave_way.cancelled() => tracing::debug!("a connection on the socket gave way to another"),
+            }
         });
     }
     tasks.close();
     tasks.wait().await;
 }
 
-/// What hyper serves a connection with.
-pub trait HttpService:
-    Service<
-        hyper::Request<Incoming>,
-        Response = hyper::Response<Self::Body>,
-        Error = Self::Failure,
-        Future: Send,
-    > + Send
-    + 'static
-{
-    type Body: hyper::body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + Send
-        + 'static;
-    type Failure: Into<Box<dyn std::error::Error + Send + Sync>>;
+/// Lets connections in, at most as many as the limits say.
+#[derive(Debug)]
+struct Door {
+    places: Arc<Places>,
+    /// A second bound: on the tasks, some of which may be about to end.
+    tasks: Arc<Semaphore>,
+    told: Option<Instant>,
+    /// How many had given way then.
+    gone: u64,
 }
 
-impl<S, B, E> HttpService for S
-where
-    S: Service<hyper::Request<Incoming>, Response = hyper::Response<B>, Error = E, Future: Send>
-        + Send
-        + 'static,
-    B: hyper::body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
-    E: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    type Body = B;
-    type Failure = E;
+/// The right to accept one more connection.
+type Opened = OwnedSemaphorePermit;
+
+/// A connection that was let in.
+#[derive(Debug)]
+struct Guest {
+    place: Arc<Place>,
+    /// It has to give way.
+    cut: CancellationToken,
+    _opened: Opened,
 }
 
-async fn connection<I, S>(io: I, service: S, end: CancellationToken)
+impl Door {
+    fn new(limits: Limits) -> Self {
+        Self {
+            places: Places::new(limits),
+            tasks: Arc::new(Semaphore::new(limits.connections() + LEAVING)),
+            told: None,
+            gone: 0,
+        }
+    }
+
+    /// Waits until one more may be accepted. None at the end.
+    async fn open(&self, end: &CancellationToken) -> Option<Opened> {
+        tokio::select! {
+            place = Arc::clone(&self.tasks).acquire_owned() => place.ok(),
+            () = end.cancelled() => None,
+        }
+    }
+
+    fn enter(&mut self, opened: Opened, address: IpAddr) -> Guest {
+        let cut = CancellationToken::new();
+        let place = Arc::new(self.places.enter(address, cut.clone()));
+        let gone = self.places.gave_way();
+        if gone > self.gone && self.told.is_none_or(|told| told.elapsed() >= TELL) {
+            tracing::warn!(
+                connections = gone - self.gone,
+                "connections gave way to others: somebody opens more than a listener has places for"
+            );
+            self.told = Some(Instant::now());
+            self.gone = gone;
+        }
+        Guest {
+            place,
+            cut,
+            _opened: opened,
+        }
+    }
+}
+
+/// Answers requests on one connection until it ends, is idle for too long, is old, or is too slow.
+async fn connection<I, S>(io: I, service: S, limits: Limits, guest: Guest, end: CancellationToken)
 where
-    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: HttpService,
 {
+    let turn = Arc::new(Turn::new());
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(REQUEST_HEAD)
-        .max_buf_size(HEAD_BYTES.max(8192));
-    let serving = http.serve_connection(io, service);
+        .header_read_timeout(limits.idle)
+        .max_headers(limits.head_fields)
+        .max_buf_size(limits.head_bytes.max(8192));
+    let io = Heard {
+        stream: io,
+        turn: Arc::clone(&turn),
+    };
+    let old = Instant::now() + limits.age + guest.place.share_of(limits.age / 8);
+    let gate = Gate::new(
+        service,
+        Arc::clone(&turn),
+        guest.place.clone(),
+        limits.only_http_1_1,
+    );
+    let serving = http.serve_connection(TokioIo::new(io), gate);
     let mut serving = std::pin::pin!(serving);
-    let outcome = tokio::select! {
-        outcome = serving.as_mut() => outcome,
-        () = end.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            match tokio::time::timeout(GRACE, serving).await {
-                Ok(outcome) => outcome,
-                // A client that takes its time does not hold up the end.
-                Err(_) => return,
+    let mut young = true;
+    let outcome = loop {
+        tokio::select! {
+            outcome = serving.as_mut() => break outcome,
+            () = turn.too_slow(limits.head) => {
+                tracing::debug!("a request's head took too long");
+                return;
+            }
+            () = sleep_until(old), if young => {
+                young = false;
+                serving.as_mut().graceful_shutdown();
+            }
+            () = end.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                match timeout(GRACE, serving).await {
+                    Ok(outcome) => break outcome,
+                    // A client that takes its time does not hold up the end.
+                    Err(_) => return,
+                }
             }
         }
     };
     if let Err(error) = outcome {
         tracing::debug!(%error, "a connection ended with an error");
-    }
-}
-
-async fn next_place(
-    places: &Arc<Semaphore>,
-    end: &CancellationToken,
-) -> Option<tokio::sync::OwnedSemaphorePermit> {
-    tokio::select! {
-        place = Arc::clone(places).acquire_owned() => place.ok(),
-        () = end.cancelled() => None,
     }
 }
 
@@ -332,65 +446,5 @@ async fn survive<T>(accepted: std::io::Result<T>) -> Option<T> {
             tokio::time::sleep(Duration::from_millis(50)).await;
             None
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::convert::Infallible;
-
-    use bytes::Bytes;
-    use http_body_util::{BodyExt as _, Full};
-    use hyper::service::service_fn;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    /// The socket could be connected to by anybody until its rights were set. A killed master leaves both files.
-    #[tokio::test]
-    async fn the_socket_is_its_owners_alone_and_replaces_what_a_killed_master_left() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("master.sock");
-        drop(UnixListener::bind(&path).unwrap());
-        std::fs::create_dir(folder.path().join(".new")).unwrap();
-        drop(UnixListener::bind(folder.path().join(".new/s")).unwrap());
-        let held = bind_unix(&path).await.unwrap();
-        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-        assert!(matches!(bind_unix(&path).await, Err(ListenError::Busy(_))));
-        drop(held);
-        bind_unix(&path).await.unwrap();
-    }
-
-    /// A client that never finished its body kept its connection for ever, and the master from ending.
-    #[tokio::test]
-    async fn a_client_that_takes_its_time_does_not_hold_up_the_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("s");
-        let listener = bind_unix(&path).await.unwrap();
-        let end = CancellationToken::new();
-        let (begun, mut asked) = tokio::sync::mpsc::channel(1);
-        let service = move |_| {
-            let begun = begun.clone();
-            service_fn(move |request: hyper::Request<Incoming>| {
-                let begun = begun.clone();
-                async move {
-                    begun.send(()).await.unwrap();
-                    let _ = request.into_body().collect().await;
-                    Ok::<_, Infallible>(hyper::Response::new(Full::<Bytes>::default()))
-                }
-            })
-        };
-        let serving = tokio::spawn(serve_unix(listener, end.clone(), service));
-        let mut client = tokio::net::UnixStream::connect(&path).await.unwrap();
-        client
-            .write_all(b"POST / HTTP/1.1\r\nhost: m\r\ncontent-length: 9\r\n\r\nhalf")
-            .await
-            .unwrap();
-        asked.recv().await.unwrap();
-        tokio::time::pause();
-        end.cancel();
-        serving.await.unwrap();
-        assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0, "it is cut off");
     }
 }

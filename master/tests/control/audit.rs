@@ -1,12 +1,15 @@
 //! The audit log of what nobody asked for by a route.
 
-use decnet::audit::Chain;
+use decnet::audit::{Actor, Chain};
 use decnet::control::audit::AuditFilter;
 use decnet::fleet::model::{Interval, Minutes};
 use decnet::init;
 use decnet::keys::{MasterKeys, OPERATOR, signing_key};
+use decnet_pki::csr;
 use decnet_pki::envelope::Envelope;
 use decnet_pki::key::HostKey;
+use decnet_wire::enrol::{RejoinRequest, RenewRequest};
+use decnet_wire::ids::Digest;
 use decnet_wire::trust;
 use serde_json::{Value, json};
 
@@ -124,4 +127,86 @@ fn what_hosts_report_and_what_follows_from_it_leaves_no_entries() {
     let mut chain = Chain::new(None);
     after.iter().try_for_each(|entry| chain.follow(entry)).unwrap();
     chain.end().unwrap();
+}
+
+/// A host that changed its key may finish what it began with the one before; a copy of the old key that shows up later
+/// is somebody else's.
+#[test]
+fn a_key_that_was_replaced_is_an_alarm_only_when_the_change_is_long_over() {
+    let master = Master::new();
+    let (old, new) = (HostKey::generate().unwrap(), HostKey::generate().unwrap());
+    let digest = |key: &HostKey| Digest::from_sha256(*key.digest().sha256().as_bytes());
+    let token = master.control.invite(&operator(), &invitation("h")).unwrap();
+    let control = &master.control;
+    control.enrol(&stranger(), &request(&token.token, &old)).unwrap();
+    let from = Some("192.0.2.9".parse().unwrap());
+    let by = Actor::host(token.host, "h".parse().unwrap(), from);
+    let renewal = RenewRequest {
+        schema: 1,
+        csr: csr::create(&new).unwrap(),
+    };
+    control.renew(&by, token.host, &renewal).unwrap();
+    control.authorize(token.host, &digest(&new), from).unwrap();
+    assert_eq!(
+        control
+            .authorize(token.host, &digest(&old), from)
+            .unwrap_err()
+            .status(),
+        403
+    );
+    assert!(entries(&master, "alarm.").is_empty());
+    let changes: Vec<Value> = entries(&master, "host.re");
+    assert_eq!(changes.len(), 2, "{changes:#?}");
+    assert_eq!(changes[0]["action"], "host.renew");
+    assert_eq!(changes[1]["action"], "host.rekey");
+    assert_eq!(changes[1]["before"]["key"], json!(digest(&old)));
+    assert_eq!(changes[1]["after"]["key"], json!(digest(&new)));
+
+    master.pass(time::Duration::hours(2));
+    for _ in 0..100 {
+        control.authorize(token.host, &digest(&old), from).unwrap_err();
+    }
+    let alarms = entries(&master, "alarm.");
+    assert_eq!(alarms.len(), 1, "{alarms:#?}");
+    assert_eq!(alarms[0]["action"], "alarm.foreign_key");
+    assert_eq!(alarms[0]["from"], "192.0.2.9");
+    assert_eq!(alarms[0]["subject"], "host/h");
+    // What was kept back is told of when its time has come.
+    master.pass(time::Duration::minutes(11));
+    control.tell_alarms().unwrap();
+    assert_eq!(entries(&master, "alarm.")[1]["after"]["not_told_before"], 98);
+}
+
+#[test]
+fn a_refused_renewal_and_the_return_of_a_revoked_host_are_alarms() {
+    let master = Master::new();
+    let key = HostKey::generate().unwrap();
+    let token = master.control.invite(&operator(), &invitation("h")).unwrap();
+    let control = &master.control;
+    control.enrol(&stranger(), &request(&token.token, &key)).unwrap();
+    let csr = csr::create(&key).unwrap();
+    let by = Actor::host(token.host, "h".parse().unwrap(), None);
+    let same = RenewRequest {
+        schema: 1,
+        csr: csr.clone(),
+    };
+    assert_eq!(control.renew(&by, token.host, &same).unwrap_err().status(), 422);
+    control.revoke(&operator(), token.host).unwrap();
+    let back = RejoinRequest {
+        schema: 1,
+        host: token.host,
+        csr,
+    };
+    assert_eq!(control.rejoin(&stranger(), &back).unwrap_err().status(), 403);
+    let told: Vec<_> = entries(&master, "alarm.")
+        .iter()
+        .map(|entry| (entry["action"].clone(), entry["subject"].clone()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (json!("alarm.renewal_refused"), json!("host/h")),
+            (json!("alarm.revoked_host"), json!("host/h")),
+        ]
+    );
 }

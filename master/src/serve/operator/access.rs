@@ -17,6 +17,7 @@ use super::{App, Peer};
 use crate::audit::Actor;
 use crate::control::Control;
 use crate::records::Role;
+use crate::serve::listen::Proven;
 
 /// Event streams that one caller may have open.
 pub(super) const STREAMS_PER_CALLER: usize = 5;
@@ -56,6 +57,16 @@ enum Identity {
     Token([u8; 32]),
 }
 
+impl Identity {
+    /// What the listener tells callers from each other by.
+    fn proven(&self) -> Proven {
+        match self {
+            Self::Token(digest) => Proven(*digest),
+            Self::User(uid) => Proven(Sha256::digest(uid.to_be_bytes()).into()),
+        }
+    }
+}
+
 /// Lets nobody pass without a role, and notes the [`Caller`] for the handlers.
 ///
 /// On the socket, root and the user that the master runs as are admins: they could read the store as well. A
@@ -89,8 +100,11 @@ pub(super) async fn authenticate(State(app): State<App>, mut request: Request, n
             _ => return unauthorized().into_response(),
         },
     };
+    let proven = caller.identity.proven();
     request.extensions_mut().insert(caller);
-    next.run(request).await
+    let mut response = next.run(request).await;
+    response.extensions_mut().insert(proven);
+    response
 }
 
 fn address(peer: Option<&Peer>) -> Option<IpAddr> {

@@ -9,6 +9,7 @@ use hyper::StatusCode;
 use serde_json::{Map, Value};
 
 use super::answer::Problem;
+use crate::serve::listen::limits::BODY;
 
 /// The most that a body may hold, in bytes: a fleet description of 524,288 characters, in JSON.
 pub(super) const BODY_CAP: usize = 4 * 1024 * 1024;
@@ -22,7 +23,12 @@ impl<S: Sync> FromRequest<S> for Fields {
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
         let deploys = request.uri().path().ends_with("/deckies/deploy");
-        let bytes = match Limited::new(request.into_body(), BODY_CAP).collect().await {
+        let arriving = Limited::new(request.into_body(), BODY_CAP).collect();
+        let Ok(arrived) = tokio::time::timeout(BODY, arriving).await else {
+            let detail = format!("the body took longer than {} s", BODY.as_secs());
+            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail));
+        };
+        let bytes = match arrived {
             Ok(body) => body.to_bytes(),
             Err(error) if error.is::<LengthLimitError>() => {
                 let detail = format!("the body is larger than {BODY_CAP} bytes");

@@ -1,7 +1,10 @@
 //! The documents of the operator API. The server writes them, the CLI reads them; unknown fields are ignored, so
 //! that a CLI of yesterday reads the answers of a master of today.
 
+mod audit;
+
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use decnet_plan::policy::Rule;
@@ -15,6 +18,8 @@ use decnet_wire::report::{Outcome, PendingStack};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use audit::{AuditEntryView, AuditHeadView, AuditView};
 
 use crate::control::hosts::{DeckyState, DeckyView as Decky, HostState, HostView as Host};
 use crate::fleet::catalogue::Catalogue;
@@ -518,7 +523,7 @@ pub struct NetworkBody {
 }
 
 /// The token for a host. It is shown once.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct EnrollView {
     #[schema(value_type = String, format = "uuid")]
     pub host_uuid: HostId,
@@ -527,6 +532,16 @@ pub struct EnrollView {
     pub command: String,
     #[schema(value_type = String, format = "date-time")]
     pub expires_at: Timestamp,
+}
+
+// Not the token: what is written to a log stays there.
+impl fmt::Debug for EnrollView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EnrollView")
+            .field("host_uuid", &self.host_uuid)
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A service that deckies can show.
@@ -674,58 +689,6 @@ pub struct TokenInfo {
     pub last_used: Option<String>,
 }
 
-/// A part of the audit log, in the order of its numbers.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct AuditView {
-    /// As they are stored: `digest` can be computed from the rest.
-    #[schema(value_type = Vec<AuditEntryView>)]
-    pub entries: Vec<serde_json::Value>,
-    /// What to give as `after` for what comes next; null at the end of the log.
-    pub next: Option<u64>,
-    /// The newest entry of the whole log; null while there is none.
-    pub head: Option<AuditHeadView>,
-}
-
-/// The end of the audit log: whoever keeps it elsewhere can tell later whether the log was cut off or rewritten.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct AuditHeadView {
-    pub seq: u64,
-    /// As in `sha256:…`.
-    pub digest: String,
-}
-
-/// One entry of the audit log.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct AuditEntryView {
-    /// The version of this form: 1.
-    pub schema: u32,
-    /// From 1 on, without a gap.
-    pub seq: u64,
-    #[schema(value_type = String, format = "date-time")]
-    pub at: Timestamp,
-    /// `kind` is `token` (with `name` and `role`), `local` (a process of this `uid` on the master's machine), `host`
-    /// (with `name` and `id`), `master` (by its timers) or `stranger`.
-    #[schema(value_type = Object)]
-    pub actor: serde_json::Value,
-    /// The address that it came from.
-    #[schema(value_type = Option<String>)]
-    pub from: Option<IpAddr>,
-    /// Such as `decky.deploy`; those of alarms begin with `alarm.`.
-    pub action: String,
-    /// `fleet`, `trust-root`, or a kind and a name as in `host/edge-01`.
-    pub subject: String,
-    /// What of it was so before; null where there was nothing.
-    #[schema(value_type = Object)]
-    pub before: serde_json::Value,
-    /// What of it is so since.
-    #[schema(value_type = Object)]
-    pub after: serde_json::Value,
-    /// The digest of the entry before; of the first one, 64 zeros.
-    pub previous: String,
-    /// SHA-256 of the entry's canonical form (RFC 8785) without this member, as in `sha256:…`.
-    pub digest: String,
-}
-
 /// A name.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct NameBody {
@@ -733,12 +696,22 @@ pub struct NameBody {
 }
 
 /// A new operator token. It is shown once.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct TokenView {
     pub name: String,
     #[schema(value_type = String)]
     pub role: Role,
     pub token: String,
+}
+
+// Not the token: what is written to a log stays there.
+impl fmt::Debug for TokenView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenView")
+            .field("name", &self.name)
+            .field("role", &self.role)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The trust root that counts.

@@ -1,0 +1,243 @@
+//! What has to hold of everything that comes from outside, whatever it is.
+//!
+//! The fuzz targets in `agent/fuzz` call these with what libFuzzer makes up; the tests below with the seeds that lie
+//! there, among which is whatever was found once. A promise that is broken panics.
+
+#![allow(clippy::panic, reason = "a broken promise is a finding")]
+
+use std::num::NonZeroUsize;
+use std::sync::LazyLock;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use decnet_pki::csr::VerifiedCsr;
+use decnet_pki::envelope::{Envelope, MAX_PAYLOAD_TYPE_LEN};
+use decnet_pki::key::SigningKey;
+use decnet_pki::root::Root;
+use decnet_wire::bundle::{self, Bundle};
+use decnet_wire::ids::{Digest, FleetId, HostId, Timestamp};
+use decnet_wire::trust;
+use time::macros::datetime;
+use uuid::Uuid;
+
+use crate::admit::fuzzing::admit;
+use crate::enrol::parse_token;
+use crate::trust::next;
+
+/// The moment at which everything is looked at.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::new(datetime!(2026-03-01 12:00 UTC))
+}
+
+/// Keys that are the same in every run, so that seeds can name them.
+fn key(number: u8) -> SigningKey {
+    // RFC 8410 §7: the frame of a private key, and 32 bytes of it.
+    let mut der = vec![
+        0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20,
+    ];
+    der.extend([number; 32]);
+    let text = STANDARD.encode(der);
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n");
+    match SigningKey::from_pkcs8_pem(&pem) {
+        Ok(key) => key,
+        Err(error) => panic!("a key made by rule is refused: {error}"),
+    }
+}
+
+/// Operators 1 to 3, and the online key.
+static KEYS: LazyLock<[SigningKey; 4]> = LazyLock::new(|| [key(1), key(2), key(3), key(4)]);
+
+const FIRST_ROOT: &str = include_str!("../fuzz/seeds/root/first");
+
+/// Version 1 of the trust root: operator 1 alone, fleet 1.
+pub(crate) static ROOT: LazyLock<Root> = LazyLock::new(|| {
+    let payload = FIRST_ROOT
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .get(1..)
+        .unwrap_or_default();
+    let envelope = Envelope::sign(trust::PAYLOAD_TYPE, payload.as_bytes().to_vec(), &[&KEYS[0]]);
+    match Root::stored(envelope) {
+        Ok(root) => root,
+        Err(error) => panic!("the first root is refused: {error}"),
+    }
+});
+
+pub(crate) const FLEET: FleetId = FleetId::new(Uuid::from_u128(1));
+pub(crate) const HOST: HostId = HostId::new(Uuid::from_u128(2));
+
+pub(crate) fn host_key() -> Digest {
+    Digest::from_sha256([3; 32])
+}
+
+fn is_a_line(error: &impl std::error::Error) {
+    let text = crate::error::one_line(&crate::error::error_chain(error));
+    assert!(!text.is_empty() && !text.contains('\n'), "{text:?}");
+}
+
+/// An envelope: what is read writes as the same again, and nobody's signature is enough for nothing.
+pub fn envelope(input: &[u8]) {
+    const LONGEST: usize = 16 * 1024;
+    match Envelope::parse(input, LONGEST) {
+        Ok(envelope) => {
+            assert!(input.len() <= LONGEST && envelope.payload_type().len() <= MAX_PAYLOAD_TYPE_LEN);
+            let written = envelope.to_json();
+            let again = Envelope::parse(&written, usize::MAX);
+            assert!(
+                again.is_ok_and(|again| again == envelope),
+                "written, it is another one"
+            );
+            let keys = [KEYS[0].public(), KEYS[1].public()];
+            let kind = envelope.payload_type().to_owned();
+            if let Ok(verified) = envelope.verify(&kind, &keys, NonZeroUsize::MIN) {
+                assert_eq!(verified.bytes(), envelope.unverified_payload());
+            }
+            let mut signed = envelope;
+            if signed.cosign(&kind, &KEYS[0]).is_ok() {
+                assert!(signed.verify(&kind, &keys, NonZeroUsize::MIN).is_ok());
+                assert!(signed.verify("another", &keys, NonZeroUsize::MIN).is_err());
+            }
+        }
+        Err(error) => is_a_line(&error),
+    }
+}
+
+/// A bundle of a stolen master, whose signature is good: it is refused in one line, or it is for this host, in its time,
+/// and is read again as what it was.
+pub fn bundle(input: &[u8]) {
+    let envelope = Envelope::sign(bundle::PAYLOAD_TYPE, input.to_vec(), &[&KEYS[3]]).to_json();
+    admit(&envelope);
+    if let Ok(document) = serde_json::from_slice::<Bundle>(input)
+        && let Ok(written) = serde_json::to_vec(&document)
+    {
+        let again = serde_json::from_slice::<Bundle>(&written);
+        assert!(
+            again.is_ok_and(|again| again == document),
+            "written, it is another one"
+        );
+    }
+}
+
+/// A chain of trust roots, one a line, each behind a letter whose bits say which of three operators signed it: each that
+/// is believed follows the one before, by the thresholds of both.
+pub fn root(input: &[u8]) {
+    let mut known = ROOT.clone();
+    for line in input.split(|byte| *byte == b'\n').take(16) {
+        let Some((who, payload)) = line.split_first() else {
+            continue;
+        };
+        let signers: Vec<_> = (0..3)
+            .filter(|at| who >> at & 1 == 1)
+            .map(|at| &KEYS[at])
+            .collect();
+        let signed = Envelope::sign(trust::PAYLOAD_TYPE, payload.to_vec(), &signers);
+        match next(&known, &signed.to_json()) {
+            Ok(believed) => {
+                assert_eq!(believed.version(), known.version() + 1);
+                assert_eq!(believed.fleet(), known.fleet());
+                assert!(believed.epoch() >= known.epoch());
+                for operators in [known.operators(), believed.operators()] {
+                    assert!(operators.verify(&signed, trust::PAYLOAD_TYPE).is_ok());
+                }
+                assert!(!believed.authorities().is_empty(), "nobody could connect");
+                known = believed;
+            }
+            Err(error) => is_a_line(&error),
+        }
+        if let Err(error) = next(&known, payload) {
+            is_a_line(&error);
+        }
+    }
+}
+
+/// A certificate request, as text and as what the text would hold: only a key comes out of it, and always the same.
+pub fn csr(input: &[u8]) {
+    let body = STANDARD.encode(input);
+    let lines: Vec<_> = body.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    let framed = format!(
+        "-----BEGIN CERTIFICATE REQUEST-----\n{}\n-----END CERTIFICATE REQUEST-----\n",
+        lines.join("\n")
+    );
+    for text in [String::from_utf8_lossy(input).into_owned(), framed] {
+        match VerifiedCsr::parse(&text, 64 * 1024) {
+            Ok(request) => {
+                let again = VerifiedCsr::parse(&text, text.len());
+                assert!(again.is_ok_and(|again| again == request));
+            }
+            Err(error) => is_a_line(&error),
+        }
+    }
+}
+
+/// An enrolment token, as text and as what the text would hold.
+pub fn token(input: &[u8]) {
+    let framed = format!("decnet1.{}", URL_SAFE_NO_PAD.encode(input));
+    for text in [String::from_utf8_lossy(input).into_owned(), framed] {
+        match parse_token(&text) {
+            Ok(token) => {
+                let written = serde_json::to_vec(&token).unwrap_or_default();
+                let again = parse_token(&format!("decnet1.{}", URL_SAFE_NO_PAD.encode(written)));
+                assert!(again.is_ok_and(|again| again == token));
+                let shown = format!("{token:?}");
+                assert!(token.secret.is_empty() || token.secret.len() < 8 || !shown.contains(&token.secret));
+                drop(token.enrol_at.parse::<crate::config::HostPort>());
+            }
+            Err(error) => is_a_line(&error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn try_seeds(target: &str, hold: fn(&[u8])) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("fuzz/seeds")
+            .join(target);
+        let mut tried = 0;
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            hold(&std::fs::read(entry.unwrap().path()).unwrap());
+            tried += 1;
+        }
+        assert!(tried > 0, "{} holds no seed", folder.display());
+    }
+
+    #[test]
+    fn what_the_fuzzer_starts_from_and_has_found_keeps_its_promise() {
+        try_seeds("envelope", envelope);
+        try_seeds("bundle", bundle);
+        try_seeds("root", root);
+        try_seeds("csr", csr);
+        try_seeds("token", token);
+    }
+
+    /// A fuzzer whose seeds are refused at the door finds nothing behind it.
+    #[test]
+    fn the_seeds_reach_what_is_behind_the_first_checks() {
+        let seed = |name: &str| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("fuzz/seeds")
+                .join(name);
+            std::fs::read(path).unwrap()
+        };
+        assert!(Envelope::parse(&seed("envelope/signed"), 1 << 20).is_ok());
+        let signed = Envelope::sign(bundle::PAYLOAD_TYPE, seed("bundle/decky"), &[&KEYS[3]]).to_json();
+        assert!(admit(&signed), "the bundle is refused");
+        let chain = seed("root/chain");
+        let mut known = ROOT.clone();
+        for line in chain.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let signers: Vec<_> = (0..3)
+                .filter(|at| line[0] >> at & 1 == 1)
+                .map(|at| &KEYS[at])
+                .collect();
+            let envelope = Envelope::sign(trust::PAYLOAD_TYPE, line[1..].to_vec(), &signers);
+            known = next(&known, &envelope.to_json()).unwrap();
+        }
+        assert_eq!(known.version(), 3);
+        assert!(VerifiedCsr::parse(&String::from_utf8(seed("csr/request")).unwrap(), 1 << 20).is_ok());
+        assert!(parse_token(&String::from_utf8(seed("token/token")).unwrap()).is_ok());
+    }
+}
