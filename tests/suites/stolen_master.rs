@@ -46,7 +46,6 @@ struct Offer {
     rest: bool,
     /// What the agent has told since the offer was made: code and detail.
     told: Vec<(String, String)>,
-    reports: u64,
 }
 
 /// A server in the stolen master's place.
@@ -88,10 +87,7 @@ impl Thief {
 
     /// Hands something out, and waits until the agent has told what it thinks of it.
     fn try_on(&self, agent: &Agent, hostile: Offer) -> Result<(String, String)> {
-        *self.offer() = Offer {
-            reports: self.offer().reports,
-            ..hostile
-        };
+        *self.offer() = hostile;
         let told = until("the refusal is told", TOLD, || {
             Ok(match self.offer().told.first() {
                 Some(told) => Seen::Done(told.clone()),
@@ -99,10 +95,8 @@ impl Thief {
             })
         })
         .with_context(|| decnet_tests::processes::tail(&agent.log))?;
-        let reports = self.offer().reports;
         *self.offer() = Offer {
             rest: true,
-            reports,
             ..Offer::default()
         };
         Ok(told)
@@ -123,7 +117,10 @@ async fn answer(
     let path = request.uri().path().to_owned();
     Ok(match path.as_str() {
         "/agent/v1/bundle" => {
-            let waits = { lock().bundle.is_none() && !lock().rest };
+            let waits = {
+                let offer = lock();
+                offer.bundle.is_none() && !offer.rest
+            };
             if waits {
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
@@ -153,7 +150,6 @@ async fn answer(
         "/agent/v1/report" => match read::<Report>(request.into_body(), limits::REPORT).await {
             Ok(report) => {
                 let mut offer = lock();
-                offer.reports += 1;
                 for event in &report.events {
                     if let EventBody::Refused { code, detail, .. } = &event.body {
                         offer.told.push((code.clone(), detail.clone()));
