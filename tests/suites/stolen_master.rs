@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, ensure};
 use decnet::keys::MasterKeys;
 use decnet::records::EnvelopeRecord;
+use decnet::serve::listen;
+use decnet::serve::message::Bodies;
 use decnet::serve::message::{self, Body};
-use decnet::serve::{listen, message::read};
 use decnet::store::{Db, RedbStore};
 use decnet_pki::ServerName;
 use decnet_pki::envelope::Envelope;
@@ -70,10 +71,16 @@ impl Thief {
         let (served, shared) = (end.clone(), Arc::clone(&offer));
         runtime.spawn(async move {
             let tls = tokio::sync::watch::Sender::new(tls);
-            listen::serve_tls(listener, tls.subscribe(), listen::STRANGERS, served, move |_| {
-                let offer = Arc::clone(&shared);
-                service_fn(move |request| answer(Arc::clone(&offer), request))
-            })
+            listen::serve_tls(
+                listener,
+                tls.subscribe(),
+                listen::limits::ENROLMENT,
+                served,
+                move |_| {
+                    let offer = Arc::clone(&shared);
+                    service_fn(move |request| answer(Arc::clone(&offer), request))
+                },
+            )
             .await;
         });
         Ok(Self { offer, end, runtime })
@@ -106,6 +113,11 @@ impl Thief {
         self.end.cancel();
         self.runtime.shutdown_timeout(Duration::from_secs(5));
     }
+}
+
+/// Room for one report.
+fn bodies() -> Bodies {
+    Bodies::new(limits::REPORT, TOLD)
 }
 
 /// The agent API, as a thief has it.
@@ -147,7 +159,7 @@ async fn answer(
             answer
         }
         "/agent/v1/policy" => handed(lock().policy.clone()),
-        "/agent/v1/report" => match read::<Report>(request.into_body(), limits::REPORT).await {
+        "/agent/v1/report" => match bodies().read::<Report>(request.into_body(), limits::REPORT).await {
             Ok(report) => {
                 let mut offer = lock();
                 for event in &report.events {

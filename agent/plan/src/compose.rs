@@ -41,11 +41,11 @@ pub(crate) use build::is_remote;
 pub use decnet_wire::egress::{Destination, Protocol};
 pub use deploy::Deploy;
 pub use egress::Egress;
-pub use units::bytes;
 pub use mounts::{FileReference, MountSource, ServiceMount, SharedVolumes, TopFile, TopVolume};
 pub use network::{Attachment, NetworkMode, TopNetwork};
 pub use read::Problem;
 pub use service::{Condition, Dependency, PullPolicy, Service, Share};
+pub use units::bytes;
 
 use read::{Node, Origin, Problems};
 
