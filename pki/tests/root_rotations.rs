@@ -146,7 +146,6 @@ fn operators_change_only_by_the_thresholds_of_both_versions() {
                 online_key: keys[0].public().to_string(),
                 online_key_expires_at: Timestamp::new(OffsetDateTime::UNIX_EPOCH),
                 ca_certificates: vec![authority.cert_pem()],
-                policy: None,
             };
             let signers: Vec<&SigningKey> = signers.iter().map(|key| &keys[*key]).collect();
             let envelope = Envelope::sign(PAYLOAD_TYPE, serde_json::to_vec(&document).unwrap(), &signers);
