@@ -264,8 +264,8 @@ impl Cli {
             .map_err(|error| Failure::new(Exit::Failed, &error))?;
         match self.command {
             Command::Enroll { token, file, force } => {
-                let token = read_token(token.as_ref().map(SecretText::reveal), file.as_deref())?;
-                enroll(&token, force, &config).await
+                let token = read_token(token.as_ref(), file.as_deref())?;
+                enroll(token.reveal(), force, &config).await
             }
             Command::Run => run(config).await,
             Command::Status(output) => {
@@ -394,11 +394,11 @@ fn retry_name(text: &str) -> Result<String, String> {
 }
 
 /// The token: given, from standard input, or out of a file.
-fn read_token(token: Option<&str>, file: Option<&Path>) -> Result<String, Failure> {
+fn read_token(token: Option<&SecretText>, file: Option<&Path>) -> Result<SecretText, Failure> {
     let failed = |error: &dyn std::error::Error| Failure::new(Exit::Failed, error);
     let mut text = String::new();
     let most = LONGEST_TOKEN as u64 + 2;
-    match (token, file) {
+    match (token.map(SecretText::reveal), file) {
         (Some("-"), _) => std::io::stdin()
             .take(most)
             .read_to_string(&mut text)
@@ -412,9 +412,9 @@ fn read_token(token: Option<&str>, file: Option<&Path>) -> Result<String, Failur
                 .read_to_string(&mut text)
                 .map_err(|error| failed(&error))?
         }
-        (token, None) => return Ok(token.unwrap_or_default().to_owned()),
+        (token, None) => return Ok(SecretText::from(token.unwrap_or_default().to_owned())),
     };
-    Ok(text)
+    Ok(text.into())
 }
 
 async fn enroll(token: &str, force: bool, config: &Config) -> Result<Exit, Failure> {

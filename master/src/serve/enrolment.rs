@@ -19,7 +19,8 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use super::agent::{blocking, trust_root};
 use super::attempts::Attempts;
-use super::listen::{Remote, limits as bounds};
+use super::listen::Remote;
+use super::listen::limits as bounds;
 use super::message::{self, Bodies, Body};
 use crate::audit::Actor;
 use crate::control::{Control, ControlError, certificates};
@@ -56,7 +57,7 @@ impl Enrolment {
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Infallible> {
         let Remote::Tls { address, .. } = &remote else {
-            return Ok(answer(Arc::clone(&self.control), &self.bodies, &remote, request).await);
+            return Ok(self.look(&remote, request).await);
         };
         if let Some(wait) = self.attempts.wait(address.ip(), Instant::now()) {
             let mut refused = message::refuse(
@@ -67,65 +68,75 @@ impl Enrolment {
             refused.headers_mut().insert(RETRY_AFTER, seconds);
             return Ok(refused);
         }
-        let response = answer(Arc::clone(&self.control), &self.bodies, &remote, request).await;
+        let response = self.look(&remote, request).await;
         // Trust roots are asked for until there is none.
         if response.status().is_client_error() && response.status() != StatusCode::NOT_FOUND {
             self.attempts.refused(address.ip(), Instant::now());
         }
         Ok(response)
     }
-}
 
-async fn answer(
-    control: Arc<Control>,
-    bodies: &Bodies,
-    remote: &Remote,
-    request: Request<Incoming>,
-) -> Response<Body> {
-    let path = request.uri().path().to_owned();
-    let by = Actor::stranger(remote.ip());
-    let answer = match (request.method(), path.as_str()) {
-        (&Method::POST, "/enroll/v1") => enrol(control, by, bodies, request.into_body()).await,
-        (&Method::POST, "/enroll/v1/rejoin") => rejoin(control, by, bodies, request.into_body()).await,
-        (&Method::GET, "/enroll/v1/crl") => revocation_lists(control).await,
-        (&Method::GET, path) if path.starts_with(TRUST_ROOT) => {
-            trust_root(control, path.trim_start_matches(TRUST_ROOT)).await
-        }
-        _ => Ok(message::refuse(StatusCode::NOT_FOUND, "there is nothing here")),
-    };
-    answer.unwrap_or_else(|error| {
-        tracing::warn!(%path, ?remote, error = %chain(&error), "refused a stranger's request");
-        let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let detail = if status.is_server_error() {
-            "the master failed; try again".to_owned()
-        } else {
-            error.to_string()
+    async fn look(&self, remote: &Remote, request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path().to_owned();
+        let by = Actor::stranger(remote.ip());
+        let answer = match (request.method(), path.as_str()) {
+            (&Method::POST, "/enroll/v1") => self.enrol(by, request.into_body()).await,
+            (&Method::POST, "/enroll/v1/rejoin") => self.rejoin(by, request.into_body()).await,
+            (&Method::GET, "/enroll/v1/crl") => self.revocation_lists().await,
+            (&Method::GET, path) if path.starts_with(TRUST_ROOT) => {
+                let control = Arc::clone(&self.control);
+                trust_root(control, path.trim_start_matches(TRUST_ROOT)).await
+            }
+            _ => Ok(message::refuse(StatusCode::NOT_FOUND, "there is nothing here")),
         };
-        message::refuse(status, &detail)
-    })
-}
-
-async fn enrol(
-    control: Arc<Control>,
-    by: Actor,
-    bodies: &Bodies,
-    body: Incoming,
-) -> Result<Response<Body>, ControlError> {
-    let request: EnrolRequest = match bodies.read(body, limits::ENROLMENT).await {
-        Ok(request) => request,
-        Err(error) => return Ok(error.response()),
-    };
-    if request.schema != enrol::SCHEMA {
-        return Ok(message::refuse(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "this master reads enrolment requests of schema 1",
-        ));
+        answer.unwrap_or_else(|error| {
+            tracing::warn!(%path, ?remote, error = %chain(&error), "refused a stranger's request");
+            let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let detail = if status.is_server_error() {
+                "the master failed; try again".to_owned()
+            } else {
+                error.to_string()
+            };
+            message::refuse(status, &detail)
+        })
     }
-    let csr = request.csr.clone();
-    Ok(match blocking(move || control.enrol(&by, &request)).await? {
-        Some(response) => message::json(StatusCode::OK, &response),
-        None => message::json(StatusCode::ACCEPTED, &waiting(&csr)?),
-    })
+
+    async fn enrol(&self, by: Actor, body: Incoming) -> Result<Response<Body>, ControlError> {
+        let request: EnrolRequest = match self.bodies.read(body, limits::ENROLMENT).await {
+            Ok(request) => request,
+            Err(error) => return Ok(error.response()),
+        };
+        if request.schema != enrol::SCHEMA {
+            return Ok(message::refuse(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "this master reads enrolment requests of schema 1",
+            ));
+        }
+        let (control, csr) = (Arc::clone(&self.control), request.csr.clone());
+        Ok(match blocking(move || control.enrol(&by, &request)).await? {
+            Some(response) => message::json(StatusCode::OK, &response),
+            None => message::json(StatusCode::ACCEPTED, &waiting(&csr)?),
+        })
+    }
+
+    async fn rejoin(&self, by: Actor, body: Incoming) -> Result<Response<Body>, ControlError> {
+        let request: RejoinRequest = match self.bodies.read(body, limits::ENROLMENT).await {
+            Ok(request) => request,
+            Err(error) => return Ok(error.response()),
+        };
+        let control = Arc::clone(&self.control);
+        let response = blocking(move || control.rejoin(&by, &request)).await?;
+        Ok(message::json(StatusCode::OK, &response))
+    }
+
+    async fn revocation_lists(&self) -> Result<Response<Body>, ControlError> {
+        let control = Arc::clone(&self.control);
+        let lists = blocking(move || control.revocation_lists()).await?;
+        let mut answer = message::whole(StatusCode::OK, lists);
+        let pem = HeaderValue::from_static("application/x-pem-file");
+        answer.headers_mut().insert(CONTENT_TYPE, pem);
+        Ok(answer)
+    }
 }
 
 /// What an operator compares.
@@ -135,26 +146,4 @@ fn waiting(csr: &str) -> Result<EnrolWaiting, ControlError> {
         schema: enrol::SCHEMA,
         key,
     })
-}
-
-async fn rejoin(
-    control: Arc<Control>,
-    by: Actor,
-    bodies: &Bodies,
-    body: Incoming,
-) -> Result<Response<Body>, ControlError> {
-    let request: RejoinRequest = match bodies.read(body, limits::ENROLMENT).await {
-        Ok(request) => request,
-        Err(error) => return Ok(error.response()),
-    };
-    let response = blocking(move || control.rejoin(&by, &request)).await?;
-    Ok(message::json(StatusCode::OK, &response))
-}
-
-async fn revocation_lists(control: Arc<Control>) -> Result<Response<Body>, ControlError> {
-    let lists = blocking(move || control.revocation_lists()).await?;
-    let mut answer = message::whole(StatusCode::OK, lists);
-    let pem = HeaderValue::from_static("application/x-pem-file");
-    answer.headers_mut().insert(CONTENT_TYPE, pem);
-    Ok(answer)
 }

@@ -54,7 +54,7 @@ pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// when these are used up, the oldest of the address that holds the most of them gives way.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections of clients that have proven themselves.
+    /// Connections of clients that have proven themselves; with none of them, nobody is told from a stranger.
     pub proven: usize,
     /// Of these, from one address: an IPv4 address or an IPv6 network of 64 bits (what one customer is given, RFC 6177).
     pub proven_of_an_address: usize,
