@@ -67,7 +67,7 @@ siege: build image ## a longer siege of the master's listeners than the suite's 
 	DECNET_SIEGE_SECONDS=$(or $(SIEGE),300) $(CARGO) test --locked -p decnet-tests --test siege -- --nocapture
 
 .PHONY: fuzz
-fuzz: toolchain ## a fuzz target under libFuzzer (TARGET=loader, envelope, bundle, root, csr, token; MINUTES=60; needs a C++ compiler)
+fuzz: toolchain ## a fuzz target under libFuzzer (TARGET=loader, envelope, bundle, root, policy, csr, token; MINUTES=60; needs a C++ compiler)
 	@case '$(or $(TARGET),loader)' in \
 	loader) CARGO='$(CARGO)' agent/plan/fuzz/run.sh $(or $(MINUTES),60) ;; \
 	*) CARGO='$(CARGO)' agent/fuzz/run.sh '$(TARGET)' $(or $(MINUTES),60) ;; \

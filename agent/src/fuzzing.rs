@@ -13,10 +13,11 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use decnet_pki::csr::VerifiedCsr;
 use decnet_pki::envelope::{Envelope, MAX_PAYLOAD_TYPE_LEN};
 use decnet_pki::key::SigningKey;
+use decnet_pki::policy::SignedPolicy;
 use decnet_pki::root::Root;
 use decnet_wire::bundle::{self, Bundle};
 use decnet_wire::ids::{Digest, FleetId, HostId, Timestamp};
-use decnet_wire::trust;
+use decnet_wire::{policy, trust};
 use time::macros::datetime;
 use uuid::Uuid;
 
@@ -151,6 +152,34 @@ pub fn root(input: &[u8]) {
     }
 }
 
+/// Policies, one a line, which the operator signed: each that is believed is for this host and in its time, is not older
+/// than the one before, and is read again as what it was. None is believed that somebody else signed.
+pub fn policy(input: &[u8]) {
+    let mut held: Option<SignedPolicy> = None;
+    for payload in input.split(|byte| *byte == b'\n').take(16) {
+        let signed =
+            |key: &SigningKey| Envelope::sign(policy::PAYLOAD_TYPE, payload.to_vec(), &[key]).to_json();
+        let known = held.as_ref().map_or(0, SignedPolicy::version);
+        let stranger = SignedPolicy::admit(&signed(&KEYS[1]), &ROOT, Some(HOST), held.as_ref(), now());
+        assert!(stranger.is_err(), "a stranger's policy is believed");
+        match SignedPolicy::admit(&signed(&KEYS[0]), &ROOT, Some(HOST), held.as_ref(), now()) {
+            Ok(believed) => {
+                assert!(believed.is_for(FLEET, HOST) && believed.version() >= known);
+                let document = believed.document();
+                assert!(document.expires_at > now());
+                let written = serde_json::to_vec(document).unwrap_or_default();
+                let again = serde_json::from_slice::<policy::Policy>(&written);
+                assert!(
+                    again.is_ok_and(|again| again == *document),
+                    "written, it is another one"
+                );
+                held = Some(believed);
+            }
+            Err(error) => is_a_line(&error),
+        }
+    }
+}
+
 /// A certificate request, as text and as what the text would hold: only a key comes out of it, and always the same.
 pub fn csr(input: &[u8]) {
     let body = STANDARD.encode(input);
@@ -210,6 +239,7 @@ mod tests {
         try_seeds("envelope", envelope);
         try_seeds("bundle", bundle);
         try_seeds("root", root);
+        try_seeds("policy", policy);
         try_seeds("csr", csr);
         try_seeds("token", token);
     }
@@ -226,6 +256,8 @@ mod tests {
         assert!(Envelope::parse(&seed("envelope/signed"), 1 << 20).is_ok());
         let signed = Envelope::sign(bundle::PAYLOAD_TYPE, seed("bundle/decky"), &[&KEYS[3]]).to_json();
         assert!(admit(&signed), "the bundle is refused");
+        let rules = Envelope::sign(policy::PAYLOAD_TYPE, seed("policy/rules"), &[&KEYS[0]]).to_json();
+        SignedPolicy::admit(&rules, &ROOT, Some(HOST), None, now()).unwrap();
         let chain = seed("root/chain");
         let mut known = ROOT.clone();
         for line in chain.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
