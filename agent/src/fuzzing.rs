@@ -3,6 +3,8 @@
 //! The fuzz targets in `agent/fuzz` call these with what libFuzzer makes up; the tests below with the seeds that lie
 //! there, among which is whatever was found once. A promise that is broken panics.
 
+#![allow(clippy::panic, reason = "a broken promise is a finding")]
+
 use std::num::NonZeroUsize;
 use std::sync::LazyLock;
 

@@ -6,7 +6,8 @@
 //!  operator ── socket ─────────▶ └────────────────┘
 //! ```
 //!
-//! Agents and attackers share one address, which is the worst case: no quota of addresses keeps them apart.
+//! Agents and attackers share one address, which is the worst case: no quota of addresses keeps them apart. Only hosts
+//! that enrol have another, for an address that was refused too often is not heard for a while.
 
 mod agents;
 mod attackers;

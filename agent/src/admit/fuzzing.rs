@@ -1,5 +1,7 @@
 //! Admission, for [`crate::fuzzing`].
 
+#![allow(clippy::panic, reason = "a broken promise is a finding")]
+
 use super::examine::{Audience, Examined, Memory, examine, restore};
 use crate::fuzzing::{FLEET, HOST, ROOT, host_key, now};
 

@@ -1,6 +1,7 @@
 //! Blobs on the master's disk: `<folder>/<hex of their SHA-256>`. They are put there verified and never change.
 
 use std::io::{Read as _, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -87,13 +88,17 @@ pub fn put(folder: &Path, file: &Path, digest: &Digest) -> Result<PathBuf, PutEr
         file: file.to_owned(),
         source,
     };
-    std::fs::create_dir_all(folder).map_err(failed)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(failed)?;
     let kept = folder.join(digest.hex());
     if kept.exists() && sha256(&kept).map_err(failed)? == *digest {
         return Ok(kept);
     }
     let partial = folder.join(format!("{}.partial", digest.hex()));
-    let copied = std::fs::copy(file, &partial).and_then(|_| sha256(&partial));
+    let copied = copy(file, &partial).and_then(|()| sha256(&partial));
     let found = copied.map_err(|source| {
         // On a full disk the half of it would take the room that the next try needs.
         let _ = std::fs::remove_file(&partial);
@@ -141,6 +146,20 @@ pub enum PutError {
         found: Digest,
         expected: Digest,
     },
+}
+
+/// Copies the content alone: a blob is for its owner, whatever the rights of the file that it comes from.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(to) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut to = std::fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(to)?;
+    std::io::copy(&mut std::fs::File::open(from)?, &mut to).map(drop)
 }
 
 fn sha256(path: &Path) -> std::io::Result<Digest> {

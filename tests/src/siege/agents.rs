@@ -107,7 +107,7 @@ impl Host {
         let mut tries = 0;
         let answer = loop {
             let asking = async {
-                let mut line = Line::over(line::tls(enrol_port, &stranger).await?).await?;
+                let mut line = Line::over(line::tls_from_elsewhere(enrol_port, &stranger).await?).await?;
                 let (status, answer) = line.ask(Method::POST, "/enroll/v1", body.clone()).await?;
                 ensure!(
                     status.is_success(),

@@ -31,6 +31,17 @@ pub(super) async fn tls(port: u16, config: &Arc<ClientConfig>) -> Result<TlsStre
     wrap(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?, config).await
 }
 
+/// As [`tls`], from an address of its own: whoever is refused too often is put off by address.
+pub(super) async fn tls_from_elsewhere(
+    port: u16,
+    config: &Arc<ClientConfig>,
+) -> Result<TlsStream<TcpStream>> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((Ipv4Addr::new(127, 0, 0, 7), 0).into())?;
+    let stream = socket.connect((Ipv4Addr::LOCALHOST, port).into()).await?;
+    wrap(stream, config).await
+}
+
 /// As [`tls`], with little room for what it does not read.
 pub(super) async fn narrow_tls(port: u16, config: &Arc<ClientConfig>) -> Result<TlsStream<TcpStream>> {
     let socket = TcpSocket::new_v4()?;

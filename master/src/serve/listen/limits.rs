@@ -11,8 +11,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HANDSHAKE_BYTES: usize = 16 * 1024;
 /// From the first byte of a request, or from the end of the handshake, to the end of the request's head.
 const HEAD: Duration = Duration::from_secs(15);
-/// The most bytes of a request's head. Ours take a few hundred; a browser's take up to four thousand.
-const HEAD_BYTES: usize = 16 * 1024;
+/// The most bytes of a request's head. Ours take a few hundred, but for the ids of a whole fleet's lifecycle rows.
+const HEAD_BYTES: usize = 32 * 1024;
 /// The most header fields of a request.
 const HEAD_FIELDS: usize = 64;
 /// Between two requests. Longer than the heartbeat, so that an agent keeps its connection.
@@ -54,7 +54,7 @@ pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// when these are used up, the oldest of the address that holds the most of them gives way.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections of clients that have proven themselves.
+    /// Connections of clients that have proven themselves; with none of them, nobody is told from a stranger.
     pub proven: usize,
     /// Of these, from one address: an IPv4 address or an IPv6 network of 64 bits (what one customer is given, RFC 6177).
     pub proven_of_an_address: usize,
