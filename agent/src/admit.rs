@@ -3,19 +3,27 @@
 //! Flow: size cap → signature → parse exactly the verified bytes → schema → audience → expiry → epoch and
 //! generation → document → policy → commit to the ledger → publish.
 //!
+//! Policies come the same way (`decnet_pki::policy`): they are in the ledger before a bundle is held to them.
+//!
 //! Guarantees: what is published was committed before. A refusal changes nothing but the memory of it: the
 //! state accepted before keeps running, also when it has expired meanwhile. What was refused for its time or
 //! its place in the order stays refused, whatever the clock says later.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use decnet_pki::policy::SignedPolicy;
 use decnet_plan::policy::Policy;
 use decnet_wire::bundle::Bundle;
 use decnet_wire::ids::{Digest, Timestamp};
 use tokio::sync::watch;
 
 use crate::clock::{SharedClock, later};
-use crate::ledger::{Acceptance, AcceptedRecord, Ledger, LedgerError, RefusalRecord};
+use crate::error::{error_chain, one_line};
+use crate::ledger::{
+    Acceptance, AcceptedRecord, Ledger, LedgerError, PolicyRecord, RefusalRecord, digest_of,
+};
+use crate::policy::{self, Held};
+use crate::trust::wire_digest;
 
 mod examine;
 #[cfg(any(feature = "fuzzing", test))]
@@ -23,7 +31,7 @@ pub(crate) mod fuzzing;
 mod refusal;
 mod wishes;
 
-pub(crate) use examine::{Audience, restore};
+pub(crate) use examine::{Audience, restore, stored_desired};
 use examine::{Examined, Memory, examine};
 pub(crate) use refusal::{Code, Refusal};
 pub(crate) use wishes::wishes;
@@ -33,6 +41,7 @@ pub(crate) use wishes::wishes;
 pub(crate) struct AdmittedBundle {
     bundle: Bundle,
     digest: Digest,
+    policy: Policy,
 }
 
 impl AdmittedBundle {
@@ -43,6 +52,11 @@ impl AdmittedBundle {
     /// SHA-256 of the payload.
     pub(crate) fn digest(&self) -> &Digest {
         &self.digest
+    }
+
+    /// What it was held to when it came.
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
     }
 }
 
@@ -65,6 +79,8 @@ pub(crate) struct Admission {
     ledger: Arc<Ledger>,
     clock: SharedClock,
     bundles: Bundles,
+    /// As the ledger has it.
+    held: Mutex<Option<Arc<Held>>>,
 }
 
 impl Admission {
@@ -79,16 +95,20 @@ impl Admission {
             ledger,
             clock,
             bundles,
+            held: Mutex::default(),
         }
     }
 
     /// Publishes what the ledger holds from before. It was checked when it came in; only that it is still
     /// the same document, and readable by this version, is looked at again.
     pub(crate) fn restore(&self) -> Result<(), LedgerError> {
+        let audience = Arc::clone(&self.audience.borrow());
+        *self.held() = Held::load(&self.ledger, audience.fleet, audience.host)?.map(Arc::new);
         let (Some(accepted), Some(envelope)) = (self.ledger.accepted()?, self.ledger.envelope()?) else {
             return Ok(());
         };
-        match restore(self.audience.borrow().host, &accepted.digest, &envelope) {
+        let rules = policy::of_bundle(&self.ledger)?;
+        match restore(audience.host, &accepted.digest, &envelope, rules) {
             Ok(admitted) => {
                 self.bundles.send_replace(Some(Arc::new(admitted)));
             }
@@ -115,7 +135,9 @@ impl Admission {
         let memory = Memory {
             accepted: self.ledger.accepted()?,
             refusals: self.ledger.refusals()?,
+            policy: self.held().clone(),
         };
+        let record = memory.policy.as_ref().map(|held| held.record.clone());
         let signed_before = memory.accepted.as_ref().map(|accepted| accepted.signed_at);
         let audience = Arc::clone(&self.audience.borrow());
         // A large bundle takes a while to hash, parse and normalise.
@@ -129,7 +151,9 @@ impl Admission {
         };
         match outcome {
             Ok(Examined::NoNews) => Ok(Verdict::NoNews),
-            Ok(Examined::News(admitted)) => self.accept(*admitted, envelope, now, signed_before).await,
+            Ok(Examined::News(admitted)) => {
+                self.accept(*admitted, envelope, now, signed_before, record).await
+            }
             Err(refusal) => {
                 self.refuse(&refusal, now).await?;
                 Ok(Verdict::Refused)
@@ -143,6 +167,7 @@ impl Admission {
         envelope: Vec<u8>,
         now: Timestamp,
         signed_before: Option<Timestamp>,
+        policy: Option<PolicyRecord>,
     ) -> Result<Verdict, LedgerError> {
         let bundle = admitted.bundle();
         let generation = bundle.generation;
@@ -157,12 +182,60 @@ impl Admission {
                 accepted_at: now,
             },
             stacks: bundle.stacks.clone(),
+            policy,
             wishes: wishes(bundle),
         };
         self.ledger.write(move |tx| tx.accept(&acceptance)).await?;
         tracing::info!(generation, stacks = bundle.stacks.len(), digest = %admitted.digest, "bundle accepted");
         self.bundles.send_replace(Some(Arc::new(admitted)));
         Ok(Verdict::Accepted)
+    }
+
+    /// The version of the policy that is held; zero without one.
+    pub(crate) fn policy_version(&self) -> u64 {
+        self.held().as_ref().map_or(0, |held| held.signed.version())
+    }
+
+    /// Decides about a policy. One that is believed is in the ledger before any bundle is held to it; one that is
+    /// refused leaves the one before in force.
+    pub(crate) async fn admit_policy(&self, envelope: &[u8]) -> Result<(), LedgerError> {
+        let now = self.clock.now();
+        let signed_before = self.ledger.accepted()?.map(|accepted| accepted.signed_at);
+        let audience = Arc::clone(&self.audience.borrow());
+        let held = self.held().clone();
+        let admitted = SignedPolicy::admit(
+            envelope,
+            &audience.root,
+            Some(audience.host),
+            held.as_ref().map(|held| &held.signed),
+            later(now, signed_before),
+        );
+        let found = match admitted {
+            Ok(found) => Held::new(found, now),
+            Err(error) => {
+                let refusal = Refusal {
+                    code: policy::code(&error),
+                    detail: one_line(&error_chain(&error)),
+                    digest: digest_of(envelope),
+                    generation: None,
+                };
+                return self.refuse(&refusal, now).await;
+            }
+        };
+        if held.is_some_and(|held| held.signed.version() == found.signed.version()) {
+            return Ok(());
+        }
+        let record = found.record.clone();
+        self.ledger.write(move |tx| tx.hold(&record)).await?;
+        let (version, digest) = (found.signed.version(), wire_digest(&found.signed.digest()));
+        *self.held() = Some(Arc::new(found));
+        tracing::info!(version, %digest, "policy accepted");
+        Ok(())
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Arc<Held>>> {
+        // Replaced as a whole: a panic elsewhere leaves nothing half-done.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells of a trust root that does not follow the one that is believed.
@@ -184,7 +257,11 @@ impl Admission {
             generation,
             ..
         } = refusal;
-        if matches!(code, Code::Equivocation | Code::TrustRoot) {
+        let alarm = matches!(
+            code,
+            Code::Equivocation | Code::TrustRoot | Code::PolicyDocument | Code::PolicyEquivocation
+        );
+        if alarm {
             tracing::error!(code = code.as_str(), %digest, generation, "ALARM, refused: {detail}");
         } else {
             tracing::warn!(code = code.as_str(), %digest, generation, "bundle refused: {detail}");
@@ -199,11 +276,6 @@ impl Admission {
             .write(move |tx| tx.refuse(now, &record, &detail, generation))
             .await
     }
-}
-
-/// The policy that bundles are held to.
-pub(crate) fn policy() -> Policy {
-    Policy::built_in()
 }
 
 #[cfg(test)]

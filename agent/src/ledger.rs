@@ -35,7 +35,7 @@ pub(crate) use outbox::Batch;
 pub(crate) use records::{Acceptance, FailedTry, RefusalRecord};
 pub use records::{
     AcceptedRecord, Incident, IncidentCause, JournalEntry, LastGood, OperationRecord, OperationState,
-    StepOutcome, Trouble,
+    PolicyRecord, StepOutcome, Trouble,
 };
 use tables::{Snapshot, Tx};
 use writer::Writer;
@@ -232,6 +232,16 @@ impl Ledger {
     /// The envelope of the bundle accepted last.
     pub(crate) fn envelope(&self) -> Result<Option<Vec<u8>>, LedgerError> {
         self.read(Snapshot::envelope)
+    }
+
+    /// The newest policy that was believed; none while the built-in one holds.
+    pub fn policy(&self) -> Result<Option<PolicyRecord>, LedgerError> {
+        self.read(Snapshot::policy)
+    }
+
+    /// The policy that the accepted bundle was held to.
+    pub fn bundle_policy(&self) -> Result<Option<PolicyRecord>, LedgerError> {
+        self.read(Snapshot::bundle_policy)
     }
 
     pub(crate) fn refusals(&self) -> Result<Vec<RefusalRecord>, LedgerError> {

@@ -52,6 +52,7 @@ mod identity;
 pub mod ledger;
 mod link;
 pub mod logging;
+mod policy;
 mod pull;
 mod reconcile;
 mod report;

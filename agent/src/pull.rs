@@ -2,7 +2,7 @@
 //! admission.
 //!
 //! Every answer also says which trust root is the newest. Those that are missing are fetched one after the other, and
-//! checked, before a bundle is looked at that may be signed by a key of the last one.
+//! checked, before a bundle is looked at that may be signed by a key of the last one. So it is with the policy.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use decnet_pki::root::Root;
 use decnet_wire::ids::Digest;
 use decnet_wire::limits;
+use decnet_wire::policy;
 use decnet_wire::trust::VERSION_HEADER;
 use http::{Request, StatusCode};
 use tokio::sync::watch;
@@ -60,6 +61,8 @@ struct Answer {
     envelope: Option<Bytes>,
     /// The version of the newest trust root that the master has.
     newest_root: Option<u64>,
+    /// The version of the policy that it has for this host.
+    policy: Option<u64>,
 }
 
 /// Why the next trust root is not believed yet.
@@ -94,6 +97,7 @@ impl Pull {
                     self.heard(None);
                     self.works(&identity);
                     self.follow(answer.newest_root).await?;
+                    self.follow_policy(answer.policy).await?;
                     match answer.envelope {
                         None => {
                             self.patience.reset();
@@ -161,10 +165,11 @@ impl Pull {
             .body(Bytes::new())
             .map_err(LinkError::Request)?;
         let answer = self.link.send(&request, wait + GRACE).await?;
-        let newest_root = answer
-            .headers()
-            .get(VERSION_HEADER)
-            .and_then(|version| version.to_str().ok()?.parse().ok());
+        let version = |header| {
+            let version = answer.headers().get(header);
+            version.and_then(|version| version.to_str().ok()?.parse().ok())
+        };
+        let (newest_root, policy) = (version(VERSION_HEADER), version(policy::VERSION_HEADER));
         let envelope = match answer.status() {
             StatusCode::NO_CONTENT => {
                 self.link.read(answer, 0, GRACE).await?;
@@ -176,6 +181,7 @@ impl Pull {
         Ok(Answer {
             envelope,
             newest_root,
+            policy,
         })
     }
 
@@ -235,6 +241,32 @@ impl Pull {
         })?;
         self.identity.follow(&root).map_err(FollowError::Keep)?;
         Ok(Some(root.version()))
+    }
+
+    /// Fetches a newer policy and has it decided about. What does not work now is tried again with the next answer.
+    async fn follow_policy(&mut self, newest: Option<u64>) -> Result<(), LedgerError> {
+        if newest.is_none_or(|newest| newest <= self.admission.policy_version()) {
+            return Ok(());
+        }
+        match self.fetch_policy().await {
+            Ok(envelope) => self.admission.admit_policy(&envelope).await,
+            Err(error) => {
+                tracing::warn!("no newer policy: {}", error_chain(&error));
+                Ok(())
+            }
+        }
+    }
+
+    async fn fetch_policy(&mut self) -> Result<Bytes, LinkError> {
+        let request = Request::builder()
+            .uri("/agent/v1/policy")
+            .body(Bytes::new())
+            .map_err(LinkError::Request)?;
+        let answer = self.link.send(&request, GRACE).await?;
+        match answer.status() {
+            StatusCode::OK => self.link.read(answer, limits::POLICY, BODY).await,
+            _ => Err(self.link.unexpected(answer).await),
+        }
     }
 
     fn heard(&self, error: Option<String>) {

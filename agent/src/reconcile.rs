@@ -34,7 +34,7 @@ use decnet_wire::observed::Observed;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::admit::{self, AdmittedBundle};
+use crate::admit::AdmittedBundle;
 use crate::backoff::Backoff;
 use crate::clock::SharedClock;
 use crate::error::{error_chain, one_line};
@@ -239,7 +239,7 @@ impl<M: Machine> Reconciler<M> {
         if self.renew_leases(memory, &effective, &observed).await? {
             return Ok(Next::Now);
         }
-        let plan = plan(&effective.desired, &observed, &admit::policy());
+        let plan = plan(&effective.desired, &observed, bundle.policy());
         let mut pending = BTreeMap::new();
         for (name, state) in stack_states(&effective.desired, &observed) {
             if let StackState::Pending { reason } = state {

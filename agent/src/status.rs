@@ -12,11 +12,13 @@ use decnet_wire::ids::{Digest, FleetId, HostId, HostName, OperationId, StackName
 use decnet_wire::report::PendingStack;
 use serde::{Deserialize, Serialize};
 
-use crate::admit::{self, policy};
+use crate::admit;
 use crate::identity::Identity;
 use crate::ledger::{
     AcceptedRecord, Incident, IncidentCause, JournalEntry, Ledger, LedgerError, OperationRecord, Trouble,
 };
+pub use crate::policy::PolicyStatus;
+use crate::policy::of_bundle;
 use crate::reconcile::{Condition, effective, quarantined};
 pub use crate::transfers::{Fetching, Part};
 
@@ -35,6 +37,9 @@ pub struct Status {
     pub host_key: Digest,
     /// Of the trust root that this host believes.
     pub trust_root_version: u64,
+    /// None while the built-in policy holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyStatus>,
     pub accepted: Option<AcceptedRecord>,
     pub operations: BTreeMap<OperationId, OperationRecord>,
     /// Stacks that left what was desired by themselves, or go back to what ran before: since when.
@@ -126,6 +131,7 @@ impl Status {
             certificate_ends_at: Timestamp::new(identity.leaf.not_after()),
             host_key: identity.host_key(),
             trust_root_version: identity.root.version(),
+            policy: PolicyStatus::read(ledger, identity.fleet, identity.host)?,
             accepted: ledger.accepted()?,
             operations: ledger.operations()?,
             incidents: ledger.incidents()?,
@@ -156,6 +162,9 @@ impl Status {
         line("fleet", self.fleet.to_string());
         line("certificate", format!("until {}", self.certificate_ends_at));
         line("key", self.host_key.to_string());
+        if let Some(policy) = &self.policy {
+            line("policy", policy.to_text());
+        }
         match &self.accepted {
             Some(accepted) => line(
                 "accepted",
@@ -356,7 +365,8 @@ impl Preview {
                 pending: BTreeMap::new(),
             });
         };
-        let admitted = admit::restore(host, &accepted.digest, &envelope)
+        let rules = of_bundle(ledger).map_err(PreviewError::Ledger)?;
+        let admitted = admit::restore(host, &accepted.digest, &envelope, rules)
             .map_err(|refusal| PreviewError::Bundle(refusal.detail))?;
         let quarantined = quarantined(&ledger.troubles().map_err(PreviewError::Ledger)?);
         let last_good = ledger.last_good().map_err(PreviewError::Ledger)?;
@@ -368,7 +378,7 @@ impl Preview {
         effective.desired = effective.desired.with_leases(&leases);
         let engine = Engine::connect(socket).await.map_err(PreviewError::Observe)?;
         let observed = engine.observe(host).await.map_err(PreviewError::Observe)?;
-        let plan = plan(&effective.desired, &observed, &policy());
+        let plan = plan(&effective.desired, &observed, admitted.policy());
         let pending = stack_states(&effective.desired, &observed)
             .into_iter()
             .filter_map(|(name, state)| match state {

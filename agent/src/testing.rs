@@ -89,6 +89,7 @@ impl Signer {
             online_key: online.public().to_string(),
             online_key_expires_at: hours(now(), 24 * 365),
             ca_certificates: vec![authority.cert_pem()],
+            policy: None,
         };
         Self {
             online,
@@ -104,6 +105,24 @@ impl Signer {
         let payload = serde_json::to_vec(&self.trust_root).unwrap();
         let envelope = Envelope::sign(trust::PAYLOAD_TYPE, payload, &[&self.operator]);
         serde_json::from_slice(&envelope.to_json()).unwrap()
+    }
+
+    /// A policy that the operator has signed, for all hosts, for a year.
+    pub(crate) fn policy(&self, version: u64, rules: &Value) -> decnet_wire::policy::Policy {
+        decnet_wire::policy::Policy {
+            schema: decnet_wire::policy::SCHEMA,
+            fleet: self.fleet,
+            version,
+            issued_at: now(),
+            expires_at: hours(now(), 24 * 365),
+            hosts: None,
+            rules: serde_json::from_value(rules.clone()).unwrap(),
+        }
+    }
+
+    pub(crate) fn sign_policy(&self, policy: &decnet_wire::policy::Policy) -> Vec<u8> {
+        let payload = serde_json::to_vec(policy).unwrap();
+        Envelope::sign(decnet_wire::policy::PAYLOAD_TYPE, payload, &[&self.operator]).to_json()
     }
 
     pub(crate) fn audience(&self) -> Audience {

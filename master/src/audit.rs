@@ -61,6 +61,7 @@ pub enum Action {
     TokenCreate,
     TokenRevoke,
     TrustRotate,
+    PolicySign,
     /// A host reported about what is not its own.
     AlarmForeignReport,
     /// A host numbered its events so that nothing could follow them.
@@ -99,6 +100,7 @@ impl Action {
             Self::HostRevoke => "host.revoke",
             Self::TokenCreate => "token.create",
             Self::TokenRevoke => "token.revoke",
+            Self::PolicySign => "policy.sign",
             Self::TrustRotate => "trust.rotate",
             Self::AlarmForeignReport => "alarm.foreign_report",
             Self::AlarmEventNumber => "alarm.event_number",

@@ -6,7 +6,8 @@
 //! | [`failure`] | failures and exit codes |
 //! | [`table`] | what people read |
 //! | [`follow`] | waiting for operations to end |
-//! | [`audit`], [`fleet`], [`deckies`], [`hosts`], [`lifecycle`], [`catalogue`], [`system`], [`tokens`], [`keys`] | the commands |
+//! | [`audit`], [`fleet`], [`deckies`], [`hosts`], [`lifecycle`], [`catalogue`], [`system`], [`tokens`], [`keys`], [`policy`] | the commands |
+//! | [`policy_file`] | the policy as an operator writes it |
 //! | [`manual`] | man pages and shell completions |
 
 mod audit;
@@ -20,6 +21,8 @@ mod hosts;
 mod keys;
 mod lifecycle;
 mod manual;
+mod policy;
+mod policy_file;
 mod system;
 mod table;
 #[cfg(test)]
@@ -63,7 +66,9 @@ pub enum Command {
     #[command(flatten)]
     Admin(AdminCommand),
     /// Show a document that needs an operator's signature, and sign it; needs no master
-    #[command(after_help = "Examples:\n  decnet sign root.json\n  decnet sign root.json --key operator.pem")]
+    #[command(
+        after_help = "Examples:\n  decnet sign root.json\n  decnet sign root.json --key operator.pem\n  decnet sign policy.json --key operator.pem"
+    )]
     Sign(SignArgs),
     /// Print a script that completes this command line in a shell
     #[command(after_help = "Examples:\n  decnet completions bash > /etc/bash_completion.d/decnet")]
@@ -113,6 +118,8 @@ pub enum AdminCommand {
     Audit(Asking<audit::AuditArgs>),
     /// List, rotate, export and import the keys of the trust root
     Key(Asking<keys::KeyArgs>),
+    /// Show, check, explain and sign what bundles may ask of hosts
+    Policy(Asking<policy::PolicyArgs>),
 }
 
 /// A command's own arguments and how to reach the master.
@@ -223,6 +230,7 @@ async fn perform(command: &AdminCommand, console: &mut Console<'_>) -> Result<()
         C::Token(asking) => tokens::run(&asking.args, &client, console).await,
         C::Audit(asking) => audit::run(&asking.args, &client, console).await,
         C::Key(asking) => keys::run(&asking.args, &client, console).await,
+        C::Policy(asking) => policy::run(&asking.args, &client, console).await,
     }
 }
 
@@ -243,6 +251,7 @@ impl AdminCommand {
             Self::Token(asking) => asking.shared(),
             Self::Audit(asking) => asking.shared(),
             Self::Key(asking) => asking.shared(),
+            Self::Policy(asking) => asking.shared(),
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod health;
 pub mod hosts;
 pub mod ingest;
 pub mod mutate;
+pub mod policy;
 pub mod publish;
 pub mod remove;
 pub mod revoke;
@@ -28,7 +29,7 @@ pub mod trust;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use decnet_wire::bundle::Blob;
 use decnet_wire::ids::{DeckyName, FleetId, HostId, OperationId, Timestamp};
@@ -78,6 +79,7 @@ pub struct Control {
     keys: watch::Sender<Arc<MasterKeys>>,
     /// Held while the trust root is replaced.
     following: Mutex<()>,
+    policies: RwLock<policy::Policies>,
     catalogue: Catalogue,
     image: Option<DecoyImage>,
     addresses: Addresses,
@@ -142,12 +144,14 @@ impl Control {
                 .collect();
             Ok::<_, ControlError>((settings.fleet, status))
         })?;
+        let policies = RwLock::new(policy::load(&db)?);
         let started_at = clock();
         let control = Arc::new(Self {
             db,
             clock,
             keys: watch::Sender::new(Arc::new(keys)),
             following: Mutex::new(()),
+            policies,
             catalogue,
             image,
             addresses,

@@ -119,6 +119,7 @@ impl MasterKeys {
             online_key: online.public().to_string(),
             online_key_expires_at: Timestamp::new(now.get() + ONLINE_KEY_LIFETIME),
             ca_certificates: vec![ca.cert_pem()],
+            policy: None,
         };
         let payload = serde_json::to_vec(&document).map_err(KeysError::Encode)?;
         let envelope = Envelope::sign(trust::PAYLOAD_TYPE, payload, &[&operator]);

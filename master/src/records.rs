@@ -74,6 +74,24 @@ impl Record for DeckyRecord {
     }
 }
 
+/// A policy that the operators have signed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyRecord {
+    pub version: u64,
+    /// A DSSE envelope.
+    pub envelope: String,
+    pub taken_at: Timestamp,
+}
+
+impl Record for PolicyRecord {
+    type Key = u64;
+    const TABLE: Table = Table::Policies;
+    fn key_bytes(key: &u64) -> Vec<u8> {
+        key.to_be_bytes().to_vec()
+    }
+}
+
 /// A worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

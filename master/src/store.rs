@@ -26,6 +26,7 @@ pub enum Table {
     Rows,
     EnrolTokens,
     ApiTokens,
+    Policies,
     Audit,
     Certificates,
     RevocationLists,
@@ -33,7 +34,7 @@ pub enum Table {
 
 impl Table {
     /// Every table, so that a store can make them all before the first read.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Settings,
         Self::Deckies,
         Self::Hosts,
@@ -44,6 +45,7 @@ impl Table {
         Self::Rows,
         Self::EnrolTokens,
         Self::ApiTokens,
+        Self::Policies,
         Self::Audit,
         Self::Certificates,
         Self::RevocationLists,
@@ -63,6 +65,7 @@ impl Table {
             Self::Rows => "lifecycle-rows",
             Self::EnrolTokens => "enrol-tokens",
             Self::ApiTokens => "api-tokens",
+            Self::Policies => "policies",
             Self::Audit => "audit",
             Self::Certificates => "certificates",
             Self::RevocationLists => "revocation-lists",

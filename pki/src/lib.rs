@@ -1,7 +1,7 @@
 //! Keys, certificates and signed envelopes.
 //!
-//! This crate knows signed bytes, not what they mean: it has no idea of a bundle, a policy or a report. The one
-//! document that it reads is the trust root, which says whose signatures count.
+//! This crate knows signed bytes, not what they mean: it has no idea of a bundle or a report. It reads two documents: the
+//! trust root, which says whose signatures count, and of the policy whom it is for and for how long.
 //! It reads no clock. Whatever depends on the time takes `now`; only a TLS handshake asks the system,
 //! through rustls' default time provider.
 //!
@@ -11,6 +11,7 @@
 //! | [`digest`] | SHA-256 values written `sha256:<hex>` |
 //! | [`envelope`] | DSSE envelopes and the proof that one was verified |
 //! | [`root`] | trust roots, and how each follows the one before |
+//! | [`policy`] | policies, and when one is believed |
 //! | [`csr`] | certificate requests: made on the host, verified by the master |
 //! | [`certificate`] | CA certificates, their pins, and leaves as they lie on disk |
 //! | [`ca`] | the issuing authority |
@@ -30,6 +31,7 @@ pub mod envelope;
 pub mod files;
 pub mod key;
 pub mod peer;
+pub mod policy;
 pub mod root;
 pub mod secret;
 pub mod tls;

@@ -40,6 +40,7 @@ impl Fleet {
             online_key: self.online.public().to_string(),
             online_key_expires_at: Timestamp::new(OffsetDateTime::UNIX_EPOCH),
             ca_certificates: vec![self.authority.clone()],
+            policy: None,
         }
     }
 

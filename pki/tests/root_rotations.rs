@@ -136,6 +136,7 @@ fn operators_change_only_by_the_thresholds_of_both_versions() {
         let mut known: Option<Root> = None;
         for (at, (named, threshold, signers)) in versions.iter().enumerate() {
             let document = TrustRoot {
+                policy: None,
                 schema: SCHEMA,
                 fleet: FleetId::new(Uuid::from_u128(1)),
                 version: at as u64 + 1,

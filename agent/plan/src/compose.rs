@@ -38,12 +38,14 @@ mod words;
 
 pub use build::Build;
 pub(crate) use build::is_remote;
+pub use decnet_wire::egress::{Destination, Protocol};
 pub use deploy::Deploy;
-pub use egress::{Destination, Egress, Protocol};
+pub use egress::Egress;
 pub use mounts::{FileReference, MountSource, ServiceMount, SharedVolumes, TopFile, TopVolume};
 pub use network::{Attachment, NetworkMode, TopNetwork};
 pub use read::Problem;
 pub use service::{Condition, Dependency, PullPolicy, Service, Share};
+pub use units::bytes;
 
 use read::{Node, Origin, Problems};
 

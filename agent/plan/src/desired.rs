@@ -278,6 +278,11 @@ impl Desired {
         self.stacks.get(name)
     }
 
+    /// The host's own address on a network.
+    pub(crate) fn host_address(&self, network: &str) -> Option<Ipv4Addr> {
+        self.host_addresses.get(network).copied()
+    }
+
     /// Every build with its stack and service.
     pub(crate) fn builds(&self) -> impl Iterator<Item = (&StackName, &str, &BuildSpec)> {
         self.stacks.iter().flat_map(|(stack, desired)| {
@@ -336,6 +341,11 @@ impl DesiredStack {
     pub fn containers(&self) -> impl Iterator<Item = (&str, &ContainerSpec)> {
         let services = self.services.values();
         services.map(|service| (service.service.as_str(), &service.spec))
+    }
+
+    /// Every container, in order of services.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &DesiredService> {
+        self.services.values().map(AsRef::as_ref)
     }
 
     /// The blobs that its images come from.

@@ -3,12 +3,16 @@
 //! Whatever could reach beyond its container is forbidden unless the policy names it. Specifications are taken apart
 //! field by field, so that a field which is added later cannot be forgotten here: it does not compile before somebody
 //! has decided about it.
+//!
+//! A policy that the operators have signed ([`decnet_wire::policy`]) widens the built-in one where it names something, and
+//! narrows it where the built-in one has no bounds.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use decnet_wire::bundle::NetworkDriver;
 use decnet_wire::ids::StackName;
+use decnet_wire::policy::{Policy as Document, Rules, SysctlPattern};
 use serde::{Deserialize, Serialize};
 
 use crate::desired::Desired;
@@ -16,6 +20,10 @@ use crate::step::{
     Blkio, BuildSpec, ContainerSpec, Endpoint, Ipam, Limits, Link, MountKind, Namespace, Namespaces,
     NetworkMode, NetworkSpec, Pool, VolumeSpec,
 };
+
+mod signed;
+#[cfg(test)]
+mod tests;
 
 /// The bounds of a bundle. Everything that is not named is forbidden.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,8 +36,7 @@ pub struct Policy {
     pub require_cap_drop_all: bool,
     /// Every container has `no-new-privileges`.
     pub require_no_new_privileges: bool,
-    /// What sysctls may start with.
-    pub sysctl_prefixes: BTreeSet<String>,
+    pub sysctls: BTreeSet<SysctlPattern>,
     /// Log drivers that keep their lines on the host.
     pub log_drivers: BTreeSet<String>,
     /// Attributes that are forbidden unless they stand here, in Compose's words: `privileged`, `ports`, `devices`, …
@@ -37,6 +44,85 @@ pub struct Policy {
     /// `network_mode: host` and the like name a value.
     #[serde(default)]
     pub attributes: BTreeSet<String>,
+    /// What the operators have signed; none for the built-in policy.
+    #[serde(default)]
+    pub rules: Option<Rules>,
+}
+
+/// Which rule of a policy forbids something: the path of a key in the operators' policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Rule {
+    /// Whatever a policy says.
+    #[serde(rename = "always")]
+    Always,
+    /// It holds where the operators have signed nothing about it.
+    #[serde(rename = "built-in")]
+    BuiltIn,
+    #[serde(rename = "images.digests")]
+    ImageDigests,
+    #[serde(rename = "images.repositories")]
+    ImageRepositories,
+    #[serde(rename = "images.builds")]
+    ImageBuilds,
+    #[serde(rename = "images.archives")]
+    ImageArchives,
+    #[serde(rename = "capabilities")]
+    Capabilities,
+    #[serde(rename = "sysctls")]
+    Sysctls,
+    #[serde(rename = "mounts")]
+    Mounts,
+    #[serde(rename = "devices")]
+    Devices,
+    #[serde(rename = "security_options")]
+    SecurityOptions,
+    #[serde(rename = "networks.drivers")]
+    NetworkDrivers,
+    #[serde(rename = "networks.parents")]
+    NetworkParents,
+    #[serde(rename = "networks.ranges")]
+    NetworkRanges,
+    #[serde(rename = "resources.memory")]
+    Memory,
+    #[serde(rename = "resources.cpus")]
+    Cpus,
+    #[serde(rename = "resources.pids")]
+    Pids,
+    #[serde(rename = "resources.containers")]
+    Containers,
+    #[serde(rename = "resources.deckies")]
+    Deckies,
+    #[serde(rename = "egress")]
+    Egress,
+}
+
+impl Rule {
+    /// The path of its key.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::BuiltIn => "built-in",
+            Self::ImageDigests => "images.digests",
+            Self::ImageRepositories => "images.repositories",
+            Self::ImageBuilds => "images.builds",
+            Self::ImageArchives => "images.archives",
+            Self::Capabilities => "capabilities",
+            Self::Sysctls => "sysctls",
+            Self::Mounts => "mounts",
+            Self::Devices => "devices",
+            Self::SecurityOptions => "security_options",
+            Self::NetworkDrivers => "networks.drivers",
+            Self::NetworkParents => "networks.parents",
+            Self::NetworkRanges => "networks.ranges",
+            Self::Memory => "resources.memory",
+            Self::Cpus => "resources.cpus",
+            Self::Pids => "resources.pids",
+            Self::Containers => "resources.containers",
+            Self::Deckies => "resources.deckies",
+            Self::Egress => "egress",
+        }
+    }
 }
 
 /// Where the engine listens and keeps its state: mounting it is as good as being root on the host, so that no policy
@@ -54,7 +140,11 @@ const ENGINE_PATHS: [&str; 7] = [
 /// Options of the engine's own drivers that a bundle's networks need; others could change the host.
 const DRIVER_OPTIONS: [&str; 4] = ["parent", "macvlan_mode", "ipvlan_mode", "ipvlan_flag"];
 
+/// The sysctls that a network namespace has for itself.
+const NETWORK_SYSCTLS: [&str; 2] = ["net.ipv4.*", "net.ipv6.*"];
+
 const NO_NEW_PRIVILEGES: &str = "no-new-privileges:true";
+const UNMASKED: &str = "systempaths=unconfined";
 
 impl Policy {
     /// The policy of a host whose operator has signed none.
@@ -70,10 +160,38 @@ impl Policy {
             cap_add: BTreeSet::new(),
             require_cap_drop_all: true,
             require_no_new_privileges: true,
-            sysctl_prefixes: texts(&["net.ipv4.", "net.ipv6."]),
+            sysctls: NETWORK_SYSCTLS
+                .iter()
+                .filter_map(|text| text.parse().ok())
+                .collect(),
             log_drivers: texts(&["json-file", "local", "none"]),
             attributes: texts(&["build"]),
+            rules: None,
         }
+    }
+
+    /// What the operators have signed, over the built-in policy.
+    #[must_use]
+    pub fn signed(rules: Rules) -> Self {
+        let built_in = Self::built_in();
+        let mut attributes = built_in.attributes;
+        if !signed::allows_builds(&rules.images) {
+            attributes.remove("build");
+        }
+        Self {
+            network_drivers: rules.networks.drivers.clone().unwrap_or(built_in.network_drivers),
+            cap_add: rules.capabilities.iter().map(ToString::to_string).collect(),
+            sysctls: rules.sysctls.clone().unwrap_or(built_in.sysctls),
+            attributes,
+            rules: Some(rules),
+            ..built_in
+        }
+    }
+}
+
+impl From<&Document> for Policy {
+    fn from(document: &Document) -> Self {
+        Self::signed(document.rules.clone())
     }
 }
 
@@ -82,11 +200,13 @@ impl Policy {
 pub struct Violation {
     /// None when it concerns a network or a volume, which stacks share.
     pub stack: Option<StackName>,
-    /// The service, or the network or volume.
+    /// The service, or the network or volume; empty when it is about the host as a whole.
     pub service: String,
     pub attribute: String,
     /// What the policy says, and what was asked for.
-    pub rule: String,
+    pub reason: String,
+    /// The rule that forbids it.
+    pub rule: Rule,
     kind: Kind,
 }
 
@@ -95,6 +215,7 @@ enum Kind {
     Network,
     Volume,
     Service,
+    Host,
 }
 
 impl Violation {
@@ -112,8 +233,17 @@ impl fmt::Display for Violation {
             Kind::Network => "networks",
             Kind::Volume => "volumes",
             Kind::Service => "services",
+            Kind::Host => "host",
         };
-        write!(f, "{kind}.{}.{}: {}", self.service, self.attribute, self.rule)
+        write!(f, "{kind}.")?;
+        if !self.service.is_empty() {
+            write!(f, "{}.", self.service)?;
+        }
+        write!(f, "{}: {}", self.attribute, self.reason)?;
+        match self.rule {
+            Rule::Always | Rule::BuiltIn => Ok(()),
+            rule => write!(f, " (rule {})", rule.as_str()),
+        }
     }
 }
 
@@ -122,13 +252,19 @@ impl fmt::Display for Violation {
 pub fn check(desired: &Desired, policy: &Policy) -> Vec<Violation> {
     let mut all = Vec::new();
     let mut add = |kind, stack: Option<&StackName>, service: &str, check: Check<'_>| {
-        all.extend(check.found.into_iter().map(|(attribute, rule)| Violation {
-            stack: stack.cloned(),
-            service: service.to_owned(),
-            attribute,
-            rule,
-            kind,
-        }));
+        all.extend(
+            check
+                .found
+                .into_iter()
+                .map(|(attribute, rule, reason)| Violation {
+                    stack: stack.cloned(),
+                    service: service.to_owned(),
+                    attribute,
+                    reason,
+                    rule,
+                    kind,
+                }),
+        );
     };
     for (name, network) in desired.networks() {
         add(Kind::Network, None, name, policy.network(network));
@@ -142,6 +278,23 @@ pub fn check(desired: &Desired, policy: &Policy) -> Vec<Violation> {
     for (stack, service, build) in desired.builds() {
         add(Kind::Service, Some(stack), service, policy.build(build));
     }
+    if let Some(rules) = &policy.rules {
+        let mut check = policy.check();
+        signed::host(rules, desired, &mut check);
+        add(Kind::Host, None, "", check);
+        for (name, network) in desired.networks() {
+            let mut check = policy.check();
+            signed::network(rules, network, desired.host_address(name), &mut check);
+            add(Kind::Network, None, name, check);
+        }
+        for (stack, wanted) in desired.stacks() {
+            for service in wanted.services() {
+                let mut check = policy.check();
+                signed::service(rules, service, desired, &mut check);
+                add(Kind::Service, Some(stack), &service.service, check);
+            }
+        }
+    }
     all
 }
 
@@ -149,12 +302,18 @@ pub fn check(desired: &Desired, policy: &Policy) -> Vec<Violation> {
 #[derive(Debug)]
 struct Check<'a> {
     policy: &'a Policy,
-    found: Vec<(String, String)>,
+    found: Vec<(String, Rule, String)>,
 }
 
 impl Check<'_> {
-    fn fail(&mut self, attribute: &str, rule: impl Into<String>) {
-        self.found.push((attribute.to_owned(), rule.into()));
+    /// The built-in policy's own lines have no key of the operators'.
+    fn fail(&mut self, attribute: &str, rule: Rule, reason: impl Into<String>) {
+        let rule = match rule {
+            Rule::Always => rule,
+            _ if self.policy.rules.is_none() => Rule::BuiltIn,
+            _ => rule,
+        };
+        self.found.push((attribute.to_owned(), rule, reason.into()));
     }
 
     /// An attribute that has to stand in the policy to be used at all.
@@ -163,13 +322,17 @@ impl Check<'_> {
     }
 
     fn gate_as(&mut self, used: bool, attribute: &str, permission: &str) {
+        self.gate_by(used, attribute, permission, Rule::BuiltIn);
+    }
+
+    fn gate_by(&mut self, used: bool, attribute: &str, permission: &str, rule: Rule) {
         if used && !self.policy.attributes.contains(permission) {
-            let rule = if attribute == permission {
+            let reason = if attribute == permission {
                 "the policy does not allow it".to_owned()
             } else {
                 format!("the policy does not allow {permission}")
             };
-            self.fail(attribute, rule);
+            self.fail(attribute, rule, reason);
         }
     }
 }
@@ -201,7 +364,11 @@ impl Policy {
         } = network;
         let mut check = self.check();
         if !self.network_drivers.iter().any(|known| known.as_str() == driver) {
-            check.fail("driver", format!("the policy does not allow {driver}"));
+            check.fail(
+                "driver",
+                Rule::NetworkDrivers,
+                format!("the policy does not allow {driver}"),
+            );
         }
         for option in driver_opts.keys() {
             if !DRIVER_OPTIONS.contains(&option.as_str()) {
@@ -260,7 +427,7 @@ impl Policy {
             additional_contexts: _,
         } = build;
         let mut check = self.check();
-        check.gate(true, "build");
+        check.gate_by(true, "build", "build", Rule::ImageBuilds);
         check.gate(network.as_deref() != Some("none"), "build.network");
         check
     }
@@ -336,32 +503,52 @@ impl Policy {
              }| *foreign,
         );
         check.gate(foreign, "external_links");
-        check.gate(*privileged, "privileged");
+        if *privileged && self.rules.is_some() {
+            check.fail("privileged", Rule::Always, "no policy allows it");
+        } else {
+            check.gate(*privileged, "privileged");
+        }
         for name in cap_add.iter().filter(|name| !self.cap_add.contains(*name)) {
-            check.fail("cap_add", format!("the policy does not allow {name}"));
+            check.fail(
+                "cap_add",
+                Rule::Capabilities,
+                format!("the policy does not allow {name}"),
+            );
         }
         if self.require_cap_drop_all && !cap_drop.iter().any(|name| name == "ALL") {
-            check.fail("cap_drop", "the policy requires ALL");
+            check.fail("cap_drop", Rule::BuiltIn, "the policy requires ALL");
         }
-        for option in security_opt.iter().filter(|option| *option != NO_NEW_PRIVILEGES) {
-            check.fail("security_opt", format!("the policy does not allow {option}"));
-        }
-        if *unmasked {
-            check.fail("security_opt", "the policy does not allow systempaths=unconfined");
+        let unmasked = unmasked.then_some(UNMASKED);
+        let options = security_opt.iter().map(String::as_str).chain(unmasked);
+        for option in options.filter(|option| *option != NO_NEW_PRIVILEGES) {
+            if !signed::allows_option(self.rules.as_ref(), option) {
+                check.fail(
+                    "security_opt",
+                    Rule::SecurityOptions,
+                    format!("the policy does not allow {option}"),
+                );
+            }
         }
         if self.require_no_new_privileges && !security_opt.iter().any(|option| option == NO_NEW_PRIVILEGES) {
-            check.fail("security_opt", format!("the policy requires {NO_NEW_PRIVILEGES}"));
+            check.fail(
+                "security_opt",
+                Rule::BuiltIn,
+                format!("the policy requires {NO_NEW_PRIVILEGES}"),
+            );
         }
         self.namespaces(namespaces, &mut check);
-        let allowed = |name: &str| {
-            self.sysctl_prefixes
-                .iter()
-                .any(|prefix| name.starts_with(prefix.as_str()))
-        };
+        let allowed = |name: &str| self.sysctls.iter().any(|pattern| pattern.matches(name));
         for name in sysctls.keys().filter(|name| !allowed(name)) {
-            check.fail("sysctls", format!("the policy does not allow {name}"));
+            check.fail(
+                "sysctls",
+                Rule::Sysctls,
+                format!("the policy does not allow {name}"),
+            );
         }
-        check.gate(!devices.is_empty(), "devices");
+        let foreign = devices
+            .iter()
+            .any(|device| !signed::allows_device(self.rules.as_ref(), device));
+        check.gate_by(foreign, "devices", "devices", Rule::Devices);
         check.gate(!device_cgroup_rules.is_empty(), "device_cgroup_rules");
         check.gate(!device_requests.is_empty(), "gpus");
         self.mounts(spec, &mut check);
@@ -374,6 +561,7 @@ impl Policy {
         {
             check.fail(
                 "logging",
+                Rule::BuiltIn,
                 format!("the policy does not allow the driver {driver}"),
             );
         }
@@ -453,20 +641,37 @@ impl Policy {
                 MountKind::Bind {
                     source,
                     create_host_path: _,
-                    propagation: _,
-                    selinux: _,
-                    recursive: _,
+                    propagation,
+                    selinux,
+                    recursive,
                 } => {
-                    check.gate_as(true, "volumes", "bind_mounts");
+                    // Whatever else a mount can be changes more than the container's own view of the path.
+                    let plain = propagation
+                        .as_deref()
+                        .is_none_or(|mode| matches!(mode, "private" | "rprivate"))
+                        && selinux.is_none()
+                        && recursive.as_deref() != Some("writable");
+                    let listed = plain && signed::allows_mount(self.rules.as_ref(), source, mount.read_only);
+                    if self.rules.is_none() || self.attributes.contains("bind_mounts") {
+                        check.gate_as(!listed, "volumes", "bind_mounts");
+                    } else if !listed {
+                        check.fail(
+                            "volumes",
+                            Rule::Mounts,
+                            format!("the policy does not allow {}", signed::mount_text(mount, source)),
+                        );
+                    }
                     if source.split('/').any(|part| part == "..") {
                         check.fail(
                             "volumes",
+                            Rule::Always,
                             format!("no policy allows {source}: write it without '..'"),
                         );
                     }
                     if let Some(path) = ENGINE_PATHS.iter().find(|path| overlap(source, path)) {
                         check.fail(
                             "volumes",
+                            Rule::Always,
                             format!("no policy allows {source}, for {path} is the engine's"),
                         );
                     }

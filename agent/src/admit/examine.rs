@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use decnet_pki::envelope::{Envelope, ParseError, VerifyError};
 use decnet_pki::root::Root;
 use decnet_plan::desired::Desired;
-use decnet_plan::policy;
+use decnet_plan::policy::{self, Policy};
 use decnet_wire::bundle::{Bundle, PAYLOAD_TYPE, SCHEMA};
 use decnet_wire::ids::{Digest, FleetId, HostId, Timestamp};
 use decnet_wire::limits;
@@ -16,6 +17,7 @@ use super::{AdmittedBundle, Code, Refusal};
 use crate::clock::later;
 use crate::error::{error_chain, one_line};
 use crate::ledger::{AcceptedRecord, RefusalRecord, digest_of};
+use crate::policy::Held;
 use crate::trust::wire_digest;
 
 /// How far ahead of the accepted generation the next one may be. A master counts one for each change of one
@@ -43,6 +45,8 @@ pub(crate) struct Audience {
 pub(crate) struct Memory {
     pub(crate) accepted: Option<AcceptedRecord>,
     pub(crate) refusals: Vec<RefusalRecord>,
+    /// The policy that is believed; none for the built-in one.
+    pub(crate) policy: Option<Arc<Held>>,
 }
 
 /// A bundle that nothing speaks against.
@@ -109,12 +113,43 @@ pub(crate) fn examine(
     }
     check_time(root, memory, &bundle, now).map_err(|(code, detail)| refuse(code, detail))?;
     check_order(root, memory, &bundle).map_err(|(code, detail)| refuse(code, detail))?;
-    check_documents(audience.host, &bundle).map_err(|(code, detail)| refuse(code, detail))?;
-    Ok(Examined::News(Box::new(AdmittedBundle { bundle, digest })))
+    let rules = check_policy(root, memory, now).map_err(|(code, detail)| refuse(code, detail))?;
+    check_documents(audience.host, &bundle, &rules).map_err(|(code, detail)| refuse(code, detail))?;
+    Ok(Examined::News(Box::new(AdmittedBundle {
+        bundle,
+        digest,
+        policy: rules,
+    })))
 }
 
-/// Reads a stored envelope again.
-pub(crate) fn restore(host: HostId, accepted: &Digest, envelope: &[u8]) -> Result<AdmittedBundle, Refusal> {
+/// Reads a stored envelope again; `policy` is the one that it was held to.
+pub(crate) fn restore(
+    host: HostId,
+    accepted: &Digest,
+    envelope: &[u8],
+    policy: Policy,
+) -> Result<AdmittedBundle, Refusal> {
+    let refuse = |code, detail| Refusal {
+        code,
+        detail,
+        digest: accepted.clone(),
+        generation: None,
+    };
+    let bundle = stored(accepted, envelope)?;
+    check_documents(host, &bundle, &policy).map_err(|(code, detail)| refuse(code, detail))?;
+    Ok(AdmittedBundle {
+        bundle,
+        digest: accepted.clone(),
+        policy,
+    })
+}
+
+/// What a stored envelope asks for, whatever any policy says.
+pub(crate) fn stored_desired(host: HostId, accepted: &Digest, envelope: &[u8]) -> Option<Desired> {
+    desired(host, &stored(accepted, envelope).ok()?).ok()
+}
+
+fn stored(accepted: &Digest, envelope: &[u8]) -> Result<Bundle, Refusal> {
     let refuse = |code, detail| Refusal {
         code,
         detail,
@@ -130,21 +165,47 @@ pub(crate) fn restore(host: HostId, accepted: &Digest, envelope: &[u8]) -> Resul
             "it is not the document that was accepted".to_owned(),
         ));
     }
-    let read =
-        parse(parsed.unverified_payload()).and_then(|bundle| check_documents(host, &bundle).map(|()| bundle));
-    let bundle = read.map_err(|(code, detail)| refuse(code, detail))?;
-    Ok(AdmittedBundle {
-        bundle,
-        digest: accepted.clone(),
-    })
+    parse(parsed.unverified_payload()).map_err(|(code, detail)| refuse(code, detail))
+}
+
+/// The policy that a new bundle is held to.
+fn check_policy(root: &Root, memory: &Memory, now: Timestamp) -> Result<Policy, (Code, String)> {
+    let held = memory.policy.as_deref();
+    let version = held.map_or(0, |held| held.signed.version());
+    if let Some(least) = root.document().policy.filter(|least| version < *least) {
+        let detail = format!(
+            "the trust root asks for version {least} of the policy, this host has {}; the master has to hand it on",
+            if version == 0 {
+                "none".to_owned()
+            } else {
+                format!("version {version}")
+            }
+        );
+        return Err((Code::PolicyMissing, detail));
+    }
+    let Some(held) = held else {
+        return Ok(Policy::built_in());
+    };
+    let now = later(now, memory.accepted.as_ref().map(|accepted| accepted.signed_at));
+    let ends = held.signed.document().expires_at;
+    if ends <= now {
+        let detail = format!(
+            "version {version} of the policy expired at {ends}; sign another one: decnet policy sign FILE"
+        );
+        return Err((Code::PolicyExpired, detail));
+    }
+    Ok(held.rules.clone())
+}
+
+fn desired(host: HostId, bundle: &Bundle) -> Result<Desired, (Code, String)> {
+    let stacks = bundle.stacks.iter().map(|stack| (&stack.name, &stack.compose));
+    Desired::new(host, &bundle.networks, &bundle.blobs, stacks)
+        .map_err(|errors| (Code::Document, told(&errors)))
 }
 
 /// The bundle's documents have one meaning each, within the policy.
-fn check_documents(host: HostId, bundle: &Bundle) -> Result<(), (Code, String)> {
-    let stacks = bundle.stacks.iter().map(|stack| (&stack.name, &stack.compose));
-    let desired = Desired::new(host, &bundle.networks, &bundle.blobs, stacks)
-        .map_err(|errors| (Code::Document, told(&errors)))?;
-    let violations = policy::check(&desired, &super::policy());
+fn check_documents(host: HostId, bundle: &Bundle, rules: &Policy) -> Result<(), (Code, String)> {
+    let violations = policy::check(&desired(host, bundle)?, rules);
     if violations.is_empty() {
         Ok(())
     } else {

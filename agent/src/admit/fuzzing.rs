@@ -2,6 +2,8 @@
 
 #![allow(clippy::panic, reason = "a broken promise is a finding")]
 
+use decnet_plan::policy::Policy;
+
 use super::examine::{Audience, Examined, Memory, examine, restore};
 use crate::fuzzing::{FLEET, HOST, ROOT, host_key, now};
 
@@ -21,7 +23,7 @@ pub(crate) fn admit(envelope: &[u8]) -> bool {
             let bundle = admitted.bundle();
             assert!((bundle.fleet, bundle.host) == (FLEET, HOST) && bundle.host_key == host_key());
             assert!(bundle.expires_at > now() && bundle.issued_at < bundle.expires_at);
-            let again = restore(HOST, admitted.digest(), envelope);
+            let again = restore(HOST, admitted.digest(), envelope, Policy::built_in());
             assert!(
                 again.is_ok_and(|again| again.bundle() == bundle),
                 "restored, it is another one"

@@ -39,6 +39,14 @@ pub(crate) enum Code {
     Document,
     /// It asks for what no bundle may ask.
     Policy,
+    /// A policy, not a bundle: it is not believed.
+    PolicyDocument,
+    /// A policy of the version that is held, with other content: the operators signed two truths.
+    PolicyEquivocation,
+    /// The policy has ended. Another one may come: this refusal does not stand.
+    PolicyExpired,
+    /// The trust root asks for a policy that this host does not have. It may come: this refusal does not stand.
+    PolicyMissing,
 }
 
 impl Code {
@@ -62,6 +70,10 @@ impl Code {
             Self::TrustRoot => "trust-root",
             Self::Document => "document",
             Self::Policy => "policy",
+            Self::PolicyDocument => "policy-document",
+            Self::PolicyEquivocation => "policy-equivocation",
+            Self::PolicyExpired => "policy-expired",
+            Self::PolicyMissing => "policy-missing",
         }
     }
 

@@ -9,6 +9,8 @@ use super::examine::{Examined, Memory, examine};
 use super::*;
 use crate::testing::{FixedClock, Signer, digest_of, document, hours, now, stack};
 
+mod policy;
+
 fn accepted(bundle: &Bundle, envelope: &[u8]) -> AcceptedRecord {
     AcceptedRecord {
         epoch: bundle.epoch,
@@ -24,6 +26,7 @@ fn after(bundle: &Bundle, envelope: &[u8]) -> Memory {
     Memory {
         accepted: Some(accepted(bundle, envelope)),
         refusals: Vec::new(),
+        policy: None,
     }
 }
 
@@ -192,6 +195,7 @@ fn a_bundle_of_the_future_is_refused_until_its_time_comes() {
     let memory = Memory {
         accepted: None,
         refusals: vec![record],
+        policy: None,
     };
     assert!(is_news(&signer, &memory, &envelope, hours(now(), 2)));
 }
@@ -208,6 +212,7 @@ fn a_bundle_refused_as_expired_stays_refused_when_the_clock_is_set_back() {
     let memory = Memory {
         accepted: None,
         refusals: vec![record],
+        policy: None,
     };
     assert_eq!(refused(&signer, &memory, &envelope, now()).0, Code::Expired);
 }

@@ -9,10 +9,11 @@ use decnet_wire::report::{EventBody, Outcome};
 use super::LedgerError;
 use super::records::{
     Acceptance, AcceptedRecord, Incident, IncidentCause, LastGood, OperationRecord, OperationState,
-    RefusalRecord, Trouble, operation_key,
+    PolicyRecord, RefusalRecord, Trouble, operation_key,
 };
 use super::tables::{
-    ACCEPTED, INCIDENTS, LAST_GOOD, LEASES, ONLY, OPERATIONS, REFUSALS, Snapshot, TROUBLES, Tx,
+    ACCEPTED, HELD, INCIDENTS, LAST_GOOD, LEASES, OF_BUNDLE, ONLY, OPERATIONS, POLICIES, REFUSALS, Snapshot,
+    TROUBLES, Tx,
 };
 
 /// Refusals that are remembered.
@@ -35,6 +36,14 @@ pub(crate) struct Settled {
 impl Snapshot {
     pub(super) fn accepted(&self) -> Result<Option<AcceptedRecord>, LedgerError> {
         self.only(&ACCEPTED)
+    }
+
+    pub(super) fn policy(&self) -> Result<Option<PolicyRecord>, LedgerError> {
+        self.keyed(&POLICIES, HELD)
+    }
+
+    pub(super) fn bundle_policy(&self) -> Result<Option<PolicyRecord>, LedgerError> {
+        self.keyed(&POLICIES, OF_BUNDLE)
     }
 
     pub(super) fn refusals(&self) -> Result<Vec<RefusalRecord>, LedgerError> {
@@ -76,6 +85,10 @@ impl Tx {
         let at = record.accepted_at;
         self.put_envelope(&acceptance.envelope)?;
         self.put(&ACCEPTED, ONLY, record)?;
+        match &acceptance.policy {
+            Some(policy) => self.put(&POLICIES, OF_BUNDLE, policy)?,
+            None => self.remove(&POLICIES, OF_BUNDLE)?,
+        }
 
         let named: BTreeSet<OperationId> = acceptance
             .stacks
@@ -130,6 +143,11 @@ impl Tx {
             }
         }
         self.keep_troubles_of(&acceptance.wishes)
+    }
+
+    /// Holds new bundles to this policy from now on.
+    pub(crate) fn hold(&self, policy: &PolicyRecord) -> Result<(), LedgerError> {
+        self.put(&POLICIES, HELD, policy)
     }
 
     /// Remembers which addresses containers have.

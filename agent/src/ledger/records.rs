@@ -27,8 +27,18 @@ pub(crate) struct Acceptance {
     pub(crate) record: AcceptedRecord,
     /// The stacks that the bundle names, with their newest operation.
     pub(crate) stacks: Vec<Stack>,
+    /// The policy that it was held to; none for the built-in one.
+    pub(crate) policy: Option<PolicyRecord>,
     /// What is asked of each of them, as [`Trouble::wish`] has it.
     pub(crate) wishes: BTreeMap<StackName, Digest>,
+}
+
+/// A policy that was believed, as it came. It is not checked again: its operators may have been replaced since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyRecord {
+    /// A DSSE envelope.
+    pub envelope: String,
+    pub accepted_at: Timestamp,
 }
 
 /// A bundle that was refused, so that it is reported once and stays refused.

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::LedgerError;
 use super::records::{
-    AcceptedRecord, Incident, JournalEntry, LastGood, OperationRecord, OutboxState, RefusalRecord, Trouble,
+    AcceptedRecord, Incident, JournalEntry, LastGood, OperationRecord, OutboxState, PolicyRecord,
+    RefusalRecord, Trouble,
 };
 use decnet_plan::desired::Leases;
 use decnet_plan::unused::Fetched;
@@ -33,6 +34,7 @@ impl Record for JournalEntry {}
 impl Record for Event {}
 impl Record for Fetched {}
 impl Record for Trouble {}
+impl Record for PolicyRecord {}
 
 #[derive(Serialize, Deserialize)]
 struct Versioned<T> {
@@ -73,6 +75,12 @@ pub(super) const LEASES: Table<&str, Leases> = Table::new("leases");
 pub(super) const FETCHED: Table<&str, Fetched> = Table::new("fetched-images");
 /// By stack.
 pub(super) const TROUBLES: Table<&str, Trouble> = Table::new("troubles");
+/// [`HELD`] and [`OF_BUNDLE`].
+pub(super) const POLICIES: Table<&str, PolicyRecord> = Table::new("policies");
+/// The newest policy that was believed.
+pub(super) const HELD: &str = "held";
+/// The one that the accepted bundle was held to.
+pub(super) const OF_BUNDLE: &str = "of-bundle";
 /// The accepted envelope's bytes, as they came.
 const ENVELOPE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("envelope");
 
@@ -156,7 +164,15 @@ impl Snapshot {
     }
 
     pub(super) fn only<T: Record>(&self, table: &Table<&'static str, T>) -> Result<Option<T>, LedgerError> {
-        match self.open(table)?.get(ONLY)? {
+        self.keyed(table, ONLY)
+    }
+
+    pub(super) fn keyed<T: Record>(
+        &self,
+        table: &Table<&'static str, T>,
+        key: &str,
+    ) -> Result<Option<T>, LedgerError> {
+        match self.open(table)?.get(key)? {
             Some(value) => table.decode(value.value()).map(Some),
             None => Ok(None),
         }
@@ -225,6 +241,7 @@ impl Snapshot {
         self.incidents()?;
         self.troubles()?;
         self.leases()?;
+        self.named(&POLICIES)?;
         self.outbox(usize::MAX, usize::MAX)?;
         self.newest(&JOURNAL, 1)?;
         Ok(())
@@ -293,6 +310,7 @@ impl Tx {
         self.open(&JOURNAL)?;
         self.open(&FETCHED)?;
         self.open(&TROUBLES)?;
+        self.open(&POLICIES)?;
         self.open_definition(ENVELOPE)?;
         Ok(())
     }

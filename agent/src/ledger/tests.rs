@@ -24,6 +24,7 @@ fn acceptance(generation: u64, stacks: Vec<Stack>) -> Acceptance {
     Acceptance {
         envelope: vec![1, 2, 3],
         record: record(generation),
+        policy: None,
         wishes: crate::admit::wishes(&Signer::new().bundle(generation, stacks.clone())),
         stacks,
     }

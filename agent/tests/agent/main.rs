@@ -9,5 +9,6 @@ mod host;
 mod image;
 mod lab;
 mod master;
+mod policy;
 mod transport;
 mod trust;

@@ -19,6 +19,7 @@ use decnet_pki::tls;
 use decnet_wire::bundle::{self, Bundle};
 use decnet_wire::enrol::{self, EnrolRequest, EnrolResponse, HostNetwork, Token};
 use decnet_wire::ids::{Digest, FleetId, HostId, Timestamp};
+use decnet_wire::policy;
 use decnet_wire::report::{Event, EventBody, Heartbeat, Outcome, Report, ReportAnswer};
 use decnet_wire::trust::{self, TrustRoot};
 use futures_util::StreamExt as _;
@@ -72,6 +73,9 @@ struct State {
     roots: BTreeMap<u64, Vec<u8>>,
     /// How often each was asked for.
     asked: BTreeMap<u64, u32>,
+    /// The policy that is handed on: what the header says, and the envelope.
+    policy: Option<(u64, Vec<u8>)>,
+    policy_asked: u32,
     /// Requests for what there is not.
     strange: Vec<String>,
     faults: Faults,
@@ -81,6 +85,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Notify,
     published: tokio::sync::watch::Sender<u64>,
+    woken: tokio::sync::watch::Sender<u64>,
     authority: CertificateAuthority,
     fleet: FleetId,
     host: HostId,
@@ -129,6 +134,7 @@ impl Master {
             online_key: online.public().to_string(),
             online_key_expires_at: from_now(1000),
             ca_certificates: vec![authority.cert_pem()],
+            policy: None,
         };
         let envelope = Envelope::sign(
             trust::PAYLOAD_TYPE,
@@ -148,6 +154,7 @@ impl Master {
             state: Mutex::default(),
             changed: Notify::new(),
             published: tokio::sync::watch::Sender::new(0),
+            woken: tokio::sync::watch::Sender::new(0),
             authority,
             fleet,
             host,
@@ -253,6 +260,50 @@ impl Master {
     /// How often a trust root was asked for.
     pub(crate) fn asked(&self, version: u64) -> u32 {
         self.state().asked.get(&version).copied().unwrap_or(0)
+    }
+
+    /// A policy of the operator's, for every host, for 1,000 hours.
+    pub(crate) fn policy(&self, version: u64, rules: &serde_json::Value) -> policy::Policy {
+        policy::Policy {
+            schema: policy::SCHEMA,
+            fleet: self.shared.fleet,
+            version,
+            issued_at: now(),
+            expires_at: from_now(1000),
+            hosts: None,
+            rules: serde_json::from_value(rules.clone()).unwrap(),
+        }
+    }
+
+    /// Hands on a policy that the operator has signed.
+    pub(crate) fn rule(&self, policy: &policy::Policy) {
+        self.rule_as(policy, &[&self.operator]);
+    }
+
+    pub(crate) fn rule_as(&self, policy: &policy::Policy, keys: &[&SigningKey]) {
+        let payload = serde_json::to_vec(policy).unwrap();
+        let envelope = Envelope::sign(policy::PAYLOAD_TYPE, payload, keys).to_json();
+        self.rule_bytes(policy.version, envelope);
+    }
+
+    /// Says that there is this version, and hands on these bytes.
+    pub(crate) fn rule_bytes(&self, version: u64, envelope: Vec<u8>) {
+        self.state().policy = Some((version, envelope));
+        self.wake();
+    }
+
+    /// Answers the polls that wait.
+    pub(crate) fn wake(&self) {
+        self.shared.woken.send_modify(|times| *times += 1);
+    }
+
+    /// How often the policy was asked for.
+    pub(crate) fn policy_asked(&self) -> u32 {
+        self.state().policy_asked
+    }
+
+    pub(crate) fn operator(&self) -> &SigningKey {
+        &self.operator
     }
 
     pub(crate) fn agent_api(&self) -> SocketAddr {
@@ -406,6 +457,7 @@ impl Shared {
             "/enroll/v1" => self.enrol(request).await,
             "/agent/v1/bundle" => self.poll(&request).await,
             "/agent/v1/report" => self.report(request).await,
+            "/agent/v1/policy" => Ok(self.policy()),
             _ => {
                 let root = ["/agent/v1/trust-root/", "/enroll/v1/trust-root/"]
                     .iter()
@@ -421,6 +473,15 @@ impl Shared {
                     }
                 }
             }
+        }
+    }
+
+    fn policy(&self) -> Response<Body> {
+        let mut state = self.state.lock().unwrap();
+        state.policy_asked += 1;
+        match &state.policy {
+            Some((_, policy)) => plain(StatusCode::OK, policy.clone().into()),
+            None => plain(StatusCode::NOT_FOUND, "{}".into()),
         }
     }
 
@@ -500,8 +561,12 @@ impl Shared {
                 return Ok(plain(StatusCode::OK, envelope.into()));
             }
         }
-        let newer = published.wait_for(|generation| *generation > after);
-        let _ = tokio::time::timeout(Duration::from_secs(wait), newer).await;
+        let mut woken = self.woken.subscribe();
+        tokio::select! {
+            _ = published.wait_for(|generation| *generation > after) => {}
+            _ = woken.changed() => {}
+            () = tokio::time::sleep(Duration::from_secs(wait)) => {}
+        }
         let state = self.state.lock().unwrap();
         let mut answer = match &state.bundle {
             Some((generation, envelope)) if *generation > after => {
@@ -509,6 +574,11 @@ impl Shared {
             }
             _ => plain(StatusCode::NO_CONTENT, Bytes::new()),
         };
+        if let Some((version, _)) = &state.policy {
+            answer
+                .headers_mut()
+                .insert(policy::VERSION_HEADER, (*version).into());
+        }
         if let Some((newest, _)) = state.roots.last_key_value() {
             answer
                 .headers_mut()

@@ -151,6 +151,8 @@ macro_rules! text_id {
     };
 }
 
+pub(crate) use text_id;
+
 text_id!(
     /// A decky's name: one DNS label (RFC 1123 §2.1), in lower case. The same rule holds in the INI, the API,
     /// container names and event topics.

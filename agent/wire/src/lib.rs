@@ -11,11 +11,15 @@
 //! | [`report`] | what an agent tells the master, and the answer |
 //! | [`enrol`] | token, request and response of enrolment |
 //! | [`trust`] | the trust root that enrolment pins |
+//! | [`policy`] | what bundles may ask of hosts (signed by the operators) |
+//! | [`egress`] | where a decky may call |
 
 pub mod bundle;
+pub mod egress;
 pub mod enrol;
 pub mod ids;
 pub mod observed;
+pub mod policy;
 pub mod report;
 pub mod trust;
 
@@ -29,6 +33,8 @@ pub mod limits {
     pub const REPORT_ANSWER: usize = 64 * 1024;
     /// An enrolment request or response.
     pub const ENROLMENT: usize = 256 * 1024;
+    /// A policy's envelope.
+    pub const POLICY: usize = 256 * 1024;
     /// Most stacks in one bundle.
     pub const STACKS: usize = 4096;
     /// Most events in one batch of reports.

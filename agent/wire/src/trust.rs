@@ -31,4 +31,8 @@ pub struct TrustRoot {
     pub online_key_expires_at: Timestamp,
     /// CA certificates in PEM that may stand behind the master's listeners.
     pub ca_certificates: Vec<String>,
+    /// The least version of the policy that a host must hold to take any bundle; none asks for no policy. It answers
+    /// a master that keeps the policy from a host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<u64>,
 }

@@ -9,6 +9,7 @@ use decnet_wire::bundle::{Bundle, ComposeDocument, Network};
 use decnet_wire::enrol::{
     EnrolRequest, EnrolResponse, EnrolWaiting, LeafResponse, RejoinRequest, RenewRequest, Token,
 };
+use decnet_wire::policy::Policy;
 use decnet_wire::report::{Report, ReportAnswer};
 use decnet_wire::trust::TrustRoot;
 use serde::Serialize;
@@ -59,6 +60,9 @@ fn documents_of_schema_1_read_and_write_as_they_did() {
     holds::<RejoinRequest>("rejoin-request-1.json");
     holds::<LeafResponse>("leaf-response-1.json");
     holds::<TrustRoot>("trust-root-1.json");
+    holds::<TrustRoot>("trust-root-1-policy.json");
+    holds::<Policy>("policy-1.json");
+    holds::<Policy>("policy-1-bare.json");
 }
 
 #[test]
@@ -74,6 +78,7 @@ fn an_unknown_field_is_an_error_in_every_document() {
     is_closed::<RejoinRequest>("rejoin-request-1.json");
     is_closed::<LeafResponse>("leaf-response-1.json");
     is_closed::<TrustRoot>("trust-root-1.json");
+    is_closed::<Policy>("policy-1.json");
 }
 
 /// Agents of the first version know no modes: a network without one has to look to them as it always did.

@@ -7,8 +7,8 @@ use decnet_pki::envelope::{Envelope, VerifyError};
 use decnet_pki::files;
 use decnet_pki::key::{PublicKey, SigningKey};
 use decnet_pki::root::{Root, RootError};
-use decnet_wire::limits;
 use decnet_wire::trust::{PAYLOAD_TYPE, TrustRoot};
+use decnet_wire::{limits, policy};
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -48,6 +48,7 @@ Examples:
   decnet key rotate epoch --out root.json
   decnet key rotate ca
   decnet key rotate ca --retire
+  decnet key rotate policy
 
 Where the operator's key is elsewhere: rotate with --out FILE, `decnet sign FILE --key KEY` there, `decnet key import FILE` here.")]
     Rotate(RotateArgs),
@@ -120,6 +121,8 @@ pub enum Rotated {
     Operator,
     /// The epoch: every bundle of before is worth nothing
     Epoch,
+    /// The policy that a host must hold to take any bundle: the newest that names every host
+    Policy,
     /// The CA, which issues hosts' certificates. That of before is believed besides, until it is retired
     Ca,
 }
@@ -151,7 +154,11 @@ pub(super) async fn run(args: &KeyArgs, client: &Client, console: &mut Console<'
     }
 }
 
-async fn rotate(args: &RotateArgs, client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
+pub(super) async fn rotate(
+    args: &RotateArgs,
+    client: &Client,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
     if args.what != Rotated::Operator && (!args.operator.is_empty() || args.new.is_some()) {
         return Err(Failure::Usage(
             "--operator and --new are for `decnet key rotate operator`".to_owned(),
@@ -165,7 +172,7 @@ async fn rotate(args: &RotateArgs, client: &Client, console: &mut Console<'_>) -
     let folder = keys_path(&args.state.state_dir);
     let current = root(client).await?;
     finish_operator(&folder, &current)?;
-    let mut keys = operator_keys(args, &folder)?;
+    let mut keys = operator_keys(&args.key, args.out.is_some(), &folder)?;
     let made = match args.what {
         Rotated::Operator if args.operator.is_empty() => Some(match &args.new {
             Some(file) => {
@@ -188,6 +195,7 @@ async fn rotate(args: &RotateArgs, client: &Client, console: &mut Console<'_>) -
     let body = match args.what {
         Rotated::Online => json!({ "online": true }),
         Rotated::Epoch => json!({ "epoch": true }),
+        Rotated::Policy => json!({ "policy": true }),
         Rotated::Ca if args.retire => json!({ "retire": true }),
         Rotated::Ca => json!({ "authority": true }),
         Rotated::Operator => {
@@ -243,15 +251,19 @@ async fn rotate(args: &RotateArgs, client: &Client, console: &mut Console<'_>) -
     show(&after, console)
 }
 
-/// The operator's keys that sign.
-fn operator_keys(args: &RotateArgs, folder: &Path) -> Result<Vec<SigningKey>, Failure> {
+/// The operator's keys that sign: those of the files, or the one in the state folder. A draft may do without.
+pub(super) fn operator_keys(
+    files: &[PathBuf],
+    is_draft: bool,
+    folder: &Path,
+) -> Result<Vec<SigningKey>, Failure> {
     let own = folder.join(OPERATOR);
-    let files = if args.key.is_empty() && own.exists() {
+    let files = if files.is_empty() && own.exists() {
         vec![own]
     } else {
-        args.key.clone()
+        files.to_vec()
     };
-    if files.is_empty() && args.out.is_none() {
+    if files.is_empty() && !is_draft {
         return Err(Failure::Usage(format!(
             "no operator's key is in {}: give it with --key FILE, or draft with --out FILE and have it signed where the key is",
             folder.display()
@@ -316,17 +328,38 @@ fn offline(file: &Path, state: &StateDir, console: &mut Console<'_>) -> Result<(
 /// [`Failure`]: it is no such document, or the key cannot be read.
 pub(super) fn sign(args: &SignArgs, console: &mut Console<'_>) -> Result<(), Failure> {
     let mut envelope = read_envelope(&args.file)?;
-    if envelope.payload_type() != PAYLOAD_TYPE {
-        return Err(Failure::refused(format!(
-            "{} holds a document of type {:?}; operators sign {PAYLOAD_TYPE}",
-            args.file.display(),
-            envelope.payload_type()
-        )));
-    }
+    let payload_type = match envelope.payload_type() {
+        PAYLOAD_TYPE => {
+            show_root(&envelope, &args.file, console)?;
+            PAYLOAD_TYPE
+        }
+        policy::PAYLOAD_TYPE => {
+            super::policy::show_draft(&envelope, &args.file, console)?;
+            policy::PAYLOAD_TYPE
+        }
+        other => {
+            return Err(Failure::refused(format!(
+                "{} holds a document of type {other:?}; operators sign {PAYLOAD_TYPE} and {}",
+                args.file.display(),
+                policy::PAYLOAD_TYPE
+            )));
+        }
+    };
+    let Some(file) = &args.key else { return Ok(()) };
+    let key = private_key(file)?;
+    envelope
+        .cosign(payload_type, &key)
+        .map_err(|error| Failure::refused(chain(&error)))?;
+    files::write_private(&args.file, &envelope.to_json()).map_err(|error| Failure::Failed(chain(&error)))?;
+    console.remark(&format!("signed by {}", key.public()));
+    Ok(())
+}
+
+fn show_root(envelope: &Envelope, file: &Path, console: &mut Console<'_>) -> Result<(), Failure> {
     let document: TrustRoot = serde_json::from_slice(envelope.unverified_payload()).map_err(|error| {
         Failure::refused(format!(
             "{} holds no trust root that this version knows: {error}",
-            args.file.display()
+            file.display()
         ))
     })?;
     console.print(&facts([
@@ -345,18 +378,16 @@ pub(super) fn sign(args: &SignArgs, console: &mut Console<'_>) -> Result<(), Fai
         ("online key", document.online_key.clone()),
         ("until", document.online_key_expires_at.to_string()),
         ("CAs", document.ca_certificates.len().to_string()),
-    ]))?;
-    let Some(file) = &args.key else { return Ok(()) };
-    let key = private_key(file)?;
-    envelope
-        .cosign(PAYLOAD_TYPE, &key)
-        .map_err(|error| Failure::refused(chain(&error)))?;
-    files::write_private(&args.file, &envelope.to_json()).map_err(|error| Failure::Failed(chain(&error)))?;
-    console.remark(&format!("signed by {}", key.public()));
-    Ok(())
+        (
+            "asks for policy",
+            document
+                .policy
+                .map_or_else(|| "none".to_owned(), |least| format!("version {least} or newer")),
+        ),
+    ]))
 }
 
-async fn root(client: &Client) -> Result<Root, Failure> {
+pub(super) async fn root(client: &Client) -> Result<Root, Failure> {
     let root: Value = client.get("/api/v1/trust/root").await?;
     let unusable = |error: String| Failure::Failed(format!("the master's trust root is not usable: {error}"));
     let envelope = Envelope::parse(root.to_string().as_bytes(), limits::ENROLMENT)
@@ -400,6 +431,12 @@ fn show(trust: &TrustView, console: &mut Console<'_>) -> Result<(), Failure> {
         ("trust root", format!("version {}", trust.version)),
         ("epoch", trust.epoch.to_string()),
         (
+            "asks for policy",
+            trust
+                .policy
+                .map_or_else(|| "none".to_owned(), |least| format!("version {least} or newer")),
+        ),
+        (
             "operator's private key",
             if trust.operator_key_here {
                 "on this master: decnet key offline FILE moves it away".to_owned()
@@ -415,14 +452,14 @@ fn private_key(file: &Path) -> Result<SigningKey, Failure> {
     signing_key(file).map_err(|error| Failure::Failed(format!("no operator's key: {}", chain(&error))))
 }
 
-fn read_envelope(file: &Path) -> Result<Envelope, Failure> {
+pub(super) fn read_envelope(file: &Path) -> Result<Envelope, Failure> {
     let bytes =
         files::read_capped(file, limits::ENROLMENT).map_err(|error| Failure::Failed(chain(&error)))?;
     Envelope::parse(&bytes, limits::ENROLMENT)
         .map_err(|error| Failure::refused(format!("{}: {}", file.display(), chain(&error))))
 }
 
-fn write_new(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
+pub(super) fn write_new(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
     if file.exists() {
         return Err(Failure::Usage(format!(
             "{} is there already: name a new file",

@@ -4,6 +4,7 @@ mod audit;
 mod commands;
 mod definition;
 mod deploy;
+mod policy;
 mod reach;
 
 use std::path::PathBuf;

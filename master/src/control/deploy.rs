@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use decnet_plan::desired::Desired;
 use decnet_plan::planner::plan;
-use decnet_plan::policy::{self, Policy};
+use decnet_plan::policy;
 use decnet_plan::step::Plan;
 use decnet_wire::bundle::OperationKind;
 use decnet_wire::ids::{DeckyName, HostId, HostName, OperationId, ServiceSlug, Timestamp};
@@ -263,7 +263,7 @@ impl Control {
         let stacks = state.stacks.iter().map(|stack| (&stack.name, &stack.compose));
         let desired = Desired::new(host.id, &state.networks, &state.blobs, stacks)
             .map_err(|errors| unacceptable(host, &errors))?;
-        let violations = policy::check(&desired, &Policy::built_in());
+        let violations = policy::check(&desired, &self.bundle_policy(host)?);
         if violations.is_empty() {
             Ok(desired)
         } else {
@@ -279,7 +279,7 @@ impl Control {
             let plan = plan(
                 &desired,
                 &observed.unwrap_or_else(Observed::default),
-                &Policy::built_in(),
+                &self.bundle_policy(host)?,
             );
             plans.push(HostPlan {
                 host: host.id,
@@ -325,7 +325,7 @@ fn deployment(draft: &Draft, request: &DeployRequest) -> Change {
         }))
 }
 
-fn unacceptable<T: std::fmt::Display>(host: &Host, problems: &[T]) -> ControlError {
+pub(super) fn unacceptable<T: std::fmt::Display>(host: &Host, problems: &[T]) -> ControlError {
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     ControlError::Invalid(format!(
         "the host {} would not take this: {}",

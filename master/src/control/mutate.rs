@@ -77,7 +77,14 @@ impl Control {
                 if !there {
                     continue;
                 }
-                drawn.extend(self.draw(w, record, now)?);
+                let name = record.decky.name.clone();
+                match self.draw(w, record, now) {
+                    Ok(done) => drawn.extend(done),
+                    Err(error @ (ControlError::Invalid(_) | ControlError::Conflict(_))) => {
+                        tracing::warn!(decky = %name, "not mutated: {}", crate::text::chain(&error));
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             if drawn.is_empty() {
                 return Ok(Audited::Unchanged(Vec::new()));
@@ -116,6 +123,22 @@ impl Control {
         })
     }
 
+    /// A drawn service may ask for what the host's policy forbids: nothing is written then.
+    fn check_drawn(&self, w: &Writer<'_>, drawn: &DeckyRecord) -> Result<(), ControlError> {
+        let id = drawn.decky.host;
+        let Some(host) = w.get::<Host>(&id)?.filter(|_| self.policy_for(id).is_some()) else {
+            return Ok(());
+        };
+        let mut records = w.all::<DeckyRecord>()?;
+        for record in &mut records {
+            if record.decky.name == drawn.decky.name {
+                record.clone_from(drawn);
+            }
+        }
+        self.acceptable(&settings(&w.reader())?, &host, &records)?;
+        Ok(())
+    }
+
     fn draw(
         &self,
         w: &mut Writer<'_>,
@@ -131,6 +154,7 @@ impl Control {
         }
         let before = std::mem::replace(&mut record.decky.services, services);
         record.decky.last_mutated = now;
+        self.check_drawn(w, &record)?;
         let changed = rows::begin(w, &mut record, OperationKind::Mutate, now)?;
         touch(w, record.decky.host)?;
         let Some(operation) = record.operation else {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use decnet_pki::envelope::Envelope;
 use decnet_wire::bundle::{self, Bundle, Stack};
 use decnet_wire::ids::{Digest, HostId, Timestamp};
+use decnet_wire::policy::Policy;
 use tokio::sync::watch;
 
 use super::{Control, ControlError, settings, slot, touch};
@@ -53,6 +54,20 @@ impl Control {
         host: &Host,
         records: &[DeckyRecord],
     ) -> Result<HostState, ControlError> {
+        let policy = self.policy_for(host.id);
+        let policy = policy.as_ref().map(|policy| policy.document());
+        self.state_under(policy, settings, host, records)
+    }
+
+    /// The same under a policy. Where that sets a ceiling that the compiler knows nothing of, containers get it as their
+    /// limit.
+    pub(super) fn state_under(
+        &self,
+        policy: Option<&Policy>,
+        settings: &Settings,
+        host: &Host,
+        records: &[DeckyRecord],
+    ) -> Result<HostState, ControlError> {
         let mine: Vec<&DeckyRecord> = records
             .iter()
             .filter(|record| record.decky.host == host.id && record.leaving.is_none())
@@ -80,11 +95,14 @@ impl Control {
         let mut stacks: Vec<Stack> = compiled
             .stacks
             .into_iter()
-            .map(|stack| Stack {
-                name: stack.name,
-                decky: stack.decky,
-                compose: stack.document.into(),
-                operation: None,
+            .map(|mut stack| {
+                limit_cpus(policy, &mut stack.document);
+                Stack {
+                    name: stack.name,
+                    decky: stack.decky,
+                    compose: stack.document.into(),
+                    operation: None,
+                }
             })
             .collect();
         for record in &mine {
@@ -315,6 +333,23 @@ impl Control {
 
     pub(super) fn read_hosts(r: &Reader<'_>) -> Result<Vec<Host>, ControlError> {
         Ok(r.all::<Host>()?)
+    }
+}
+
+fn limit_cpus(policy: Option<&Policy>, document: &mut serde_json::Value) {
+    let Some(nano) = policy.and_then(|policy| policy.rules.resources.nano_cpus) else {
+        return;
+    };
+    // Exact to the ninth digit: ceilings are thousands of cores at most.
+    #[allow(clippy::cast_precision_loss)]
+    let cores = nano as f64 / 1e9;
+    let services = document
+        .get_mut("services")
+        .and_then(serde_json::Value::as_object_mut);
+    for service in services.into_iter().flat_map(serde_json::Map::values_mut) {
+        if let Some(service) = service.as_object_mut() {
+            service.entry("cpus").or_insert_with(|| cores.into());
+        }
     }
 }
 

@@ -27,6 +27,8 @@ pub struct RootChange {
     pub authority: bool,
     /// No CA but the newest is believed any more.
     pub retire: bool,
+    /// Hosts take no bundle before they hold the newest policy that names every host.
+    pub policy: bool,
     /// A new epoch: every bundle of before is refused, whatever its number.
     pub epoch: bool,
 }
@@ -76,6 +78,14 @@ impl Control {
         if change.authority {
             let next = keys.next_authority(self.now()).map_err(failed)?;
             document.ca_certificates.insert(0, next.pem());
+        }
+        if change.policy {
+            let newest = self.fleet_wide_policy().ok_or_else(|| {
+                ControlError::Invalid(
+                    "no policy names every host: sign one without hosts: decnet policy sign FILE".to_owned(),
+                )
+            })?;
+            document.policy = Some(newest);
         }
         if change.epoch {
             document.epoch = document.epoch.saturating_add(1);

@@ -1,5 +1,5 @@
 //! The agent API: `GET /agent/v1/bundle`, `POST /agent/v1/report`, `GET /agent/v1/blobs/sha256/<hex>`,
-//! `GET /agent/v1/trust-root/<version>`, `POST /agent/v1/renew`.
+//! `GET /agent/v1/policy`, `GET /agent/v1/trust-root/<version>`, `POST /agent/v1/renew`.
 //!
 //! TLS has checked that the client's certificate is one of ours. Every request checks besides that its host and
 //! key are enrolled now: a revoked host is refused on a connection that is still open.
@@ -16,6 +16,7 @@ use decnet_pki::peer::PeerIdentity;
 use decnet_wire::enrol::RenewRequest;
 use decnet_wire::ids::{Digest, HostId};
 use decnet_wire::limits;
+use decnet_wire::policy;
 use decnet_wire::report::{self, Report};
 use decnet_wire::trust::VERSION_HEADER;
 use hyper::body::Incoming;
@@ -109,10 +110,15 @@ impl AgentApi {
                 answer
                     .headers_mut()
                     .insert(VERSION_HEADER, HeaderValue::from(newest));
+                if let Some(policy) = self.control.policy_for(host) {
+                    let version = HeaderValue::from(policy.version());
+                    answer.headers_mut().insert(policy::VERSION_HEADER, version);
+                }
                 Ok(answer)
             }
             (&Method::POST, "/agent/v1/renew") => self.renew(by, request.into_body()).await,
             (&Method::POST, "/agent/v1/report") => self.report(host, request.into_body()).await,
+            (&Method::GET, "/agent/v1/policy") => Ok(self.policy(host)),
             (&Method::GET, path) if path.starts_with(TRUST_ROOT) => {
                 let control = Arc::clone(&self.control);
                 trust_root(control, path.trim_start_matches(TRUST_ROOT)).await
@@ -199,6 +205,15 @@ impl AgentApi {
         let control = Arc::clone(&self.control);
         let answer = blocking(move || control.renew(&by.actor, by.id, &request)).await?;
         Ok(message::json(StatusCode::OK, &answer))
+    }
+
+    fn policy(&self, host: HostId) -> Response<Body> {
+        let policy = self.control.policy_for(host);
+        let envelope = policy.map(|policy| String::from_utf8(policy.envelope().to_json()));
+        match envelope {
+            Some(Ok(envelope)) => message::whole(StatusCode::OK, envelope),
+            _ => message::refuse(StatusCode::NOT_FOUND, "there is no policy for this host"),
+        }
     }
 
     async fn report(&self, host: HostId, body: Incoming) -> Result<Response<Body>, ControlError> {

@@ -16,6 +16,7 @@ mod deckies;
 mod document;
 mod lifecycle;
 mod parameters;
+mod policy;
 mod swarm;
 mod system;
 #[cfg(test)]
@@ -135,6 +136,8 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(system::health))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
+        .routes(routes!(policy::show, policy::take))
+        .routes(routes!(policy::check))
         .routes(routes!(audit::list))
         .routes(routes!(trust::show))
         .routes(routes!(trust::root, trust::replace))

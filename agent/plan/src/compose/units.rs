@@ -4,7 +4,10 @@
 const MAX_PORTS: usize = 1024;
 
 /// A byte size: `1048576`, `50m`, `1.5g`, `512kb`, `2GiB`. Units are powers of 1,024, in either case.
-pub(crate) fn bytes(text: &str) -> Result<u64, &'static str> {
+///
+/// # Errors
+/// What it must be.
+pub fn bytes(text: &str) -> Result<u64, &'static str> {
     const RULE: &str = "must be a size such as 134217728, 64m or 1.5gb";
     let lower = text.trim().to_ascii_lowercase();
     let digits = lower

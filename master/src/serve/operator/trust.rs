@@ -69,6 +69,7 @@ pub(super) async fn draft(
     let online = fields.switch("online")?;
     let authority = fields.switch("authority")?;
     let retire = fields.switch("retire")?;
+    let policy = fields.switch("policy")?;
     let epoch = fields.switch("epoch")?;
     let operators = fields.optional_text("operator_keys")?;
     let threshold = fields.number("threshold")?;
@@ -96,6 +97,7 @@ pub(super) async fn draft(
         operators,
         authority,
         retire,
+        policy,
         epoch,
     };
     ask(&app, move |control| control.draft_root(&change).map(Json)).await
@@ -140,6 +142,7 @@ fn view(control: &Control, keys: &MasterKeys) -> Result<TrustView, ControlError>
     Ok(TrustView {
         version: root.version(),
         epoch: root.epoch(),
+        policy: root.document().policy,
         threshold: root.document().threshold,
         operator_keys: root.document().operator_keys.clone(),
         operator_key_here: keys.has_operator_key(),

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
+use decnet_plan::policy::Rule;
 use decnet_plan::step::{Blocked, Step};
 use decnet_wire::bundle::{NetworkMode, OperationKind};
 use decnet_wire::ids::{
-    DeckyName, HostId, HostName, InterfaceName, MacAddress, OperationId, StackName, Timestamp,
+    DeckyName, FleetId, HostId, HostName, InterfaceName, MacAddress, OperationId, StackName, Timestamp,
 };
+use decnet_wire::policy::Rules;
 use decnet_wire::report::{Outcome, PendingStack};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -719,6 +721,9 @@ pub struct TrustView {
     pub version: u64,
     /// Bundles of another epoch are refused.
     pub epoch: u64,
+    /// The least version of the policy that a host must hold to take any bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<u64>,
     /// How many of the operators must sign the next one.
     pub threshold: u32,
     /// The operators' Ed25519 keys, in hex.
@@ -755,6 +760,9 @@ pub struct DraftBody {
     /// No CA but the newest is believed any more.
     #[serde(default)]
     pub retire: bool,
+    /// Hosts take no bundle before they hold the newest policy that names every host.
+    #[serde(default)]
+    pub policy: bool,
     /// A new epoch: every bundle of before is refused.
     #[serde(default)]
     pub epoch: bool,
@@ -785,4 +793,72 @@ pub struct FleetErrorView {
     /// Its class, such as `address` or `limit`.
     pub class: String,
     pub message: String,
+}
+
+/// The policies that the operators have signed.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct PoliciesView {
+    #[schema(value_type = String)]
+    pub fleet: FleetId,
+    /// The version of the newest; 0 while there is none, and the built-in policy holds.
+    pub newest: u64,
+    /// The least version that the trust root asks every host to hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required: Option<u64>,
+    /// Those that count for a host, or for hosts to come, newest first.
+    pub policies: Vec<PolicyView>,
+    /// Hosts for which the built-in policy holds.
+    #[schema(value_type = Vec<String>)]
+    pub built_in: Vec<HostName>,
+}
+
+/// One of them.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct PolicyView {
+    pub version: u64,
+    #[schema(value_type = String)]
+    pub issued_at: Timestamp,
+    #[schema(value_type = String)]
+    pub expires_at: Timestamp,
+    /// No host takes a new bundle under it any more.
+    pub expired: bool,
+    /// Whether it names every host.
+    pub every_host: bool,
+    /// The hosts that it is the newest one of.
+    #[schema(value_type = Vec<String>)]
+    pub hosts: Vec<HostName>,
+    /// The operators of the present trust root signed it: hosts that do not hold it yet take it.
+    pub present_operators: bool,
+    /// As they are signed.
+    #[schema(value_type = Object)]
+    pub rules: Rules,
+}
+
+/// What a policy makes of the present fleet.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct PolicyCheckView {
+    /// The hosts that it is for.
+    pub hosts: usize,
+    /// Their deckies.
+    pub deckies: usize,
+    pub forbidden: Vec<ForbiddenView>,
+}
+
+/// One thing that the present fleet asks for and a policy forbids.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ForbiddenView {
+    #[schema(value_type = String)]
+    pub host: HostName,
+    /// Left out when it is about a network, or the host as a whole.
+    #[schema(value_type = String)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decky: Option<DeckyName>,
+    /// The service, or the network; empty for the host as a whole.
+    pub service: String,
+    pub attribute: String,
+    /// What the policy says, and what was asked for.
+    pub reason: String,
+    /// The path of the key that forbids it; `always` and `built-in` are none.
+    #[schema(value_type = String)]
+    pub rule: Rule,
 }

@@ -1,6 +1,9 @@
 //! The audit log: every change, by whom, once.
 
 use axum::body::Body;
+use decnet_pki::envelope::Envelope;
+use decnet_wire::ids::Timestamp;
+use decnet_wire::policy::{self, Policy};
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -57,6 +60,19 @@ async fn every_change(master: &Master) -> Vec<Case> {
     let host = master.enrol("edge-01").to_string();
     let (waiting, fingerprint) = master.waiting("edge-03");
     let root = signed(&draft(master, json!({"online": true})).await, &operator(master));
+    let now = time::OffsetDateTime::now_utc();
+    let policy = Policy {
+        schema: policy::SCHEMA,
+        fleet: master.control.fleet_id(),
+        version: 1,
+        issued_at: Timestamp::new(now),
+        expires_at: Timestamp::new(now + time::Duration::days(1)),
+        hosts: None,
+        rules: policy::Rules::default(),
+    };
+    let policy = serde_json::to_vec(&policy).unwrap();
+    let policy = Envelope::sign(policy::PAYLOAD_TYPE, policy, &[&operator(master)]).to_json();
+    let policy = serde_json::from_slice(&policy).unwrap();
     let (post, put) = (Method::POST, Method::PUT);
     let entry = |action, subject| (action, subject);
     vec![
@@ -138,6 +154,13 @@ async fn every_change(master: &Master) -> Vec<Case> {
             entry("token.revoke", "token/ci"),
         ),
         case(
+            post.clone(),
+            "/policy",
+            "",
+            Some(policy),
+            entry("policy.sign", "policy"),
+        ),
+        case(
             post,
             "/trust/root",
             "",
@@ -148,7 +171,7 @@ async fn every_change(master: &Master) -> Vec<Case> {
 }
 
 /// Routes that are asked with a body and change nothing.
-const HARMLESS: [&str; 2] = ["/deckies/plan", "/trust/draft"];
+const HARMLESS: [&str; 3] = ["/deckies/plan", "/policy/check", "/trust/draft"];
 
 #[tokio::test]
 async fn every_route_that_changes_something_leaves_one_entry_with_who_it_was() {
