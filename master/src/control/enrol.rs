@@ -189,8 +189,11 @@ impl Control {
             };
             w.put(&id, &token)?;
             Ok(Change::new(Action::HostInvite, named(&host))
-                .before(same.as_ref().map_or(Value::Null, shown))
-                .after(shown(&host))
+                .before(json!({ "host": same.as_ref().map(shown) }))
+                .after(json!({
+                    "host": shown(&host),
+                    "token": { "expires_at": expires_at, "approval": token.approval },
+                }))
                 .done(id))
         })?;
         let token = Token {
