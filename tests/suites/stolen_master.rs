@@ -582,13 +582,15 @@ impl Loot {
             "(rule images.digests)",
             |bundle| {
                 let ids = bundle["blobs"][0]["kind"]["image_ids"].as_array_mut();
-                ids.map(|ids| ids.push(json!(format!("sha256:{}", "7".repeat(64)))));
+                if let Some(ids) = ids {
+                    ids.push(json!(format!("sha256:{}", "7".repeat(64))));
+                }
             },
         );
         self.changed("a build", "policy", "(rule images.builds)", |bundle| {
             let digest = format!("sha256:{}", "6".repeat(64));
             let blob = json!({"digest": digest, "size": 1, "kind": {"type": "build-context"}});
-            bundle["blobs"].as_array_mut().map(|all| all.push(blob));
+            push(&mut bundle["blobs"], blob);
             let base = &mut bundle["stacks"][0]["compose"]["services"]["base"];
             base.as_object_mut().map(|map| map.remove("image"));
             base["build"] = json!({"context": format!("blob:{digest}"), "network": "none"});
@@ -661,8 +663,7 @@ impl Loot {
 fn last_bundle(scene: &Scene, host: &str) -> Result<(Value, String)> {
     let store = RedbStore::open(&decnet::init::store_path(&scene.master.state_dir))?;
     let id: HostId = host.parse()?;
-    let record: Option<EnvelopeRecord> =
-        Db::new(store).read(|r| Ok::<_, decnet::store::StoreError>(r.get::<EnvelopeRecord>(&id)?))?;
+    let record: Option<EnvelopeRecord> = Db::new(store).read(|r| r.get::<EnvelopeRecord>(&id))?;
     let envelope = record.context("the host was given a bundle")?.0;
     let envelope = Envelope::parse(envelope.as_bytes(), limits::BUNDLE_ENVELOPE)?;
     let bundle = serde_json::from_slice(envelope.unverified_payload())?;
