@@ -249,6 +249,18 @@ impl Admission {
         self.refuse(&refusal, self.clock.now()).await
     }
 
+    /// Tells of an answer that is longer than any bundle, and was not read to its end. However many come, they are one:
+    /// none of them has a digest.
+    pub(crate) async fn refuse_endless(&self, detail: &str) -> Result<(), LedgerError> {
+        let refusal = Refusal {
+            code: Code::TooLarge,
+            detail: detail.to_owned(),
+            digest: digest_of(b""),
+            generation: None,
+        };
+        self.refuse(&refusal, self.clock.now()).await
+    }
+
     async fn refuse(&self, refusal: &Refusal, now: Timestamp) -> Result<(), LedgerError> {
         let Refusal {
             code,

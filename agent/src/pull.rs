@@ -117,7 +117,9 @@ impl Pull {
                 Err(error) => {
                     let text = error_chain(&error);
                     let pause = self.patience.after(&error);
-                    if error.is_refusal() {
+                    if matches!(error, LinkError::TooLarge { .. }) {
+                        self.admission.refuse_endless(&one_line(&text)).await?;
+                    } else if error.is_refusal() {
                         tracing::error!(
                             "the master does not let this host in: {text}; if the host was removed there, enrol it again"
                         );

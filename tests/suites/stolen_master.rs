@@ -35,8 +35,6 @@ use tokio_util::sync::CancellationToken;
 /// How long one hostile document may take until it is told: the agent leaves a master that brings nothing of use alone
 /// for a while.
 const TOLD: Duration = Duration::from_secs(60);
-/// What is not even read: the status on the host says it, for there is no document that could be refused.
-const CONNECTION: &str = "not read";
 /// No name on the engine but those of hostile documents has this in it.
 const MARK: &str = "stolen";
 
@@ -128,28 +126,18 @@ impl Target {
     }
 
     /// Lets the agent rest, hands something out, and waits until the agent has told what it thinks of it.
-    fn try_on(&self, hostile: Offer, code: &str) -> Result<(String, String)> {
+    fn try_on(&self, hostile: Offer) -> Result<(String, String)> {
         *self.offer() = Offer {
             rest: true,
             ..hostile
         };
-        let outcome = if code == CONNECTION {
-            until("the agent says why it took nothing", TOLD, || {
-                let contact = &status(&self.agent)?["running"]["contact"];
-                Ok(match contact["error"].as_str() {
-                    Some(error) => Seen::Done((CONNECTION.to_owned(), error.to_owned())),
-                    None => Seen::not_yet(contact),
-                })
+        let outcome = until("the refusal is told", TOLD, || {
+            Ok(match self.offer().told.first() {
+                Some(told) => Seen::Done(told.clone()),
+                None => Seen::not_yet("nothing is told"),
             })
-        } else {
-            until("the refusal is told", TOLD, || {
-                Ok(match self.offer().told.first() {
-                    Some(told) => Seen::Done(told.clone()),
-                    None => Seen::not_yet("nothing is told"),
-                })
-            })
-            .with_context(|| decnet_tests::processes::tail(&self.agent.log))
-        };
+        })
+        .with_context(|| decnet_tests::processes::tail(&self.agent.log));
         *self.offer() = Offer::default();
         outcome
     }
@@ -690,7 +678,7 @@ impl Loot {
             bundle: Some(vec![b'['; limits::BUNDLE_ENVELOPE + 1]),
             ..Offer::default()
         };
-        self.add("endless data", CONNECTION, "is longer than", offer);
+        self.add("endless data", "too-large", "is longer than", offer);
         Ok(())
     }
 }
@@ -958,7 +946,7 @@ fn share(target: &Target, cases: Vec<Case>, number: usize) -> Result<Vec<String>
         if at % HOSTS != number {
             continue;
         }
-        let told = target.try_on(case.offer, case.code);
+        let told = target.try_on(case.offer);
         let (code, detail) = match told {
             Ok(told) => told,
             Err(error) => ("NOTHING".to_owned(), format!("{error:#}").replace('\n', " ")),

@@ -227,6 +227,12 @@ impl Master {
         self.shared.published.send_replace(bundle.generation);
     }
 
+    /// Offers something in the place of a bundle.
+    pub(crate) fn publish_bytes(&self, generation: u64, bytes: Vec<u8>) {
+        self.state().bundle = Some((generation, bytes));
+        self.shared.published.send_replace(generation);
+    }
+
     /// The trust root of a version, with another online key.
     pub(crate) fn root(&self, version: u64, online: &SigningKey) -> TrustRoot {
         TrustRoot {

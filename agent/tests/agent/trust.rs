@@ -155,3 +155,22 @@ async fn a_man_in_the_middle_is_asked_for_trust_roots_and_believed_in_nothing() 
     assert!(thief.heartbeat().is_none(), "he was told something");
     assert_eq!(believed(running).await, 2);
 }
+
+#[tokio::test]
+async fn endless_data_an_answer_longer_than_any_bundle_is_told_once_and_costs_nothing_else() {
+    let master = Master::start().await;
+    let _running = Running::enrolled_at(&master).await;
+    for generation in [1, 2] {
+        master.publish_bytes(generation, vec![b'['; decnet_wire::limits::BUNDLE_ENVELOPE + 1]);
+        master
+            .until("the refusal", |master| master.told().len() == 1)
+            .await;
+    }
+    let mut bundle = master.bundle(3);
+    bundle.stacks = vec![deploy("web")];
+    master.publish(&bundle);
+    master
+        .until("the good one", |master| master.told().len() == 2)
+        .await;
+    assert_eq!(master.told(), ["refused too-large", "web deploy running"]);
+}
