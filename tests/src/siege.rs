@@ -12,6 +12,7 @@
 mod agents;
 mod attackers;
 mod line;
+mod real;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -41,7 +42,10 @@ const LAG: Duration = Duration::from_secs(10);
 /// How large a siege is.
 #[derive(Debug, Clone, Copy)]
 pub struct Siege {
+    /// Clients that do what agents do, three times as often.
     pub agents: usize,
+    /// Agents as they are installed.
+    pub real: usize,
     pub attackers: usize,
     /// How long it lasts once everybody is there.
     pub lasts: Duration,
@@ -59,6 +63,8 @@ pub struct Outcome {
     pub slowest: Duration,
     pub polls: u64,
     pub failed_polls: Vec<String>,
+    /// The longest that the master did not hear an agent of the real ones.
+    pub unheard: Duration,
     /// How long the connections of each kind of attacker lived at most, and how many there were.
     pub attackers: BTreeMap<&'static str, (u64, Duration)>,
     /// Enrolments during the siege.
@@ -78,7 +84,8 @@ impl Siege {
     /// Something that is needed is not there, the operator was not answered, nobody could enrol, or the attackers'
     /// connections stayed.
     pub async fn lay(self, master: &mut Master) -> Result<Outcome> {
-        allow_files(2 * (self.agents * 2 + self.attackers))?;
+        // A real agent has four connections, a ledger and a socket.
+        allow_files(2 * (self.agents * 2 + self.real * 3 + self.attackers))?;
         let pid = master.process().context("the master does not run")?.id();
         let proc = Path::new("/proc").join(pid.to_string());
         let operator = Operator::on(&master.socket);
@@ -87,6 +94,17 @@ impl Siege {
         let (stolen, hosts) = hosts.split_at(stolen);
 
         let (counts, end) = (Arc::new(Counts::default()), CancellationToken::new());
+        let folder = tempfile::Builder::new().prefix("decnet-").tempdir_in("/tmp")?;
+        let mut real = real::start(&operator, folder.path(), self.real, &end).await?;
+        let heard = async {
+            while real::oldest(&operator, self.real).await?.is_none() {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+        tokio::time::timeout(real::LATE + ANSWER, heard)
+            .await
+            .context("not every agent is heard before it begins")??;
         let mut fleet = JoinSet::new();
         for (at, host) in hosts.iter().enumerate() {
             let share = HEARTBEAT * u32::try_from(at)? / u32::try_from(hosts.len())?;
@@ -123,6 +141,7 @@ impl Siege {
         }
         let mut most = before;
         let (mut slowest, mut newcomers) = (Duration::ZERO, 0_u64);
+        let mut unheard = Duration::ZERO;
         let begun = Instant::now();
         while begun.elapsed() < self.lasts {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -133,6 +152,8 @@ impl Siege {
                 .context("the operator was not answered during the siege")??;
             slowest = slowest.max(asked.elapsed());
             if begun.elapsed().as_secs() / 5 >= newcomers {
+                let oldest = real::oldest(&operator, self.real).await?;
+                unheard = unheard.max(oldest.unwrap_or(real::LATE));
                 newcomers += 1;
                 let name = format!("newcomer-{newcomers}");
                 Host::enrol(&operator, &name)
@@ -149,6 +170,9 @@ impl Siege {
         while let Some(ended) = fleet.join_next().await {
             ended?;
         }
+        while let Some(ended) = real.join_next().await {
+            ended??;
+        }
         attack.shutdown().await;
         Ok(Outcome {
             heartbeats: counts.heartbeats.load(Ordering::Relaxed),
@@ -156,6 +180,7 @@ impl Siege {
             slowest: counts.slowest(),
             polls: counts.polls.load(Ordering::Relaxed),
             failed_polls: counts.failed_polls(),
+            unheard,
             attackers: held.summary(),
             newcomers,
             operator: slowest,
@@ -182,6 +207,9 @@ impl Outcome {
                 .iter()
                 .map(|failed| format!("a poll failed: {failed}")),
         );
+        if self.unheard >= real::LATE {
+            wrong.push(format!("an agent was not heard for {:?}", self.unheard));
+        }
         for (kind, (_, longest)) in &self.attackers {
             let limit = Kind::ALL
                 .iter()

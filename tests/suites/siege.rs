@@ -1,6 +1,7 @@
 //! Two thousand clients that misbehave, and five hundred agents that notice nothing of it.
 //!
-//! `make siege` lays a longer one (`DECNET_SIEGE_SECONDS`), after which the attackers hold on to what they have.
+//! `make siege` lays a longer one (`DECNET_SIEGE_SECONDS`) with five hundred agents as they are installed, after which the
+//! attackers hold on to what they have.
 
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ fn slow_and_endless_clients_starve_no_agent_and_fill_no_memory() -> Result<()> {
         Err(_) => None,
     };
     let siege = Siege {
-        agents: 500,
+        agents: if longer.is_some() { 100 } else { 500 },
+        real: if longer.is_some() { 500 } else { 0 },
         attackers: 2000,
         lasts: Duration::from_secs(longer.unwrap_or(25)),
         they_hold: longer.is_some(),
@@ -45,6 +47,10 @@ fn slow_and_endless_clients_starve_no_agent_and_fill_no_memory() -> Result<()> {
         outcome.failed_polls.len(),
         outcome.newcomers,
         outcome.operator,
+    );
+    println!(
+        "an installed agent was not heard for {:?} at most",
+        outcome.unheard
     );
     println!(
         "the master before, at most and after: {mib:?} MiB, {:?} files",
