@@ -66,6 +66,11 @@ test: fmt-check set-up build image lab-image lint ## everything: set-up, lints, 
 siege: build image ## a longer siege of the master's listeners than the suite's (SIEGE=300, in seconds)
 	DECNET_SIEGE_SECONDS=$(or $(SIEGE),300) $(CARGO) test --locked -p decnet-tests --test siege -- --nocapture
 
+.PHONY: chaos
+chaos: build image ## faults of every kind for as long as asked, then everybody has to agree (SEED=, MINUTES=10, DECKIES=200)
+	$(if $(SEED),DECNET_SEED=$(SEED)) DECNET_CHAOS_SECONDS=$$(($(or $(MINUTES),10) * 60)) DECNET_CHAOS_DECKIES=$(or $(DECKIES),200) \
+		$(CARGO) test --locked -p decnet-tests --test chaos -- --nocapture
+
 .PHONY: fuzz
 fuzz: toolchain ## a fuzz target under libFuzzer (TARGET=loader, envelope, bundle, root, policy, csr, token; MINUTES=60; needs a C++ compiler)
 	@case '$(or $(TARGET),loader)' in \

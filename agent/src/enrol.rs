@@ -11,17 +11,17 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
 use decnet_pki::certificate::CaPin;
 use decnet_pki::csr::{self, CsrError};
 use decnet_pki::digest::Sha256Digest;
 use decnet_pki::files::{self, FileError};
 use decnet_pki::key::HostKey;
+use decnet_pki::secret::Secret;
 use decnet_pki::tls::{self, TlsError};
 use decnet_wire::enrol::{EnrolRequest, EnrolResponse, SCHEMA, Token};
 use decnet_wire::ids::{Digest, FleetId, HostId, HostName, Timestamp};
 use decnet_wire::limits;
-use http::{Method, Request, StatusCode, header};
+use http::StatusCode;
 
 use crate::certificate::{self, CheckError};
 use crate::clock::{Clock, SystemClock};
@@ -29,7 +29,7 @@ use crate::config::{Config, HostPort, HostPortError};
 use crate::error::error_chain;
 use crate::identity::{Identity, IdentityError, PendingKey, Stored};
 use crate::ledger::{Ledger, LedgerError};
-use crate::link::{self, Link, LinkError};
+use crate::link::{self, Link, LinkError, Wait};
 use crate::trust::{self, TrustError, wire_digest};
 
 const PREFIX: &str = "decnet1.";
@@ -202,6 +202,11 @@ pub(crate) fn parse_token(text: &str) -> Result<Token, EnrolError> {
             why: "it is of a version that this agent does not know",
         });
     }
+    if token.secret.parse::<Secret>().is_err() {
+        return Err(EnrolError::Token {
+            why: "its secret is not whole",
+        });
+    }
     Ok(token)
 }
 
@@ -215,27 +220,15 @@ async fn ask(token: &Token, at: HostPort, key: &HostKey) -> Result<Option<EnrolR
         agent_version: crate::VERSION.to_owned(),
     };
     let body = serde_json::to_vec(&request).map_err(EnrolError::Document)?;
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri("/enroll/v1")
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Bytes::from(body))
-        .map_err(|error| EnrolError::Ask(LinkError::Request(error)))?;
+    let request = link::post("/enroll/v1", body).map_err(EnrolError::Ask)?;
     let config = tls::pinned_client_config(pin(token)).map_err(EnrolError::Tls)?;
     let mut link = Link::new(at, link::fixed(config)).map_err(EnrolError::Ask)?;
-    let answer = link.send(&request, ANSWER).await.map_err(EnrolError::Ask)?;
-    if !matches!(
-        answer.status(),
-        StatusCode::OK | StatusCode::CREATED | StatusCode::ACCEPTED
-    ) {
-        return Err(EnrolError::Ask(link.unexpected(answer).await));
-    }
-    let waiting = answer.status() == StatusCode::ACCEPTED;
-    let body = link
-        .read(answer, limits::ENROLMENT, ANSWER)
+    let accepted = [StatusCode::OK, StatusCode::CREATED, StatusCode::ACCEPTED];
+    let (status, body) = link
+        .exchange(&request, &accepted, limits::ENROLMENT, Wait::each(ANSWER))
         .await
         .map_err(EnrolError::Ask)?;
-    if waiting {
+    if status == StatusCode::ACCEPTED {
         return Ok(None);
     }
     serde_json::from_slice(&body)

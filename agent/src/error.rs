@@ -25,11 +25,18 @@ const LONGEST: usize = 2000;
 /// Cuts a text to one line of what a report takes.
 #[must_use]
 pub(crate) fn one_line(text: &str) -> String {
-    let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if flat.chars().count() <= LONGEST {
-        return flat;
+    cut(&text.split_whitespace().collect::<Vec<_>>().join(" "), 0)
+}
+
+/// Cuts a line so that so many characters more are still what a report takes.
+#[must_use]
+pub(crate) fn cut(line: &str, more: usize) -> String {
+    let most = LONGEST.saturating_sub(more);
+    if line.chars().count() <= most {
+        return line.to_owned();
     }
-    flat.chars().take(LONGEST - 1).chain(['…']).collect()
+    let kept = most.saturating_sub(1);
+    line.chars().take(kept).chain(['…']).collect()
 }
 
 #[cfg(test)]

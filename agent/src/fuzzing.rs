@@ -16,6 +16,7 @@ use decnet_pki::key::SigningKey;
 use decnet_pki::policy::SignedPolicy;
 use decnet_pki::root::Root;
 use decnet_wire::bundle::{self, Bundle};
+use decnet_wire::enrol::Token;
 use decnet_wire::ids::{Digest, FleetId, HostId, Timestamp};
 use decnet_wire::{policy, trust};
 use time::macros::datetime;
@@ -97,7 +98,8 @@ pub fn envelope(input: &[u8]) {
             let mut signed = envelope;
             if signed.cosign(&kind, &KEYS[0]).is_ok() {
                 assert!(signed.verify(&kind, &keys, NonZeroUsize::MIN).is_ok());
-                assert!(signed.verify("another", &keys, NonZeroUsize::MIN).is_err());
+                let another = format!("{kind}+");
+                assert!(signed.verify(&another, &keys, NonZeroUsize::MIN).is_err());
             }
         }
         Err(error) => is_a_line(&error),
@@ -208,8 +210,12 @@ pub fn token(input: &[u8]) {
                 let written = serde_json::to_vec(&token).unwrap_or_default();
                 let again = parse_token(&format!("decnet1.{}", URL_SAFE_NO_PAD.encode(written)));
                 assert!(again.is_ok_and(|again| again == token));
-                let shown = format!("{token:?}");
-                assert!(token.secret.is_empty() || token.secret.len() < 8 || !shown.contains(&token.secret));
+                // By chance a host's name may hold what the secret is; what shows the secret shows which one it is.
+                let other = Token {
+                    secret: String::new(),
+                    ..token.clone()
+                };
+                assert_eq!(format!("{token:?}"), format!("{other:?}"));
                 drop(token.enrol_at.parse::<crate::config::HostPort>());
             }
             Err(error) => is_a_line(&error),

@@ -11,13 +11,14 @@ mod images;
 mod journal;
 mod operations;
 mod outbox;
+mod place;
 mod records;
 mod tables;
 mod troubles;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +33,8 @@ use tokio::sync::Notify;
 use crate::error::error_chain;
 pub(crate) use operations::{Settled, digest_of};
 pub(crate) use outbox::Batch;
+use place::OnDisk;
+pub(crate) use place::Place;
 pub(crate) use records::{Acceptance, FailedTry, RefusalRecord};
 pub use records::{
     AcceptedRecord, Incident, IncidentCause, JournalEntry, LastGood, OperationRecord, OperationState,
@@ -128,13 +131,21 @@ impl Ledger {
     /// [`LedgerError::Held`] when another process, or another agent of this one, holds it; otherwise when the
     /// file system refuses.
     pub fn open(path: &Path, now: Timestamp) -> Result<Opened, LedgerError> {
-        match Self::open_caught(path, now) {
+        Self::open_at(&OnDisk(path), now)
+    }
+
+    pub(crate) fn open_at(place: &impl Place, now: Timestamp) -> Result<Opened, LedgerError> {
+        if !place.is_there().map_err(cannot_open(place))? {
+            Self::begin(place, now, None)?;
+            place.put_in_place().map_err(cannot_open(place))?;
+        }
+        match Self::open_caught(place, now) {
             Ok(ledger) => Ok(Opened {
                 ledger,
                 set_aside: None,
             }),
             Err(error) if is_damage(&error) => {
-                let aside = set_aside(path, now)?;
+                let aside = aside(place.path(), now);
                 let detail = format!(
                     "{}: it is kept as {}; a fresh one was begun",
                     error_chain(&error),
@@ -145,9 +156,13 @@ impl Ledger {
                     detail,
                     generation: None,
                 };
-                let ledger = Self::open_sound(path, now, Some(note))?;
+                Self::begin(place, now, Some(note))?;
+                place.replace(&aside).map_err(|source| LedgerError::SetAside {
+                    path: place.path().to_owned(),
+                    source: Arc::new(source),
+                })?;
                 Ok(Opened {
-                    ledger,
+                    ledger: Self::open_sound(place, now)?,
                     set_aside: Some(aside),
                 })
             }
@@ -155,12 +170,24 @@ impl Ledger {
         }
     }
 
+    /// Makes a fresh ledger beside its place.
+    fn begin(place: &impl Place, now: Timestamp, note: Option<EventBody>) -> Result<(), LedgerError> {
+        let db = database(place, place.begin().map_err(cannot_open(place))?)?;
+        let tx = Tx::start(&db)?;
+        tx.initialise(now)?;
+        if let Some(note) = note {
+            tx.push_event(now, note)?;
+        }
+        tx.commit().map(drop)
+    }
+
     /// redb checks what it reads, and yet panics over some files whose bytes were changed: that is damage as well.
-    fn open_caught(path: &Path, now: Timestamp) -> Result<Self, LedgerError> {
+    fn open_caught(place: &impl Place, now: Timestamp) -> Result<Self, LedgerError> {
         // Nothing outlives the panic but the file, which is set aside.
-        std::panic::catch_unwind(|| Self::open_sound(path, now, None)).unwrap_or_else(|_| {
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| Self::open_sound(place, now)));
+        opened.unwrap_or_else(|_| {
             Err(LedgerError::Open {
-                path: path.to_owned(),
+                path: place.path().to_owned(),
                 source: Arc::new(redb::Error::Corrupted(
                     "its pages contradict each other".to_owned(),
                 )),
@@ -168,35 +195,13 @@ impl Ledger {
         })
     }
 
-    fn open_sound(path: &Path, now: Timestamp, note: Option<EventBody>) -> Result<Self, LedgerError> {
-        let failed = |source: redb::Error| LedgerError::Open {
-            path: path.to_owned(),
-            source: Arc::new(source),
-        };
-        // Made here first, so that it is private from its first moment.
-        std::fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(|error| failed(redb::Error::Io(error)))?;
-        let mut db = Database::builder()
-            .set_cache_size(CACHE)
-            .create(path)
-            .map_err(|error| match error {
-                DatabaseError::DatabaseAlreadyOpen => LedgerError::Held {
-                    path: path.to_owned(),
-                },
-                other => failed(other.into()),
-            })?;
-        db.check_integrity().map_err(|error| failed(error.into()))?;
-        let tx = Tx::new(db.begin_write().map_err(|error| failed(error.into()))?);
+    fn open_sound(place: &impl Place, now: Timestamp) -> Result<Self, LedgerError> {
+        let mut db = database(place, place.backend().map_err(cannot_open(place))?)?;
+        db.check_integrity()
+            .map_err(|error| cannot_open_for(place)(error.into()))?;
+        let tx = Tx::start(&db)?;
         tx.initialise(now)?;
         let first_number = tx.next_number()?;
-        if let Some(note) = note {
-            tx.push_event(now, note)?;
-        }
         tx.commit()?;
         let db = Arc::new(db);
         let outbox_grew = Arc::new(Notify::new());
@@ -334,15 +339,34 @@ fn is_damage(error: &LedgerError) -> bool {
     }
 }
 
-fn set_aside(path: &Path, now: Timestamp) -> Result<PathBuf, LedgerError> {
+fn database(place: &impl Place, backend: impl redb::StorageBackend) -> Result<Database, LedgerError> {
+    let opened = Database::builder()
+        .set_cache_size(CACHE)
+        .create_with_backend(backend);
+    opened.map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => LedgerError::Held {
+            path: place.path().to_owned(),
+        },
+        other => cannot_open_for(place)(other.into()),
+    })
+}
+
+fn cannot_open_for(place: &impl Place) -> impl Fn(redb::Error) -> LedgerError {
+    |source| LedgerError::Open {
+        path: place.path().to_owned(),
+        source: Arc::new(source),
+    }
+}
+
+fn cannot_open(place: &impl Place) -> impl Fn(std::io::Error) -> LedgerError {
+    |source| cannot_open_for(place)(redb::Error::Io(source))
+}
+
+/// Under its name with the date.
+fn aside(path: &Path, now: Timestamp) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".damaged-{}", now.to_string().replace(':', "")));
-    let aside = PathBuf::from(name);
-    std::fs::rename(path, &aside).map_err(|source| LedgerError::SetAside {
-        path: path.to_owned(),
-        source: Arc::new(source),
-    })?;
-    Ok(aside)
+    name.into()
 }
 
 // redb reports what it finds as `StorageError` inside its own enums; one name is enough here.

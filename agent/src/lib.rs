@@ -34,6 +34,9 @@
 mod admit;
 mod agent;
 mod backoff;
+/// See `examples/ledger_bench.rs`; in no program.
+#[cfg(feature = "bench")]
+pub mod bench;
 mod blobs;
 mod certificate;
 pub mod cli;
@@ -67,5 +70,7 @@ pub use error::error_chain;
 /// The version that is reported to the master.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod testing;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use decnet_pki::ServerName;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -203,6 +203,22 @@ impl Link {
         Err(error)
     }
 
+    /// Sends a request and reads the whole answer, if its status is one of these.
+    pub(crate) async fn exchange(
+        &mut self,
+        request: &Request<Bytes>,
+        accepted: &[StatusCode],
+        most: usize,
+        wait: Wait,
+    ) -> Result<(StatusCode, Bytes), LinkError> {
+        let answer = self.send(request, wait.head).await?;
+        let status = answer.status();
+        if !accepted.contains(&status) {
+            return Err(self.unexpected(answer).await);
+        }
+        Ok((status, self.read(answer, most, wait.body).await?))
+    }
+
     /// Turns an answer that is not what was asked for into an error, with what the master says about it.
     pub(crate) async fn unexpected(&mut self, answer: Response<Incoming>) -> LinkError {
         let status = answer.status();
@@ -290,6 +306,41 @@ impl Link {
             after: CONNECT,
         })?
     }
+}
+
+/// How long an answer may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wait {
+    pub(crate) head: Duration,
+    pub(crate) body: Duration,
+}
+
+impl Wait {
+    /// As long for the one as for the other.
+    pub(crate) const fn each(time: Duration) -> Self {
+        Self {
+            head: time,
+            body: time,
+        }
+    }
+}
+
+/// A request for what is there.
+pub(crate) fn get(uri: &str) -> Result<Request<Bytes>, LinkError> {
+    Request::builder()
+        .uri(uri)
+        .body(Bytes::new())
+        .map_err(LinkError::Request)
+}
+
+/// A request with a JSON document.
+pub(crate) fn post(uri: &str, document: Vec<u8>) -> Result<Request<Bytes>, LinkError> {
+    Request::builder()
+        .method(Method::POST)
+        .uri(uri)
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Bytes::from(document))
+        .map_err(LinkError::Request)
 }
 
 /// A way to speak TLS that stays as it is.

@@ -8,12 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use decnet_pki::root::Root;
-use decnet_wire::ids::Digest;
 use decnet_wire::limits;
 use decnet_wire::policy;
 use decnet_wire::trust::VERSION_HEADER;
-use http::{Request, StatusCode};
+use http::StatusCode;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -22,19 +20,23 @@ use crate::backoff::Patience;
 use crate::certificate::Recovery;
 use crate::clock::SharedClock;
 use crate::error::{error_chain, one_line};
-use crate::identity::{Identity, IdentityError, IdentityStore};
-use crate::ledger::{LedgerError, digest_of};
-use crate::link::{Link, LinkError};
+use crate::identity::{Identity, IdentityStore};
+use crate::ledger::LedgerError;
+use crate::link::{self, Link, LinkError, Wait};
 use crate::status::Contact;
-use crate::trust::{self, TrustError};
+use crate::trust::{self, NextError, ROOTS_AT_ONCE};
 
 /// How long a master may take beyond the wait that it was asked for.
 const GRACE: Duration = Duration::from_secs(30);
 /// How long the body of a bundle may take.
 const BODY: Duration = Duration::from_secs(120);
-/// Trust roots that are followed for one answer: a bound on what a master can make a host do at once. The rest comes
-/// with the next answer.
-const ROOTS_AT_ONCE: usize = 64;
+/// How long a trust root or a policy may take.
+const DOCUMENT: Wait = Wait {
+    head: GRACE,
+    body: BODY,
+};
+/// Under what trust roots are found, by version.
+const TRUST_ROOT: &str = "/agent/v1/trust-root/";
 /// Two polls begin no closer to each other, however quickly the master has nothing to say.
 const PACE: Duration = Duration::from_secs(1);
 /// How often in a row a way back is tried at once: the next root, then a certificate, and the other key.
@@ -63,21 +65,6 @@ struct Answer {
     newest_root: Option<u64>,
     /// The version of the policy that it has for this host.
     policy: Option<u64>,
-}
-
-/// Why the next trust root is not believed yet.
-#[derive(Debug, thiserror::Error)]
-enum FollowError {
-    #[error("it cannot be fetched")]
-    Fetch(#[source] LinkError),
-    #[error("it is refused")]
-    Refused {
-        digest: Digest,
-        #[source]
-        source: TrustError,
-    },
-    #[error("it cannot be kept")]
-    Keep(#[source] IdentityError),
 }
 
 impl Pull {
@@ -162,10 +149,7 @@ impl Pull {
         let after = self.admission.generation();
         let wait = *self.poll_wait.borrow();
         let uri = format!("/agent/v1/bundle?after={after}&wait={}", wait.as_secs());
-        let request = Request::builder()
-            .uri(uri)
-            .body(Bytes::new())
-            .map_err(LinkError::Request)?;
+        let request = link::get(&uri)?;
         let answer = self.link.send(&request, wait + GRACE).await?;
         let version = |header| {
             let version = answer.headers().get(header);
@@ -195,10 +179,17 @@ impl Pull {
             if newest.is_none_or(|newest| newest <= known.root.version()) {
                 return Ok(());
             }
-            match self.next_root(&known.root).await {
-                Ok(Some(version)) => tracing::info!(version, "trust root accepted"),
+            let next = trust::fetch_next(&mut self.link, TRUST_ROOT, &known.root, DOCUMENT).await;
+            match next {
+                Ok(Some(root)) => {
+                    if let Err(error) = self.identity.follow(&root) {
+                        tracing::warn!("the newer trust root cannot be kept: {}", error_chain(&error));
+                        return Ok(());
+                    }
+                    tracing::info!(version = root.version(), "trust root accepted");
+                }
                 Ok(None) => return Ok(()),
-                Err(FollowError::Refused { digest, source }) => {
+                Err(NextError::Refused { digest, source }) => {
                     let detail = one_line(&error_chain(&source));
                     return self.admission.refuse_root(&digest, &detail).await;
                 }
@@ -209,40 +200,6 @@ impl Pull {
             }
         }
         Ok(())
-    }
-
-    /// The version of the next root, once it is kept; none when the master has none.
-    async fn next_root(&mut self, known: &Root) -> Result<Option<u64>, FollowError> {
-        let request = Request::builder()
-            .uri(format!(
-                "/agent/v1/trust-root/{}",
-                known.version().saturating_add(1)
-            ))
-            .body(Bytes::new())
-            .map_err(|error| FollowError::Fetch(LinkError::Request(error)))?;
-        let answer = self
-            .link
-            .send(&request, GRACE)
-            .await
-            .map_err(FollowError::Fetch)?;
-        let status = answer.status();
-        if status != StatusCode::OK && status != StatusCode::NOT_FOUND {
-            return Err(FollowError::Fetch(self.link.unexpected(answer).await));
-        }
-        let body = self
-            .link
-            .read(answer, limits::ENROLMENT, BODY)
-            .await
-            .map_err(FollowError::Fetch)?;
-        if status == StatusCode::NOT_FOUND {
-            return Ok(None);
-        }
-        let root = trust::next(known, &body).map_err(|source| FollowError::Refused {
-            digest: digest_of(&body),
-            source,
-        })?;
-        self.identity.follow(&root).map_err(FollowError::Keep)?;
-        Ok(Some(root.version()))
     }
 
     /// Fetches a newer policy and has it decided about. What does not work now is tried again with the next answer.
@@ -260,15 +217,12 @@ impl Pull {
     }
 
     async fn fetch_policy(&mut self) -> Result<Bytes, LinkError> {
-        let request = Request::builder()
-            .uri("/agent/v1/policy")
-            .body(Bytes::new())
-            .map_err(LinkError::Request)?;
-        let answer = self.link.send(&request, GRACE).await?;
-        match answer.status() {
-            StatusCode::OK => self.link.read(answer, limits::POLICY, BODY).await,
-            _ => Err(self.link.unexpected(answer).await),
-        }
+        let request = link::get("/agent/v1/policy")?;
+        let (_, body) = self
+            .link
+            .exchange(&request, &[StatusCode::OK], limits::POLICY, DOCUMENT)
+            .await?;
+        Ok(body)
     }
 
     fn heard(&self, error: Option<String>) {

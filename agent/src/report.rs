@@ -6,11 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use decnet_wire::limits;
 use decnet_wire::observed::Observed;
 use decnet_wire::report::{Accepted, Heartbeat, Report, ReportAnswer, SCHEMA};
-use http::{Method, Request, StatusCode, header};
+use http::StatusCode;
 use tokio::sync::watch;
 
 use crate::admit::AdmittedBundle;
@@ -18,7 +17,7 @@ use crate::backoff::Patience;
 use crate::clock::SharedClock;
 use crate::error::error_chain;
 use crate::ledger::{Ledger, LedgerError};
-use crate::link::{Link, LinkError};
+use crate::link::{self, Link, LinkError, Wait};
 use crate::reconcile::Condition;
 use crate::status::Contact;
 
@@ -37,8 +36,13 @@ const HEARTBEAT_RANGE: std::ops::RangeInclusive<u32> = 1..=3600;
 const RENEW_WITHIN_MAX_S: u32 = 24 * 3600;
 const POLL_RANGE: std::ops::RangeInclusive<u32> = 0..=600;
 
-pub(crate) struct Reporter {
-    pub(crate) link: Link,
+/// Who takes reports: the master behind a link.
+pub(crate) trait Post: Send {
+    fn post(&mut self, report: &Report) -> impl Future<Output = Result<ReportAnswer, SendError>> + Send;
+}
+
+pub(crate) struct Reporter<P> {
+    pub(crate) link: P,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) clock: SharedClock,
     pub(crate) bundles: watch::Receiver<Option<Arc<AdmittedBundle>>>,
@@ -51,14 +55,27 @@ pub(crate) struct Reporter {
 
 /// Why a report was not taken.
 #[derive(Debug, thiserror::Error)]
-enum SendError {
+pub(crate) enum SendError {
     #[error("the master was not reached")]
     Link(#[source] LinkError),
     #[error("the master's answer is not what this agent knows")]
     Answer(#[source] serde_json::Error),
 }
 
-impl Reporter {
+impl Post for Link {
+    async fn post(&mut self, report: &Report) -> Result<ReportAnswer, SendError> {
+        let body = serde_json::to_vec(report).map_err(SendError::Answer)?;
+        let request = link::post("/agent/v1/report", body).map_err(SendError::Link)?;
+        let wait = Wait::each(ANSWER);
+        let (_, body) = self
+            .exchange(&request, &[StatusCode::OK], limits::REPORT_ANSWER, wait)
+            .await
+            .map_err(SendError::Link)?;
+        serde_json::from_slice(&body).map_err(SendError::Answer)
+    }
+}
+
+impl<P: Post> Reporter<P> {
     /// Runs for ever; ends only when the ledger fails.
     pub(crate) async fn run(mut self) -> Result<(), LedgerError> {
         // What the master has of the observed state.
@@ -74,7 +91,7 @@ impl Reporter {
             let observed = &condition.observed;
             let sent = report.events.last().map(|event| event.seq);
             let full = report.observed.is_some();
-            let heartbeat = match self.send(&report).await {
+            let heartbeat = match self.link.post(&report).await {
                 Ok(answer) => {
                     self.patience.reset();
                     if full {
@@ -155,26 +172,6 @@ impl Reporter {
             events: batch.events,
         };
         Ok((report, condition))
-    }
-
-    async fn send(&mut self, report: &Report) -> Result<ReportAnswer, SendError> {
-        let body = serde_json::to_vec(report).map_err(SendError::Answer)?;
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri("/agent/v1/report")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Bytes::from(body))
-            .map_err(|error| SendError::Link(LinkError::Request(error)))?;
-        let answer = self.link.send(&request, ANSWER).await.map_err(SendError::Link)?;
-        if answer.status() != StatusCode::OK {
-            return Err(SendError::Link(self.link.unexpected(answer).await));
-        }
-        let body = self
-            .link
-            .read(answer, limits::REPORT_ANSWER, ANSWER)
-            .await
-            .map_err(SendError::Link)?;
-        serde_json::from_slice(&body).map_err(SendError::Answer)
     }
 
     fn obey(&self, answer: &ReportAnswer) -> Duration {

@@ -17,6 +17,7 @@ use decnet_wire::bundle::{
 use decnet_wire::ids::{Digest, FleetId, HostId, OperationId, StackName, Timestamp};
 use decnet_wire::observed::{Interface, Observed};
 use decnet_wire::trust::{self, TrustRoot};
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use time::macros::datetime;
 use tokio::sync::{Notify, watch};
@@ -234,6 +235,16 @@ pub(crate) fn stack(name: &str, compose: Value, operation: Option<Operation>) ->
 /// What a test makes of a step, instead of applying it.
 pub(crate) type Hook = Box<dyn Fn(&Step) -> Option<EngineError> + Send + Sync>;
 
+/// Who watches an engine.
+pub(crate) type Watcher = Box<dyn Fn(Watched<'_>, &sim::Engine) + Send + Sync>;
+
+/// What is done to an engine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Watched<'a> {
+    Before(&'a Step),
+    After(&'a Step),
+}
+
 /// The simulated engine, with faults.
 pub(crate) struct SimMachine {
     host: HostId,
@@ -242,6 +253,10 @@ pub(crate) struct SimMachine {
     pub(crate) away: std::sync::atomic::AtomicBool,
     pub(crate) hook: Mutex<Option<Hook>>,
     pub(crate) disk: Mutex<Option<Disk>>,
+    /// Told of the engine before and after every step, while nobody else can touch it.
+    pub(crate) watcher: Mutex<Option<Watcher>>,
+    /// What happens between the next look and its answer.
+    pub(crate) meanwhile: Mutex<Option<BoxFuture<'static, ()>>>,
     /// Steps applied so far.
     pub(crate) applied: AtomicUsize,
     /// After so many steps the machine hangs for ever, which is what a kill looks like from here.
@@ -261,6 +276,8 @@ impl SimMachine {
             away: false.into(),
             hook: Mutex::new(None),
             disk: Mutex::new(None),
+            watcher: Mutex::new(None),
+            meanwhile: Mutex::new(None),
             applied: AtomicUsize::new(0),
             hang_at: AtomicUsize::new(usize::MAX),
             hung: Notify::new(),
@@ -275,6 +292,20 @@ impl SimMachine {
             .into_iter()
             .filter(|container| container.state.is_running());
         running.map(|container| container.name).collect()
+    }
+
+    fn applied_to_engine(&self, step: &Step) -> Result<(), String> {
+        let mut engine = self.engine.lock().unwrap();
+        let watcher = self.watcher.lock().unwrap();
+        let tell = |what, engine: &sim::Engine| {
+            if let Some(watcher) = &*watcher {
+                watcher(what, engine);
+            }
+        };
+        tell(Watched::Before(step), &engine);
+        let outcome = engine.apply(step);
+        tell(Watched::After(step), &engine);
+        outcome
     }
 
     fn check_away(&self) -> Result<(), EngineError> {
@@ -294,6 +325,10 @@ impl Machine for SimMachine {
     async fn observe(&self) -> Result<(Arc<Observed>, String), EngineError> {
         self.check_away()?;
         let observed = self.engine.lock().unwrap().observe(self.host);
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile.await;
+        }
         let mut seen = self.seen.lock().unwrap();
         if **seen != observed {
             *seen = Arc::new(observed);
@@ -314,7 +349,7 @@ impl Machine for SimMachine {
         if let Some(error) = self.hook.lock().unwrap().as_ref().and_then(|hook| hook(step)) {
             return Err(error);
         }
-        self.engine.lock().unwrap().apply(step).map_err(|how| match step {
+        self.applied_to_engine(step).map_err(|how| match step {
             Step::StartContainer { name, .. } => EngineError::Unsettled {
                 name: name.clone(),
                 how,

@@ -8,6 +8,14 @@ use decnet_pki::envelope::{Envelope, ParseError};
 use decnet_pki::root::{Root, RootError};
 use decnet_wire::ids::Digest;
 use decnet_wire::limits;
+use http::StatusCode;
+
+use crate::ledger::digest_of;
+use crate::link::{self, Link, LinkError, Wait};
+
+/// Trust roots that are followed at once: a bound on what a master can make a host do. The rest comes with the next
+/// occasion.
+pub(crate) const ROOTS_AT_ONCE: usize = 64;
 
 /// A trust root cannot be believed.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +24,41 @@ pub enum TrustError {
     Parse(#[source] ParseError),
     #[error(transparent)]
     Root(#[from] RootError),
+}
+
+/// Why the next trust root is not there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NextError {
+    #[error("it cannot be fetched")]
+    Fetch(#[from] LinkError),
+    #[error("it is refused")]
+    Refused {
+        digest: Digest,
+        #[source]
+        source: TrustError,
+    },
+}
+
+/// Fetches the root that follows `known` from under `folder`, and checks it; none when the master has none.
+pub(crate) async fn fetch_next(
+    link: &mut Link,
+    folder: &str,
+    known: &Root,
+    wait: Wait,
+) -> Result<Option<Root>, NextError> {
+    let request = link::get(&format!("{folder}{}", known.version().saturating_add(1)))?;
+    let accepted = [StatusCode::OK, StatusCode::NOT_FOUND];
+    let (status, body) = link
+        .exchange(&request, &accepted, limits::ENROLMENT, wait)
+        .await?;
+    if status == StatusCode::NOT_FOUND {
+        return Ok(None);
+    }
+    let root = next(known, &body).map_err(|source| NextError::Refused {
+        digest: digest_of(&body),
+        source,
+    })?;
+    Ok(Some(root))
 }
 
 /// The first root that this host sees: the one that the token pins.

@@ -62,6 +62,14 @@ pub enum Action {
     TokenRevoke,
     TrustRotate,
     PolicySign,
+    /// Rows of operations that had ended were removed.
+    LifecyclePurge,
+    /// Somebody took a copy of the store.
+    FleetBackup,
+    /// The store is that of a backup.
+    FleetRestore,
+    /// After a restore, a host is not waited for any more.
+    HostAcceptLoss,
     /// A host reported about what is not its own.
     AlarmForeignReport,
     /// A host numbered its events so that nothing could follow them.
@@ -101,6 +109,10 @@ impl Action {
             Self::TokenCreate => "token.create",
             Self::TokenRevoke => "token.revoke",
             Self::PolicySign => "policy.sign",
+            Self::LifecyclePurge => "lifecycle.purge",
+            Self::FleetBackup => "fleet.backup",
+            Self::FleetRestore => "fleet.restore",
+            Self::HostAcceptLoss => "host.accept_loss",
             Self::TrustRotate => "trust.rotate",
             Self::AlarmForeignReport => "alarm.foreign_report",
             Self::AlarmEventNumber => "alarm.event_number",
@@ -111,6 +123,17 @@ impl Action {
             Self::AlarmRenewalRefused => "alarm.renewal_refused",
         }
     }
+
+    /// Those that somebody tried who must not.
+    pub(crate) const ALARMS: [Self; 7] = [
+        Self::AlarmForeignReport,
+        Self::AlarmEventNumber,
+        Self::AlarmRevokedHost,
+        Self::AlarmForeignKey,
+        Self::AlarmTokenReuse,
+        Self::AlarmForeignToken,
+        Self::AlarmRenewalRefused,
+    ];
 }
 
 /// What was changed, for the entry. Holds no secret: digests, names and numbers only.

@@ -5,15 +5,17 @@
 //! | [`client`] | the way to the master: Unix socket or HTTPS |
 //! | [`failure`] | failures and exit codes |
 //! | [`table`] | what people read |
-//! | [`follow`] | waiting for operations to end |
-//! | [`audit`], [`fleet`], [`deckies`], [`hosts`], [`lifecycle`], [`catalogue`], [`system`], [`tokens`], [`keys`], [`policy`] | the commands |
+//! | [`follow`], [`events`] | waiting for operations to end; what happens |
+//! | [`audit`], [`backup`], [`fleet`], [`deckies`], [`hosts`], [`lifecycle`], [`catalogue`], [`system`], [`tokens`], [`keys`], [`policy`] | the commands |
 //! | [`policy_file`] | the policy as an operator writes it |
 //! | [`manual`] | man pages and shell completions |
 
 mod audit;
+mod backup;
 mod catalogue;
 mod client;
 mod deckies;
+mod events;
 pub mod failure;
 mod fleet;
 mod follow;
@@ -101,6 +103,14 @@ pub enum AdminCommand {
     Host(Asking<hosts::HostArgs>),
     /// List, show and follow operations
     Lifecycle(Asking<lifecycle::LifecycleArgs>),
+    /// Print what happens to deckies and hosts, until interrupted
+    Events(Asking<events::EventsArgs>),
+    /// Remove operations that have ended, and say which
+    Purge(Asking<lifecycle::PurgeArgs>),
+    /// Write a consistent copy of the store to a file, while the master runs
+    Backup(Asking<backup::BackupArgs>),
+    /// Put the store of a backup in the place of a stopped master's
+    Restore(Asking<backup::RestoreArgs>),
     /// List the services that deckies can show
     #[command(after_help = "Examples:\n  decnet services\n  decnet services --json")]
     Services(Asking<Nothing>),
@@ -222,7 +232,11 @@ async fn perform(command: &AdminCommand, console: &mut Console<'_>) -> Result<()
         C::Status(_) => system::status(&client, console).await,
         C::Decky(asking) => deckies::run(&asking.args, &client, console).await,
         C::Host(asking) => hosts::run(&asking.args, &client, console).await,
+        C::Backup(asking) => backup::take(&asking.args, &client, console).await,
+        C::Restore(asking) => backup::restore(&asking.args, &client, console).await,
+        C::Purge(asking) => lifecycle::purge(&asking.args, &client, console).await,
         C::Lifecycle(asking) => lifecycle::run(&asking.args, &client, console).await,
+        C::Events(asking) => events::run(&asking.args, &client, console).await,
         C::Services(_) => catalogue::services(&client, console).await,
         C::Archetypes(_) => catalogue::archetypes(&client, console).await,
         C::Distros(_) => catalogue::distros(&client, console).await,
@@ -246,7 +260,11 @@ impl AdminCommand {
             | Self::Distros(asking) => asking.shared(),
             Self::Decky(asking) => asking.shared(),
             Self::Host(asking) => asking.shared(),
+            Self::Purge(asking) => asking.shared(),
+            Self::Backup(asking) => asking.shared(),
+            Self::Restore(asking) => asking.shared(),
             Self::Lifecycle(asking) => asking.shared(),
+            Self::Events(asking) => asking.shared(),
             Self::System(asking) => asking.shared(),
             Self::Token(asking) => asking.shared(),
             Self::Audit(asking) => asking.shared(),

@@ -3,33 +3,39 @@
 //!
 //! ```text
 //!  operator API ──▶ deploy · mutate · remove · hosts ──▶ store ──▶ publish ──▶ bundles ──▶ waiting polls
-//!  agent API ─────▶ ingest (reports) ────────────────▶ store ──▶ events ──▶ SSE, `lifecycle watch`
+//!  agent API ─────▶ ingest (reports) ────────────────▶ store ──▶ events ──▶ SSE, `decnet events`
 //!  timers ────────▶ rotate (mutate intervals) · sweep (deadlines, liveness)
 //! ```
 
 mod alarms;
+mod announce;
 pub mod audit;
+pub mod backup;
 pub mod certificates;
 pub mod deploy;
 pub mod enrol;
 pub mod error;
 pub mod events;
 pub mod health;
+pub mod history;
 pub mod hosts;
 pub mod ingest;
+pub mod liveness;
 pub mod mutate;
 pub mod policy;
 pub mod publish;
 pub mod remove;
+pub mod restored;
 pub mod revoke;
 pub mod rows;
 pub mod sweep;
 pub mod tokens;
 pub mod trust;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use decnet_wire::bundle::Blob;
 use decnet_wire::ids::{DeckyName, FleetId, HostId, OperationId, Timestamp};
@@ -43,17 +49,47 @@ pub use error::ControlError;
 use crate::fleet::catalogue::Catalogue;
 use crate::fleet::model::{Fleet, HostSlot, Lan};
 use crate::keys::MasterKeys;
-use crate::records::{DeckyRecord, Host, HostStatus, ObservedRecord, Settings};
+use crate::metrics::Metrics;
+use crate::records::{AwaitedRecord, DeckyRecord, Host, HostStatus, ObservedRecord, Settings};
 use crate::store::{Db, Reader, StoreError, Writer};
 use events::Events;
+use liveness::{Listening, Liveness};
 
 /// Where the time comes from.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+#[derive(Clone)]
+pub struct Clock {
+    now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    uptime: Arc<dyn Fn() -> Duration + Send + Sync>,
+}
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+impl Clock {
+    /// `now` may be set to and fro; `uptime` only ever grows, from any beginning.
+    #[must_use]
+    pub fn new(
+        now: impl Fn() -> Timestamp + Send + Sync + 'static,
+        uptime: impl Fn() -> Duration + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            now: Arc::new(now),
+            uptime: Arc::new(uptime),
+        }
+    }
+}
 
 /// The system's clock.
 #[must_use]
 pub fn system_clock() -> Clock {
-    Arc::new(|| Timestamp::new(time::OffsetDateTime::now_utc()))
+    let began = Instant::now();
+    Clock::new(
+        || Timestamp::new(time::OffsetDateTime::now_utc()),
+        move || began.elapsed(),
+    )
 }
 
 /// The image that deckies run.
@@ -86,7 +122,12 @@ pub struct Control {
     detect: fn() -> Option<Lan>,
     fleet: FleetId,
     started_at: Timestamp,
+    listening: Mutex<Listening>,
+    /// When hosts were heard since this master listens.
+    liveness: Mutex<HashMap<HostId, Liveness>>,
     events: Events,
+    metrics: Arc<Metrics>,
+    said: announce::LastSaid,
     /// Wakes the publisher.
     publish: Notify,
     /// The generation published last for each host; long polls wait on it.
@@ -99,6 +140,11 @@ pub struct Control {
     lists: Mutex<Option<(Timestamp, String)>>,
     /// What hosts last said, newer than the store between two flushes.
     status: Mutex<HashMap<HostId, HostStatus>>,
+    /// How long what is open has been so.
+    watch: Mutex<sweep::Watch>,
+    /// The hosts of which a report is waited for after a restore.
+    awaits: Mutex<BTreeSet<HostId>>,
+    limits: Limits,
 }
 
 impl std::fmt::Debug for Control {
@@ -119,6 +165,14 @@ pub struct Parts {
     pub addresses: Addresses,
     /// The LAN of the master's own default route, for fleets whose description names none.
     pub detect: fn() -> Option<Lan>,
+    pub limits: Limits,
+}
+
+/// How long operations may take, and how much of them is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    pub deadlines: sweep::Deadlines,
+    pub keep: history::Keep,
 }
 
 impl Control {
@@ -134,18 +188,30 @@ impl Control {
             image,
             addresses,
             detect,
+            limits,
         } = parts;
-        let (fleet, status) = db.read(|r| {
+        let metrics = Metrics::new();
+        let db = db.measured(metrics.commits());
+        let (fleet, status, awaits, said) = db.read(|r| {
             let settings = settings(r)?;
             let status = r
                 .all::<HostStatus>()?
                 .into_iter()
                 .map(|status| (status.host, status))
                 .collect();
-            Ok::<_, ControlError>((settings.fleet, status))
+            let awaits: BTreeSet<HostId> = r
+                .all::<AwaitedRecord>()?
+                .into_iter()
+                .map(|awaited| awaited.host)
+                .collect();
+            let said = announce::LastSaid::of_deckies(r)?;
+            Ok::<_, ControlError>((settings.fleet, status, awaits, said))
         })?;
         let policies = RwLock::new(policy::load(&db)?);
-        let started_at = clock();
+        let started_at = (clock.now)();
+        let uptime = (clock.uptime)();
+        let listening = Mutex::new(Listening::begin(uptime));
+        let watch = Mutex::new(sweep::Watch::begin(uptime));
         let control = Arc::new(Self {
             db,
             clock,
@@ -158,7 +224,11 @@ impl Control {
             detect,
             fleet,
             started_at,
-            events: Events::new(),
+            listening,
+            liveness: Mutex::new(HashMap::new()),
+            events: Events::new(Arc::clone(&metrics)),
+            metrics,
+            said,
             publish: Notify::new(),
             published: Mutex::new(HashMap::new()),
             connections: revoke::Connections::default(),
@@ -166,7 +236,11 @@ impl Control {
             alarms: alarms::Alarms::default(),
             lists: Mutex::new(None),
             status: Mutex::new(status),
+            watch,
+            awaits: Mutex::new(awaits),
+            limits,
         });
+        control.begin_with_hosts()?;
         control.note_root()?;
         control.republish_outdated()?;
         Ok(control)
@@ -184,10 +258,16 @@ impl Control {
         &self.catalogue
     }
 
-    /// The bus that transitions are announced on.
+    /// The bus that events are announced on.
     #[must_use]
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// The image that deckies run, if this master has one.
@@ -197,7 +277,71 @@ impl Control {
     }
 
     fn now(&self) -> Timestamp {
-        (self.clock)()
+        (self.clock.now)()
+    }
+
+    /// Does not care for whoever sets the clock.
+    fn uptime(&self) -> Duration {
+        (self.clock.uptime)()
+    }
+
+    fn awaits(&self) -> MutexGuard<'_, BTreeSet<HostId>> {
+        self.awaits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watch(&self) -> MutexGuard<'_, sweep::Watch> {
+        // Whole after every statement that changes it.
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes every second that the master listens, until it ends. Started when the listeners are open: only what passes
+    /// from then on makes a host unreachable, and nothing while this task does not get to run.
+    pub async fn run_listening(self: Arc<Self>) {
+        *self.listening() = Listening::begin(self.uptime());
+        let mut timer = tokio::time::interval(liveness::BEAT);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            timer.tick().await;
+            let uptime = self.uptime();
+            self.listening().beat(uptime);
+        }
+    }
+
+    fn listening(&self) -> MutexGuard<'_, Listening> {
+        // Nothing panics while it is held.
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For how long the master has listened.
+    fn listened(&self) -> Duration {
+        let uptime = self.uptime();
+        self.listening().at(uptime)
+    }
+
+    /// Takes a host's heartbeat.
+    fn hear(&self, host: HostId) {
+        let now = self.listened();
+        let mut all = self.liveness.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(host).or_default().hear(now);
+    }
+
+    /// For how long nothing came from a host while the master listened.
+    fn silence(&self, host: HostId) -> Duration {
+        let (liveness, now) = self.heard(host);
+        liveness.silent_for(now)
+    }
+
+    /// The same; none when nothing came from it since this master began.
+    fn silent_for(&self, host: HostId) -> Option<Duration> {
+        let (liveness, now) = self.heard(host);
+        liveness.was_heard().then(|| liveness.silent_for(now))
+    }
+
+    /// When a host was heard, and for how long the master has listened.
+    fn heard(&self, host: HostId) -> (Liveness, Duration) {
+        let now = self.listened();
+        let all = self.liveness.lock().unwrap_or_else(PoisonError::into_inner);
+        (all.get(&host).copied().unwrap_or_default(), now)
     }
 
     fn status(&self) -> MutexGuard<'_, HashMap<HostId, HostStatus>> {

@@ -323,12 +323,13 @@ fn staged_authority(folder: &Path) -> Result<Option<CertificateAuthority>, KeysE
 /// Takes up the CAs that the root lists, the staged one among them if it is listed now, and forgets the keys of those
 /// that it does not list any more.
 fn settle_authorities(folder: &Path, root: &Root) -> Result<Authorities, KeysError> {
+    let staged = staged_authority(folder)?;
     let mut found = Vec::new();
     for certificate in root.authorities() {
         let path = authority_path(folder, certificate.pin());
-        if !path.exists()
-            && let Some(staged) = staged_authority(folder)?
+        if let Some(staged) = &staged
             && staged.pin() == certificate.pin()
+            && !path.exists()
         {
             files::write_private(&path, staged.key_pem().as_bytes())?;
         }
@@ -341,13 +342,8 @@ fn settle_authorities(folder: &Path, root: &Root) -> Result<Authorities, KeysErr
             })?;
         found.push(authority);
     }
-    let listed = |pin: CaPin| {
-        found
-            .iter()
-            .any(|authority: &CertificateAuthority| authority.pin() == pin)
-    };
-    if let Some(staged) = staged_authority(folder)?
-        && listed(staged.pin())
+    if let Some(staged) = staged
+        && found.iter().any(|authority| authority.pin() == staged.pin())
     {
         remove(&folder.join(AUTHORITY_NEXT))?;
         remove(&folder.join(AUTHORITY_NEXT_KEY))?;

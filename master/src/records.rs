@@ -1,18 +1,22 @@
 //! What the store holds, one type a table.
 
+mod row;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use decnet_wire::bundle::{NetworkMode, Operation, OperationKind};
+use decnet_wire::bundle::{NetworkMode, Operation};
 use decnet_wire::ids::{
     DeckyName, Digest, FleetId, HostId, HostName, InterfaceName, OperationId, ServiceSlug, Timestamp,
 };
 use decnet_wire::observed::Observed;
-use decnet_wire::report::{Accepted, Outcome, PendingStack};
+use decnet_wire::report::{Accepted, PendingStack};
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::model::{CustomService, Decky, DeploymentLimit, Lan, Minutes};
 use crate::store::{Record, Table};
+
+pub use row::{Cause, End, Row, RowStatus, Transition};
 
 /// The fleet's settings: one record under the empty key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,6 +55,9 @@ pub struct DeckyRecord {
     pub removing: bool,
     /// The newest operation, carried by the bundle.
     pub operation: Option<Operation>,
+    /// The id of the newest operation there ever was: its row is kept as long as the decky is.
+    #[serde(default)]
+    pub newest: Option<OperationId>,
     /// What ran before the open operation; comes back when the operation fails.
     pub previous: Option<Box<Decky>>,
     /// The host that must have let go of it before its own host gets it.
@@ -230,6 +237,13 @@ pub struct HostStatus {
     pub acked: u64,
     /// The newest refusal of a bundle, as `code: detail`.
     pub refusal: Option<String>,
+    /// The generation that was refused, where the refusal names one.
+    #[serde(default)]
+    pub refused: Option<u64>,
+    /// When its agent last said that it has not looked at its engine, under a generation under which it had looked
+    /// before: the agent, or the engine, began anew.
+    #[serde(default)]
+    pub began_anew: Option<Timestamp>,
 }
 
 impl HostStatus {
@@ -262,6 +276,8 @@ impl HostStatus {
             last_drift: None,
             acked: 0,
             refusal: None,
+            refused: None,
+            began_anew: None,
         }
     }
 }
@@ -334,56 +350,21 @@ impl Record for ObservedRecord {
     }
 }
 
-/// One operation's life.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A host that gets no bundle before it has said, after a restore, which one it accepted last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Row {
-    pub id: OperationId,
-    pub decky: DeckyName,
-    pub host: Option<HostId>,
-    pub operation: OperationKind,
-    pub status: RowStatus,
-    pub error: Option<String>,
-    pub started_at: Timestamp,
-    pub updated_at: Timestamp,
-    pub completed_at: Option<Timestamp>,
-    /// What the host said after the row had ended otherwise. The row itself does not change any more.
-    pub late: Option<Outcome>,
+pub struct AwaitedRecord {
+    pub host: HostId,
+    /// When the store was restored.
+    pub since: Timestamp,
+    /// When the backup was taken.
+    pub backup: Timestamp,
 }
 
-/// A lifecycle row's status. The last three are terminal and never change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RowStatus {
-    Pending,
-    Running,
-    Succeeded,
-    Failed,
-    Superseded,
-}
-
-impl RowStatus {
-    #[must_use]
-    pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Superseded)
-    }
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Superseded => "superseded",
-        }
-    }
-}
-
-impl Record for Row {
-    type Key = OperationId;
-    const TABLE: Table = Table::Rows;
-    fn key_bytes(key: &OperationId) -> Vec<u8> {
+impl Record for AwaitedRecord {
+    type Key = HostId;
+    const TABLE: Table = Table::Awaited;
+    fn key_bytes(key: &HostId) -> Vec<u8> {
         key.uuid().as_bytes().to_vec()
     }
 }

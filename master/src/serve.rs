@@ -22,6 +22,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use decnet_pki::ServerName;
 use decnet_pki::files::{self, FileError};
@@ -30,13 +31,15 @@ use hyper_util::service::TowerToHyperService;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::control::{Addresses, Control, ControlError, Parts, system_clock};
+use crate::control::history::Keep;
+use crate::control::sweep::Deadlines;
+use crate::control::{Addresses, Control, ControlError, Limits, Parts, system_clock};
 use crate::fleet::catalogue::Catalogue;
 use crate::init;
 use crate::keys::{KeysError, MasterKeys};
 use crate::records::Settings;
 use crate::store::{Db, RedbStore, StoreError};
-use listen::limits;
+use listen::{Bounds, limits};
 
 /// What `decnet serve` takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -72,6 +75,46 @@ pub struct ServeArgs {
     /// The Docker Engine of the worker on this machine.
     #[arg(long, default_value = "/var/run/docker.sock")]
     pub docker_socket: PathBuf,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// How long operations may take until they have failed, and how long they are kept.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Operations")]
+pub struct LimitArgs {
+    /// Seconds after which a deploy has failed that its host has not ended
+    #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u32).range(60..=86_400))]
+    pub deploy_deadline: u32,
+    /// Seconds after which a mutation has failed
+    #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u32).range(60..=86_400))]
+    pub mutate_deadline: u32,
+    /// Seconds after which a removal has failed
+    #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u32).range(60..=86_400))]
+    pub teardown_deadline: u32,
+    /// Days for which operations that have ended are kept; 0: for ever
+    #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u16).range(0..=36_500))]
+    pub keep_days: u16,
+    /// How many operations are kept, the newest ones; 0: all
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub keep_operations: u64,
+}
+
+impl LimitArgs {
+    fn limits(&self) -> Limits {
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        Limits {
+            keep: Keep {
+                age: (self.keep_days > 0).then(|| time::Duration::days(self.keep_days.into())),
+                rows: Some(self.keep_operations).filter(|rows| *rows > 0),
+            },
+            deadlines: Deadlines {
+                deploy: seconds(self.deploy_deadline),
+                mutate: seconds(self.mutate_deadline),
+                teardown: seconds(self.teardown_deadline),
+            },
+        }
+    }
 }
 
 /// Why the master does not serve.
@@ -128,6 +171,7 @@ pub async fn run(
     let certificates = certificates::Certificates::new(&control, names)?;
     let (agent_tls, public_tls) = (certificates.agents(), certificates.public());
 
+    let metered = |limits, name| Bounds::new(limits, control.metrics().listener(name));
     let tasks = TaskTracker::new();
     let api = Arc::new(agent::AgentApi::new(
         Arc::clone(&control),
@@ -137,7 +181,7 @@ pub async fn run(
     tasks.spawn(listen::serve_tls(
         agent_listener,
         agent_tls,
-        agents,
+        metered(agents, "agents"),
         end.clone(),
         move |remote| {
             let api = Arc::clone(&api);
@@ -148,7 +192,7 @@ pub async fn run(
     tasks.spawn(listen::serve_tls(
         enrol_listener,
         public_tls.clone(),
-        limits::ENROLMENT,
+        metered(limits::ENROLMENT, "enrolment"),
         end.clone(),
         move |remote| {
             let enrolling = Arc::clone(&enrolling);
@@ -160,13 +204,13 @@ pub async fn run(
     tasks.spawn(listen::serve_tls(
         api_listener,
         public_tls,
-        limits::OPERATORS,
+        metered(limits::OPERATORS, "operators"),
         end.clone(),
         move |remote| TowerToHyperService::new(operator::for_peer(over_tls.clone(), &remote)),
     ));
     tasks.spawn(listen::serve_unix(
         socket,
-        limits::LOCAL,
+        metered(limits::LOCAL, "local"),
         end.clone(),
         move |remote| TowerToHyperService::new(operator::for_peer(router.clone(), &remote)),
     ));
@@ -174,6 +218,7 @@ pub async fn run(
     let renewing = tokio::spawn(certificates.run());
     let publisher = tokio::spawn(Arc::clone(&control).run_publisher());
     let sweep = tokio::spawn(Arc::clone(&control).run_sweep());
+    let listening = tokio::spawn(Arc::clone(&control).run_listening());
     if !args.no_local_worker {
         embedded::spawn(&tasks, &args, &bound, Arc::clone(&control), end.clone());
     }
@@ -184,6 +229,7 @@ pub async fn run(
     renewing.abort();
     publisher.abort();
     sweep.abort();
+    listening.abort();
     if let Err(error) = control.flush_status() {
         tracing::warn!(error = %crate::text::chain(&error), "the hosts' last words were not stored");
     }
@@ -241,8 +287,10 @@ fn load(args: &ServeArgs, bound: &Bound) -> Result<(Arc<Control>, Vec<String>), 
         image,
         addresses,
         detect: crate::lan::detect,
+        limits: args.limits.limits(),
     };
     let control = Control::new(parts, system_clock())?;
+    control.metrics().store_is_at(store);
     // The embedded worker and operators on this machine come over loopback, or where a listener is bound.
     let here = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
     let bound = [bound.agent, bound.enrolment, bound.api]

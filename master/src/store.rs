@@ -6,6 +6,7 @@
 //! which takes the entry for the audit log as well; [`Db::bookkeep`] writes what nobody decided.
 
 mod embedded;
+mod measured;
 mod typed;
 
 use std::fmt;
@@ -30,11 +31,12 @@ pub enum Table {
     Audit,
     Certificates,
     RevocationLists,
+    Awaited,
 }
 
 impl Table {
     /// Every table, so that a store can make them all before the first read.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Settings,
         Self::Deckies,
         Self::Hosts,
@@ -49,6 +51,7 @@ impl Table {
         Self::Audit,
         Self::Certificates,
         Self::RevocationLists,
+        Self::Awaited,
     ];
 
     /// The name on disk.
@@ -69,6 +72,7 @@ impl Table {
             Self::Audit => "audit",
             Self::Certificates => "certificates",
             Self::RevocationLists => "revocation-lists",
+            Self::Awaited => "awaited-hosts",
         }
     }
 }
@@ -113,6 +117,13 @@ pub enum StoreError {
     /// A defect of this program: nothing was changed.
     #[error("the table {table} would have been changed, and the audit log not told")]
     Unaudited { table: &'static str },
+    /// A defect of this program: nothing was changed.
+    #[error("the record {key} of the table {table} stays as it is: {why}")]
+    Immutable {
+        table: &'static str,
+        key: String,
+        why: &'static str,
+    },
     #[error("the audit log has an entry that none can follow: put a copy of the store in its place")]
     Chain,
     #[error("a record of the table {table} could not be written as JSON")]
@@ -143,6 +154,8 @@ pub trait View {
         order: Order<'_>,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StoreError>;
+    /// How many entries a table has, without reading them.
+    fn count(&self, table: Table) -> Result<u64, StoreError>;
 }
 
 /// A write in progress. Reads see what was written before in the same transaction.

@@ -242,6 +242,19 @@ fn a_bad_signature_beside_good_ones_takes_nothing_from_them() {
 }
 
 #[test]
+fn a_list_of_values_is_no_envelope_and_no_signature() {
+    let signer = key();
+    let value = to_value(&Envelope::sign(TYPE, b"{}".to_vec(), &[&signer]));
+    let signature = &value["signatures"][0];
+    let listed = serde_json::json!([signature["keyid"], signature["sig"]]);
+    assert!(parse(&serde_json::json!([TYPE, value["payload"], value["signatures"]])).is_err());
+    let mut other = value.clone();
+    other["signatures"][0] = listed;
+    assert!(parse(&other).is_err());
+    assert!(parse(&value).is_ok());
+}
+
+#[test]
 fn one_key_listed_twice_counts_once() {
     let signer = key();
     let envelope = Envelope::sign(TYPE, b"{}".to_vec(), &[&signer, &signer]);

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -20,6 +22,9 @@ pub const SERVICE_LABEL: &str = "io.decnet.service";
 
 const LIMIT: Duration = Duration::from_secs(60);
 const LOCK: &str = "/run/decnet-tests/turn";
+
+/// Which engine is asked; none for the machine's own.
+static SOCKET: RwLock<Option<PathBuf>> = RwLock::new(None);
 
 /// The engine to oneself, among tests: two fleets at once would only make each other slow.
 #[derive(Debug)]
@@ -153,7 +158,7 @@ pub fn containers(host: &str) -> Result<BTreeMap<String, Container>> {
     let mut arguments = vec!["inspect", "--type", "container"];
     arguments.extend(ids);
     // One that went away between the two calls is reported on standard error and left out.
-    let said = run(&mut program("docker", &arguments), LIMIT)?;
+    let said = run(&mut cli(&arguments), LIMIT)?;
     Container::all_from(&said.stdout).with_context(|| said.stderr.trim().to_owned())
 }
 
@@ -163,10 +168,7 @@ pub fn containers(host: &str) -> Result<BTreeMap<String, Container>> {
 ///
 /// When the engine does not answer.
 pub fn container(name: &str) -> Result<Option<Container>> {
-    let said = run(
-        &mut program("docker", &["inspect", "--type", "container", name]),
-        LIMIT,
-    )?;
+    let said = run(&mut cli(&["inspect", "--type", "container", name]), LIMIT)?;
     let inspected: Vec<Value> = serde_json::from_str(&said.stdout)
         .with_context(|| format!("docker inspect {name} said {:?}", said.stderr))?;
     Ok(inspected.first().map(Container::from_inspect))
@@ -198,7 +200,7 @@ pub fn subnets() -> Result<Vec<String>> {
     ];
     arguments.extend(ids.split_whitespace());
     // A network that goes away meanwhile makes the call fail; the others are in the output all the same.
-    let said = run(&mut program("docker", &arguments), LIMIT)?;
+    let said = run(&mut cli(&arguments), LIMIT)?;
     Ok(said.stdout.split_whitespace().map(str::to_owned).collect())
 }
 
@@ -208,7 +210,7 @@ pub fn subnets() -> Result<Vec<String>> {
 ///
 /// When the engine does not answer.
 pub fn logs(container: &str) -> Result<String> {
-    let said = run(&mut program("docker", &["logs", container]), LIMIT)?;
+    let said = run(&mut cli(&["logs", container]), LIMIT)?;
     Ok(said.said())
 }
 
@@ -261,10 +263,10 @@ pub fn sysctl(container: &Container, key: &str) -> Result<String> {
 /// When something of it stays.
 pub fn purge(host: &str) -> Result<()> {
     for name in containers(host)?.keys() {
-        run(&mut program("docker", &["rm", "-f", "-v", name]), LIMIT)?;
+        run(&mut cli(&["rm", "-f", "-v", name]), LIMIT)?;
     }
     for name in networks(host)? {
-        run(&mut program("docker", &["network", "rm", &name]), LIMIT)?;
+        run(&mut cli(&["network", "rm", &name]), LIMIT)?;
     }
     let left = (containers(host)?.into_keys().collect::<Vec<_>>(), networks(host)?);
     anyhow::ensure!(
@@ -274,11 +276,26 @@ pub fn purge(host: &str) -> Result<()> {
     Ok(())
 }
 
+/// From now on this process asks the engine behind `socket`. For a suite that has an engine of its own and one test: what
+/// else is in the process asks the same.
+pub fn ask(socket: &Path) {
+    *SOCKET.write().unwrap_or_else(PoisonError::into_inner) = Some(socket.to_owned());
+}
+
 /// Runs `docker` and gives its output.
 ///
 /// # Errors
 ///
 /// When it fails.
 pub fn docker(arguments: &[&str]) -> Result<String> {
-    run(&mut program("docker", arguments), LIMIT)?.ok()
+    run(&mut cli(arguments), LIMIT)?.ok()
+}
+
+fn cli(arguments: &[&str]) -> Command {
+    let mut command = Command::new("docker");
+    if let Some(socket) = &*SOCKET.read().unwrap_or_else(PoisonError::into_inner) {
+        command.arg("--host").arg(format!("unix://{}", socket.display()));
+    }
+    command.args(arguments);
+    command
 }

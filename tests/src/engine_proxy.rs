@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
@@ -20,7 +21,17 @@ pub enum Mode {
     Hang = 1,
     /// Connections are closed at once.
     Refuse = 2,
+    /// Every request is answered with status 500.
+    Fail = 3,
+    /// Everything is passed on, later.
+    Slow = 4,
 }
+
+/// By how much each piece of what a slow engine is sent is late.
+const SLOW: Duration = Duration::from_millis(400);
+/// What an engine says that fails.
+const FAILURE: &str = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\n\
+    Content-Length: 46\r\nConnection: close\r\n\r\n{\"message\":\"the engine has lost its bearings\"}";
 
 #[derive(Debug)]
 struct Shared {
@@ -43,12 +54,21 @@ pub struct EngineProxy {
 }
 
 impl EngineProxy {
-    /// Listens on `socket`, passing on to the engine's own.
+    /// Listens on `socket`, passing on to the machine's engine.
     ///
     /// # Errors
     ///
     /// When the socket cannot be made.
     pub fn listen(socket: &Path, mode: Mode) -> Result<Self> {
+        Self::before(Path::new("/var/run/docker.sock"), socket, mode)
+    }
+
+    /// Listens on `socket`, passing on to the engine behind another one.
+    ///
+    /// # Errors
+    ///
+    /// When the socket cannot be made.
+    pub fn before(engine: &Path, socket: &Path, mode: Mode) -> Result<Self> {
         let listener =
             UnixListener::bind(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
         let shared = Arc::new(Shared {
@@ -57,7 +77,7 @@ impl EngineProxy {
             cut_after: AtomicU64::new(0),
             deaf: AtomicBool::new(false),
             open: Mutex::default(),
-            engine: PathBuf::from("/var/run/docker.sock"),
+            engine: engine.to_owned(),
         });
         let serving = Arc::clone(&shared);
         thread::spawn(move || {
@@ -116,7 +136,7 @@ impl Drop for EngineProxy {
 impl Shared {
     fn set(&self, mode: Mode) {
         self.mode.store(mode as u8, Ordering::SeqCst);
-        if mode != Mode::Pass {
+        if !matches!(mode, Mode::Pass | Mode::Slow) {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             for stream in open.drain(..) {
                 drop(stream.shutdown(Shutdown::Both));
@@ -137,6 +157,16 @@ impl Shared {
         }
         if mode == Mode::Hang as u8 {
             // Kept open by its copy.
+            return;
+        }
+        if mode == Mode::Fail as u8 {
+            // Answered when something was asked, or the asking would fail and not the engine.
+            thread::spawn(move || {
+                let mut agent = &agent;
+                drop(agent.read(&mut [0; 4096]));
+                drop(agent.write_all(FAILURE.as_bytes()));
+                drop(agent.shutdown(Shutdown::Both));
+            });
             return;
         }
         let shared = Arc::clone(self);
@@ -170,6 +200,9 @@ impl Shared {
                 .split(|byte| *byte == b'\r')
                 .next()
                 .unwrap_or_default();
+            if self.mode.load(Ordering::SeqCst) == Mode::Slow as u8 {
+                thread::sleep(SLOW);
+            }
             if line.starts_with(b"GET ") && line.windows(8).any(|part| part == b"/events?") {
                 events.store(true, Ordering::SeqCst);
             }

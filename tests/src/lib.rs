@@ -2,10 +2,13 @@
 //!
 //! | module | what it gives |
 //! | --- | --- |
+//! | [`chaos`] | whatever can happen to a master, two agents, their engine and what connects them, in an order drawn from a seed |
 //! | [`lan`] | a parent interface for macvlan whose other end is a network namespace with the gateway's address |
 //! | [`ear`] | a listener on a LAN that hears who calls it |
 //! | [`engine`] | what the Docker Engine says of containers, networks and images |
 //! | [`engine_proxy`] | a socket between an agent and the engine that can hang, cut and pass on |
+//! | [`own_engine`] | an engine of the suite's own, which may be killed |
+//! | [`link`] | what connects an agent to its master, to be cut, stopped and slowed down |
 //! | [`processes`] | master and agents as processes: start, wait until ready, stop, kill, restart |
 //! | [`fleet`] | the CLI with `--json`, and waiting for rows and hosts |
 //! | [`clients`] | one visit by its ordinary client for each service |
@@ -18,6 +21,7 @@
 //!
 //! Everything made carries names of this process, and everything is removed when its owner is dropped.
 
+pub mod chaos;
 pub mod clients;
 pub mod command;
 pub mod dialogue;
@@ -27,7 +31,9 @@ pub mod engine_proxy;
 pub mod fleet;
 pub mod lab;
 pub mod lan;
+pub mod link;
 pub mod oracle;
+pub mod own_engine;
 pub mod processes;
 pub mod scene;
 pub mod seed;

@@ -727,8 +727,10 @@ fn on_the_engine(host: &str) -> Result<Vec<String>> {
     Ok(all)
 }
 
-fn seconds() -> Result<u64> {
-    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())
+/// As `docker events` takes it: to the nanosecond, or what happened earlier in the same second would count.
+fn moment() -> Result<String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    Ok(format!("{}.{:09}", now.as_secs(), now.subsec_nanos()))
 }
 
 /// How many hosts share the cases: each waits for its agent's pause after every refusal.
@@ -775,7 +777,7 @@ fn a_stolen_master_reaches_nothing_on_a_host_that_its_operator_has_forbidden() -
     let thief = Thief::start(&keys()?, at, Arc::new(offers))?;
 
     println!("{:>3}  {:<52} {:<18} DETAIL", "", "HOSTILE DOCUMENT", "TOLD AS");
-    let since = seconds()?;
+    let since = moment()?;
     let wrong = std::thread::scope(|scope| {
         let mut shares = Vec::new();
         for (number, (target, (bundle, digest))) in targets.iter().zip(accepted).enumerate() {
@@ -809,7 +811,7 @@ fn a_stolen_master_reaches_nothing_on_a_host_that_its_operator_has_forbidden() -
     );
 
     // Nothing happened on the engine meanwhile that was a host's, or had a hostile name.
-    let (since, until_now) = (since.to_string(), seconds()?.to_string());
+    let until_now = moment()?;
     let stream = docker(&[
         "events",
         "--since",

@@ -15,6 +15,7 @@ use tokio::fs::File;
 
 use crate::engine::CHANGE;
 use crate::error::{is_absent, status};
+use crate::host::leftovers;
 use crate::observe::{label, name_of, to_state};
 use crate::{Engine, EngineError};
 
@@ -152,6 +153,7 @@ impl Engine {
             }
             Step::RemoveContainer { name, id } => {
                 self.remove_container(step, id).await?;
+                self.end_leftovers(name, id).await?;
                 if self.known.container(name).is_some_and(|known| known.id == *id) {
                     self.known.no_container(name);
                 }
@@ -195,6 +197,23 @@ impl Engine {
         }
         self.known.renamed(from, to);
         Ok(())
+    }
+
+    /// Kills what still runs of a container that the engine says does not run or is not there.
+    async fn end_leftovers(&self, name: &str, id: &str) -> Result<bool, EngineError> {
+        let killed = leftovers::end(id).await.map_err(|source| EngineError::Host {
+            what: format!("end what is left of container {name}"),
+            source,
+        })?;
+        if killed > 0 {
+            tracing::warn!(
+                container = name,
+                id,
+                killed,
+                "the engine had forgotten that it runs"
+            );
+        }
+        Ok(killed > 0)
     }
 
     async fn remove_container(&self, step: &Step, id: &str) -> Result<(), EngineError> {

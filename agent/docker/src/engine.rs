@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
+use crate::crash;
 use crate::host::Way;
 use crate::known::Known;
 use crate::progress::{ProgressSink, Sink, ToLog};
@@ -181,7 +182,10 @@ impl Engine {
         };
         // Neither semaphore is ever closed.
         let _permit = permits.acquire().await;
-        match tokio::time::timeout(limit, call).await {
+        crash::point(crash::BEFORE_CALL);
+        let answer = tokio::time::timeout(limit, call).await;
+        crash::point(crash::AFTER_CALL);
+        match answer {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(bollard::errors::Error::RequestTimeoutError)) | Err(_) => Err(EngineError::Timeout {
                 what: what(),

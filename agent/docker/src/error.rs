@@ -191,7 +191,7 @@ impl EngineError {
     pub fn retryable(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::Timeout { .. } | Self::ListInterfaces(_) => true,
-            Self::Call { source, .. } => is_transient(source),
+            Self::Call { what, source } => is_transient(source) || cannot_tell(what, source),
             Self::ReadBlob { source, .. } => !matches!(
                 source.kind(),
                 io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::StorageFull
@@ -226,6 +226,16 @@ fn is_transient(error: &bollard::errors::Error) -> bool {
         | Error::SocketNotFoundError(_) => true,
         _ => false,
     }
+}
+
+/// An engine that cannot even say what there is has troubles of its own, whatever is asked of it.
+fn cannot_tell(what: &str, error: &bollard::errors::Error) -> bool {
+    let asks = ["list ", "inspect "].iter().any(|call| what.starts_with(call));
+    let failed = matches!(
+        error,
+        bollard::errors::Error::DockerResponseServerError { status_code: 500, .. }
+    );
+    asks && failed
 }
 
 /// `fetches`: of a call that asks registries.
@@ -323,6 +333,17 @@ mod tests {
             Fault::Passing
         );
         assert!(!build("dial tcp").retryable());
+    }
+
+    #[test]
+    fn an_engine_that_cannot_say_what_there_is_is_asked_again() {
+        for what in ["list images", "list networks", "inspect image a"] {
+            assert!(
+                call(what, "the engine has lost its bearings").retryable(),
+                "{what}"
+            );
+        }
+        assert!(!call("start container a", "address already in use").retryable());
     }
 
     #[test]

@@ -10,11 +10,13 @@
 //! | `arp` | who on a LAN has an address |
 //! | `nd` | the same for IPv6 |
 //! | `frames` | an interface's frames, as they are on the wire |
+//! | `leftovers` | processes of containers that the engine has forgotten |
 //! | `lock` | filter rules inside a decky's namespace: it answers, it does not call |
 
 pub(crate) mod arp;
 mod frames;
 pub(crate) mod kernel;
+pub(crate) mod leftovers;
 pub(crate) mod links;
 pub(crate) mod lock;
 pub(crate) mod namespace;

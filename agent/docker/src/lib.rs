@@ -4,6 +4,7 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
+//! | [`crash`] | where tests can end the process |
 //! | `engine` | the connection: bounded calls, each with a timeout |
 //! | `observe` | the engine's objects of one host, the images, the interfaces; [`Observer`] remembers them |
 //! | `known` | what need not be asked again while steps are applied |
@@ -15,6 +16,8 @@
 //! | `error` | [`EngineError`]: what failed, on what, in the engine's words, and whether to retry |
 
 mod apply;
+/// For tests that crash; see there.
+pub mod crash;
 mod engine;
 mod error;
 mod events;

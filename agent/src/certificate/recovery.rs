@@ -3,25 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use decnet_pki::csr;
-use decnet_pki::root::Root;
 use decnet_pki::tls;
 use decnet_wire::enrol::{LeafResponse, RejoinRequest, SCHEMA};
 use decnet_wire::limits;
-use http::{Method, Request, StatusCode, header};
+use http::StatusCode;
 
 use super::check;
 use crate::clock::SharedClock;
 use crate::config::HostPort;
 use crate::identity::IdentityStore;
-use crate::link::{self, Link, LinkError};
-use crate::trust;
+use crate::link::{self, Link, LinkError, Wait};
+use crate::trust::{self, ROOTS_AT_ONCE};
 
 /// How long the master may take to answer.
 const ANSWER: Duration = Duration::from_secs(30);
-/// Trust roots that are followed at once.
-const ROOTS_AT_ONCE: usize = 64;
+/// Under what trust roots are found, by version.
+const TRUST_ROOT: &str = "/enroll/v1/trust-root/";
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -66,7 +64,9 @@ impl Recovery {
         let mut changed = false;
         for _ in 0..ROOTS_AT_ONCE {
             let known = self.identity.current();
-            let Some(next) = next_root(&mut link, &known.root).await? else {
+            let Some(next) =
+                trust::fetch_next(&mut link, TRUST_ROOT, &known.root, Wait::each(ANSWER)).await?
+            else {
                 break;
             };
             self.identity.follow(&next)?;
@@ -87,18 +87,13 @@ impl Recovery {
             host: identity.host,
             csr: csr::create(&identity.key)?,
         };
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri("/enroll/v1/rejoin")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Bytes::from(serde_json::to_vec(&request)?))?;
+        let request = link::post("/enroll/v1/rejoin", serde_json::to_vec(&request)?)?;
         let config = tls::client_config_without_certificate(identity.root.authorities())?;
         let mut link = Link::new(self.at()?, link::fixed(config))?;
-        let answer = link.send(&request, ANSWER).await?;
-        if answer.status() != StatusCode::OK {
-            return Err(link.unexpected(answer).await.into());
-        }
-        let body = link.read(answer, limits::ENROLMENT, ANSWER).await?;
+        let wait = Wait::each(ANSWER);
+        let (_, body) = link
+            .exchange(&request, &[StatusCode::OK], limits::ENROLMENT, wait)
+            .await?;
         let response: LeafResponse = serde_json::from_slice(&body)?;
         let now = self.clock.now();
         let leaf = check(
@@ -118,24 +113,4 @@ impl Recovery {
             .clone()
             .ok_or_else(|| "it is not known where the enrolment listener is; enrol again with --force".into())
     }
-}
-
-/// The root that follows; none when the master has none.
-async fn next_root(link: &mut Link, known: &Root) -> Result<Option<Root>, Error> {
-    let request = Request::builder()
-        .uri(format!(
-            "/enroll/v1/trust-root/{}",
-            known.version().saturating_add(1)
-        ))
-        .body(Bytes::new())?;
-    let answer = link.send(&request, ANSWER).await?;
-    let status = answer.status();
-    if status != StatusCode::OK && status != StatusCode::NOT_FOUND {
-        return Err(link.unexpected(answer).await.into());
-    }
-    let body = link.read(answer, limits::ENROLMENT, ANSWER).await?;
-    if status == StatusCode::NOT_FOUND {
-        return Ok(None);
-    }
-    Ok(Some(trust::next(known, &body)?))
 }

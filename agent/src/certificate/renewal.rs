@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use decnet_pki::csr::{self, CsrError};
 use decnet_pki::key::HostKey;
 use decnet_wire::enrol::{LeafResponse, RenewRequest, SCHEMA};
 use decnet_wire::ids::Timestamp;
 use decnet_wire::limits;
-use http::{Method, Request, StatusCode, header};
+use http::StatusCode;
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 use tokio::sync::{Notify, watch};
@@ -19,7 +18,7 @@ use crate::backoff::Patience;
 use crate::clock::SharedClock;
 use crate::error::error_chain;
 use crate::identity::{Identity, IdentityError, IdentityStore, PendingKey};
-use crate::link::{Link, LinkError};
+use crate::link::{self, Link, LinkError, Wait};
 
 /// How long the master may take to answer.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -139,19 +138,11 @@ impl Renewal {
             csr: csr::create(key).map_err(RenewError::Csr)?,
         };
         let body = serde_json::to_vec(&request).map_err(RenewError::Document)?;
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri("/agent/v1/renew")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Bytes::from(body))
-            .map_err(|error| RenewError::Ask(LinkError::Request(error)))?;
-        let answer = self.link.send(&request, ANSWER).await.map_err(RenewError::Ask)?;
-        if answer.status() != StatusCode::OK {
-            return Err(RenewError::Ask(self.link.unexpected(answer).await));
-        }
-        let body = self
+        let request = link::post("/agent/v1/renew", body).map_err(RenewError::Ask)?;
+        let wait = Wait::each(ANSWER);
+        let (_, body) = self
             .link
-            .read(answer, limits::ENROLMENT, ANSWER)
+            .exchange(&request, &[StatusCode::OK], limits::ENROLMENT, wait)
             .await
             .map_err(RenewError::Ask)?;
         serde_json::from_slice(&body).map_err(RenewError::Document)

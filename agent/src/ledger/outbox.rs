@@ -1,5 +1,11 @@
 //! Events on their way to the master: numbered once, kept until acknowledged.
 
+mod compaction;
+
+use std::collections::BTreeMap;
+
+#[cfg(test)]
+pub(super) use compaction::{DROPPED, NOTE_BYTES, NOTES, SLACK};
 use decnet_wire::ids::Timestamp;
 use decnet_wire::report::{Event, EventBody};
 
@@ -50,6 +56,7 @@ impl Tx {
                 &OutboxState {
                     next,
                     acked: next - 1,
+                    compact_above: 0,
                 },
             )?;
         }
@@ -58,9 +65,11 @@ impl Tx {
 
     /// Queues an event under the next number.
     pub(crate) fn push_event(&self, at: Timestamp, body: EventBody) -> Result<(), LedgerError> {
-        let mut state = self
-            .get(&OUTBOX_STATE, ONLY)?
-            .unwrap_or(OutboxState { next: 1, acked: 0 });
+        let mut state = self.get(&OUTBOX_STATE, ONLY)?.unwrap_or(OutboxState {
+            next: 1,
+            acked: 0,
+            compact_above: 0,
+        });
         let event = Event {
             seq: state.next,
             at,
@@ -68,6 +77,7 @@ impl Tx {
         };
         self.put_numbered(&OUTBOX, event.seq, &event)?;
         state.next += 1;
+        self.compact(at, &mut state)?;
         self.put(&OUTBOX_STATE, ONLY, &state)?;
         self.note_pushed_event();
         Ok(())
@@ -83,7 +93,9 @@ impl Tx {
             return Ok(());
         }
         self.remove_up_to(&OUTBOX, acked)?;
+        self.forget_merged(acked)?;
         state.acked = acked;
+        state.compact_above = 0;
         self.put(&OUTBOX_STATE, ONLY, &state)
     }
 
@@ -102,11 +114,14 @@ impl Tx {
         self.remove_up_to(&OUTBOX, u64::MAX)?;
         state.next = acked + 1;
         state.acked = acked;
+        let mut numbers = BTreeMap::new();
         for mut event in waiting {
+            numbers.insert(event.seq, state.next);
             event.seq = state.next;
             self.put_numbered(&OUTBOX, event.seq, &event)?;
             state.next += 1;
         }
+        self.renumber_merged(&numbers)?;
         self.put(&OUTBOX_STATE, ONLY, &state)?;
         Ok(true)
     }

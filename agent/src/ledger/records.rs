@@ -197,6 +197,19 @@ pub(super) struct OutboxState {
     pub(super) next: u64,
     /// Every event up to here is the master's.
     pub(super) acked: u64,
+    /// So many events may wait before they are looked through again.
+    #[serde(default)]
+    pub(super) compact_above: u64,
+}
+
+/// What the newest note about something stands for, itself included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Merged {
+    /// That note's number.
+    pub(super) seq: u64,
+    pub(super) count: u64,
+    /// When the first of them was.
+    pub(super) since: Timestamp,
 }
 
 /// The key of an operation's record.

@@ -4,14 +4,14 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use redb::WriteTransaction;
+use redb::{Database, Durability, WriteTransaction};
 use redb::{Key, ReadTransaction, ReadableTable, ReadableTableMetadata as _, TableDefinition, TableError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::LedgerError;
 use super::records::{
-    AcceptedRecord, Incident, JournalEntry, LastGood, OperationRecord, OutboxState, PolicyRecord,
+    AcceptedRecord, Incident, JournalEntry, LastGood, Merged, OperationRecord, OutboxState, PolicyRecord,
     RefusalRecord, Trouble,
 };
 use decnet_plan::desired::Leases;
@@ -32,6 +32,7 @@ impl Record for Incident {}
 impl Record for Leases {}
 impl Record for JournalEntry {}
 impl Record for Event {}
+impl Record for Merged {}
 impl Record for Fetched {}
 impl Record for Trouble {}
 impl Record for PolicyRecord {}
@@ -45,7 +46,7 @@ struct Versioned<T> {
 /// A table of one kind of record.
 pub(super) struct Table<K: Key + 'static, T> {
     name: &'static str,
-    definition: TableDefinition<'static, K, &'static [u8]>,
+    pub(super) definition: TableDefinition<'static, K, &'static [u8]>,
     record: PhantomData<fn() -> T>,
 }
 
@@ -73,6 +74,8 @@ pub(super) const JOURNAL: Table<u64, JournalEntry> = Table::new("journal");
 pub(super) const LEASES: Table<&str, Leases> = Table::new("leases");
 /// By the name under which we have fetched or built an image.
 pub(super) const FETCHED: Table<&str, Fetched> = Table::new("fetched-images");
+/// By what the notes are about: `drift <decky>`, `refused <code>`.
+pub(super) const MERGED: Table<&str, Merged> = Table::new("outbox-merged");
 /// By stack.
 pub(super) const TROUBLES: Table<&str, Trouble> = Table::new("troubles");
 /// [`HELD`] and [`OF_BUNDLE`].
@@ -242,6 +245,7 @@ impl Snapshot {
         self.troubles()?;
         self.leases()?;
         self.named(&POLICIES)?;
+        self.named(&MERGED)?;
         self.outbox(usize::MAX, usize::MAX)?;
         self.newest(&JOURNAL, 1)?;
         Ok(())
@@ -261,11 +265,19 @@ impl std::fmt::Debug for Tx {
 }
 
 impl Tx {
-    pub(super) fn new(transaction: WriteTransaction) -> Self {
-        Self {
+    /// Begins one whose commit is on the disk when it returns, whatever order the disk writes in: redb syncs the new
+    /// pages and their root before it syncs the bit that makes that root the current one. With one sync, its default,
+    /// a root that got there before its pages would be told by nothing but a checksum that is not a cryptographic one.
+    pub(super) fn start(db: &Database) -> Result<Self, LedgerError> {
+        let begun = db.begin_write();
+        let mut transaction = begun.map_err(|error| storage("write to")(error.into()))?;
+        let durable = transaction.set_durability(Durability::Immediate);
+        durable.map_err(|error| storage("write to")(error.into()))?;
+        transaction.set_two_phase_commit(true);
+        Ok(Self {
             transaction,
             pushed: Cell::new(false),
-        }
+        })
     }
 
     /// Commits; true when an event was pushed.
@@ -303,6 +315,7 @@ impl Tx {
         self.open(&REFUSALS)?;
         self.open(&OUTBOX_STATE)?;
         self.open(&OUTBOX)?;
+        self.open(&MERGED)?;
         self.open(&OPERATIONS)?;
         self.open(&LAST_GOOD)?;
         self.open(&INCIDENTS)?;
@@ -372,6 +385,15 @@ impl Tx {
     ) -> Result<(), LedgerError> {
         self.open(table)?.insert(key, table.encode(record)?.as_slice())?;
         Ok(())
+    }
+
+    pub(super) fn remove_numbered<T>(&self, table: &Table<u64, T>, key: u64) -> Result<(), LedgerError> {
+        self.open(table)?.remove(key)?;
+        Ok(())
+    }
+
+    pub(super) fn count<T>(&self, table: &Table<u64, T>) -> Result<u64, LedgerError> {
+        Ok(self.open(table)?.len()?)
     }
 
     /// The highest key, if there is any record.

@@ -9,6 +9,9 @@ use decnet_wire::report::Outcome;
 use super::*;
 use crate::testing::{Signer, document, hours, now, operation, stack};
 
+mod outbox;
+mod releases;
+
 fn record(generation: u64) -> AcceptedRecord {
     AcceptedRecord {
         epoch: 1,

@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use decnet_docker::crash;
 use redb::Database;
 use tokio::sync::{Notify, oneshot};
 
@@ -143,13 +144,12 @@ fn run(db: &Database, queue: &Receiver<Job>, outbox_grew: &Notify, commits: &Ato
 }
 
 fn commit(db: &Database, batch: &mut [Job]) -> Result<bool, LedgerError> {
-    let transaction = db.begin_write().map_err(|error| LedgerError::Storage {
-        doing: "write to",
-        source: Arc::new(error.into()),
-    })?;
-    let tx = Tx::new(transaction);
+    let tx = Tx::start(db)?;
     for job in batch {
         (job.apply)(&tx)?;
     }
-    tx.commit()
+    crash::point(crash::BEFORE_COMMIT);
+    let pushed = tx.commit()?;
+    crash::point(crash::AFTER_COMMIT);
+    Ok(pushed)
 }

@@ -22,7 +22,7 @@ struct Lab {
 
 struct Loop {
     ledger: Arc<Ledger>,
-    admission: Admission,
+    admission: Arc<Admission>,
     condition: watch::Receiver<Condition>,
     wake: Arc<Notify>,
     clock: Arc<FixedClock>,
@@ -48,12 +48,12 @@ impl Lab {
         let wake = Arc::new(Notify::new());
         let clock = FixedClock::at(now());
         let retries = Arc::new(Retries::default());
-        let admission = Admission::new(
+        let admission = Arc::new(Admission::new(
             self.signer.audiences(),
             Arc::clone(&ledger),
             clock.clone(),
             bundles,
-        );
+        ));
         admission.restore().unwrap();
         let reconciler = Reconciler {
             host: self.signer.host,
@@ -355,6 +355,80 @@ async fn a_teardown_succeeds_when_nothing_is_left() {
     assert_eq!(running.told().last().unwrap(), "web teardown succeeded");
     assert!(lab.machine.engine.lock().unwrap().containers.is_empty());
     assert!(running.ledger.last_good().unwrap().is_empty());
+    running.kill().await;
+}
+
+/// A look is as old as its bundle: what it saw would be written down as if the newer one had asked for it.
+#[tokio::test(start_paused = true)]
+async fn what_was_seen_under_an_older_bundle_is_not_written_down_under_the_newer_one() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    let first = lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy)]);
+    running.admit(&lab, &first).await;
+    running.converged().await;
+    let ssh = lab.container("ssh");
+    lab.machine.engine.lock().unwrap().containers.remove(&ssh);
+    let second = lab.bundle(2, vec![web(&["http"], 2, OperationKind::Mutate)]);
+    let envelope = lab.signer.sign(&second);
+    let admission = Arc::clone(&running.admission);
+    *lab.machine.meanwhile.lock().unwrap() = Some(Box::pin(async move {
+        let verdict = admission.admit(envelope).await.unwrap();
+        assert!(matches!(verdict, Verdict::Accepted), "{verdict:?}");
+    }));
+    running.wake.notify_one();
+    let newest = Some(second.generation);
+    while running
+        .ledger
+        .accepted()
+        .unwrap()
+        .map(|accepted| accepted.generation)
+        != newest
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    running.converged().await;
+    assert_eq!(
+        running.told(),
+        [
+            "web deploy running",
+            "web deploy succeeded",
+            "web mutate running",
+            "web mutate succeeded"
+        ],
+        "it did not leave its state: something else was asked"
+    );
+    assert!(running.ledger.incidents().unwrap().is_empty());
+    running.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_older_bundle_had_running_is_not_kept_as_good_under_one_that_does_not_name_it() {
+    let lab = Lab::new();
+    let mut running = lab.start();
+    let first = lab.bundle(1, vec![web(&["ssh"], 1, OperationKind::Deploy)]);
+    running.admit(&lab, &first).await;
+    running.converged().await;
+    // Asked once more: the next look has nothing to do but to write down that it is so.
+    let gone = lab.signer.sign(&lab.bundle(3, vec![]));
+    let admission = Arc::clone(&running.admission);
+    *lab.machine.meanwhile.lock().unwrap() = Some(Box::pin(async move {
+        let verdict = admission.admit(gone).await.unwrap();
+        assert!(matches!(verdict, Verdict::Accepted), "{verdict:?}");
+    }));
+    let second = lab.bundle(2, vec![web(&["ssh"], 2, OperationKind::Deploy)]);
+    running.admit(&lab, &second).await;
+    while running
+        .ledger
+        .accepted()
+        .unwrap()
+        .map(|accepted| accepted.generation)
+        != Some(3)
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    running.converged().await;
+    assert!(running.ledger.last_good().unwrap().is_empty());
+    assert_eq!(lab.machine.running().len(), 0);
     running.kill().await;
 }
 

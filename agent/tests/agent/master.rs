@@ -15,6 +15,7 @@ use decnet_pki::csr::VerifiedCsr;
 use decnet_pki::digest::Sha256Digest;
 use decnet_pki::envelope::Envelope;
 use decnet_pki::key::{KeyDigest, SigningKey};
+use decnet_pki::secret::Secret;
 use decnet_pki::tls;
 use decnet_wire::bundle::{self, Bundle};
 use decnet_wire::enrol::{self, EnrolRequest, EnrolResponse, HostNetwork, Token};
@@ -158,7 +159,7 @@ impl Master {
             authority,
             fleet,
             host,
-            secret: "a secret of this test".to_owned(),
+            secret: Secret::generate().unwrap().reveal().to_string(),
             trust_root: serde_json::from_slice(&envelope.to_json()).unwrap(),
             agent_api: api.local_addr().unwrap(),
         });

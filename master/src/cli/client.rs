@@ -34,8 +34,12 @@ const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(60);
 /// The most that an answer may hold, in bytes. A plan of 500 deckies is about 2 MiB.
 const ANSWER_CAP: usize = 64 * 1024 * 1024;
+/// The most that a download may hold, in bytes.
+const DOWNLOAD_CAP: u64 = 1 << 40;
 /// The most that one event may hold, in bytes.
 const EVENT_CAP: usize = 1024 * 1024;
+/// What a reader who was cut off sends (WHATWG HTML, §9.2).
+const LAST_EVENT_ID: &str = "last-event-id";
 /// The most that a token or CA file may hold, in bytes.
 const FILE_CAP: u64 = 64 * 1024;
 
@@ -177,13 +181,57 @@ impl Client {
         Ok(value)
     }
 
-    /// Opens the stream of transitions.
-    pub(super) async fn events(&self) -> Result<EventStream, Failure> {
-        let response = self.send(Method::GET, "/api/v1/events", None).await?;
+    /// Sends a request, and writes the answer to a success to `out`.
+    pub(super) async fn download(
+        &self,
+        method: Method,
+        path: &str,
+        out: &mut (dyn std::io::Write + Send),
+    ) -> Result<(), Failure> {
+        let response = self.send(method, path, None).await?;
+        let mut body = self.accept(response).await?.into_body();
+        let mut length = 0_u64;
+        loop {
+            let frame = match tokio::time::timeout(ANSWER, body.frame()).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(error))) => {
+                    return Err(self.unreachable(&format!("the answer was cut off: {error}")));
+                }
+                Err(_) => return Err(self.unreachable("the answer took too long")),
+            };
+            let Ok(data) = frame.into_data() else { continue };
+            length = length.saturating_add(data.len() as u64);
+            if length > DOWNLOAD_CAP {
+                return Err(Failure::Failed(format!(
+                    "the answer of the master at {} is larger than {DOWNLOAD_CAP} bytes",
+                    self.target
+                )));
+            }
+            out.write_all(&data)
+                .map_err(|error| Failure::Failed(format!("cannot write what the master sends: {error}")))?;
+        }
+    }
+
+    /// Opens the stream of events of these topics, of all where there is none; from after the event `last` on.
+    pub(super) async fn events(&self, topics: &[String], last: Option<&str>) -> Result<EventStream, Failure> {
+        let mut path = "/api/v1/events".to_owned();
+        for (n, topic) in topics.iter().enumerate() {
+            path.push_str(if n == 0 { "?topic=" } else { "&topic=" });
+            path.extend(form_urlencoded::byte_serialize(topic.as_bytes()));
+        }
+        let last = last
+            .map(HeaderValue::from_str)
+            .transpose()
+            .map_err(|_| Failure::Usage("the id of the last event is not plain text".to_owned()))?;
+        let response = self
+            .send_with(Method::GET, &path, None, last.map(|last| (LAST_EVENT_ID, last)))
+            .await?;
         let response = self.accept(response).await?;
         Ok(EventStream {
             body: response.into_body(),
             buffer: BytesMut::new(),
+            last: None,
         })
     }
 
@@ -193,6 +241,16 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<&Value>,
+    ) -> Result<Response<Incoming>, Failure> {
+        self.send_with(method, path, body, None).await
+    }
+
+    async fn send_with(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        header: Option<(&str, HeaderValue)>,
     ) -> Result<Response<Incoming>, Failure> {
         let host = match &self.target {
             Target::Socket(_) => "localhost".to_owned(),
@@ -205,6 +263,9 @@ impl Client {
             .header(ACCEPT, "*/*");
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, token.clone());
+        }
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
         }
         let bytes = match body {
             None => Bytes::new(),
@@ -420,6 +481,8 @@ fn read_small(path: &Path, what: &str) -> Result<String, Failure> {
 pub(super) struct EventStream {
     body: Incoming,
     buffer: BytesMut,
+    /// The newest id that came.
+    last: Option<String>,
 }
 
 /// One event.
@@ -427,15 +490,25 @@ pub(super) struct EventStream {
 pub(super) struct ServerEvent {
     pub(super) name: String,
     pub(super) data: String,
+    pub(super) id: Option<String>,
 }
 
 impl EventStream {
+    /// From after which event on a stream that is opened next would miss nothing.
+    pub(super) fn last(&self) -> Option<&str> {
+        self.last.as_deref()
+    }
+
     /// The next event; none once the stream has ended or is broken.
     pub(super) async fn next(&mut self) -> Option<ServerEvent> {
         loop {
             while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
                 let block = self.buffer.split_to(end + 2);
-                if let Some(event) = event(&String::from_utf8_lossy(&block)) {
+                let (id, event) = event(&String::from_utf8_lossy(&block));
+                if id.is_some() {
+                    self.last = id;
+                }
+                if let Some(event) = event {
                     return Some(event);
                 }
             }
@@ -450,27 +523,26 @@ impl EventStream {
     }
 }
 
-/// A block of the stream as an event; none for a comment.
-fn event(block: &str) -> Option<ServerEvent> {
-    let mut event = ServerEvent {
-        name: "message".to_owned(),
-        data: String::new(),
-    };
+/// A block of the stream: its id, and the event that it is. None for a comment; the id of one counts all the same.
+fn event(block: &str) -> (Option<String>, Option<ServerEvent>) {
+    let (mut id, mut name) = (None, "message");
     let mut lines = Vec::new();
     for line in block.lines() {
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
-            "event" => value.clone_into(&mut event.name),
+            "event" => name = value,
+            "id" => id = Some(value.to_owned()),
             "data" => lines.push(value),
             _ => {}
         }
     }
-    if lines.is_empty() {
-        return None;
-    }
-    event.data = lines.join("\n");
-    Some(event)
+    let event = (!lines.is_empty()).then(|| ServerEvent {
+        name: name.to_owned(),
+        data: lines.join("\n"),
+        id: id.clone(),
+    });
+    (id, event)
 }
 
 #[cfg(test)]
@@ -479,8 +551,11 @@ mod tests {
 
     #[test]
     fn a_comment_is_no_event() {
-        assert_eq!(event(": keep-alive\n\n"), None);
-        let lagged = event("event: lagged\ndata: {\"missed\":3}\n\n").unwrap();
+        assert_eq!(event(": keep-alive\n\n"), (None, None));
+        assert_eq!(event(": keep-alive\nid: 7\n\n"), (Some("7".to_owned()), None));
+        let (id, lagged) = event("id: 9\nevent: lagged\ndata: {\"missed\":3}\n\n");
+        let lagged = lagged.unwrap();
+        assert_eq!((id.as_deref(), lagged.id.as_deref()), (Some("9"), Some("9")));
         assert_eq!(
             (lagged.name.as_str(), lagged.data.as_str()),
             ("lagged", "{\"missed\":3}")

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::Console;
 use super::client::{Client, EventStream};
 use super::failure::Failure;
+use super::lifecycle::TRANSITIONS;
 use super::table::{NONE, count, printable};
 use crate::records::RowStatus;
 use crate::serve::operator::views::{RowView, RowsView};
@@ -39,7 +40,8 @@ pub(super) async fn follow(
     console: &mut Console<'_>,
 ) -> Result<Vec<RowView>, Failure> {
     let mut progress = Progress::default();
-    let mut events = client.events().await.ok();
+    let topics = [TRANSITIONS.to_owned()];
+    let mut events = client.events(&topics, None).await.ok();
     let mut away: Option<Instant> = None;
     loop {
         match rows(client, ids).await {
@@ -61,7 +63,7 @@ pub(super) async fn follow(
         }
         pause(&mut events).await;
         if events.is_none() && away.is_none() {
-            events = client.events().await.ok();
+            events = client.events(&topics, None).await.ok();
         }
     }
 }

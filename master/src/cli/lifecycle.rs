@@ -3,15 +3,21 @@
 use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
-use decnet_wire::ids::{HostId, OperationId};
-use serde_json::{Value, json};
+use decnet_wire::ids::{HostId, OperationId, Timestamp};
+use hyper::Method;
+use serde_json::{Map, Value, json};
 
 use super::client::Client;
+use super::events::{Following, document};
 use super::failure::Failure;
 use super::follow::{follow, judge, rows};
 use super::table::{facts, or_none, printable, table};
 use super::{Console, hosts};
-use crate::serve::operator::views::{RowView, RowsView};
+use crate::records::Cause;
+use crate::serve::operator::views::{PurgeBody, PurgedView, RowView, RowsView};
+
+/// The topics of transitions.
+pub(super) const TRANSITIONS: &str = "decky.*.lifecycle";
 
 /// What `decnet lifecycle` takes.
 #[derive(Debug, Args)]
@@ -45,6 +51,8 @@ pub enum LifecycleCommand {
         #[arg(required = true, value_name = "ID")]
         ids: Vec<OperationId>,
     },
+    /// Remove operations that have ended
+    Purge(PurgeArgs),
     /// Wait until operations have ended; without ids: print every transition until interrupted
     #[command(after_help = "\
 Examples:
@@ -58,6 +66,24 @@ Examples:
     },
 }
 
+/// What `decnet purge` takes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Open operations and the newest one of each decky stay. Without options: what the master would remove \
+                  by itself.\n\nExamples:\n  decnet purge --dry-run\n  decnet purge --older-than 30\n  decnet purge --keep 10000"
+)]
+pub struct PurgeArgs {
+    /// Those that ended more than so many days ago
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(0..=36_500))]
+    pub older_than: Option<u64>,
+    /// Those beyond so many, the oldest first
+    #[arg(long, value_name = "N")]
+    pub keep: Option<u64>,
+    /// Only say what would go
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 pub(super) async fn run(
     args: &LifecycleArgs,
     client: &Client,
@@ -68,6 +94,7 @@ pub(super) async fn run(
             list(*open, host.as_deref(), *limit, client, console).await
         }
         LifecycleCommand::Show { ids } => show(ids, client, console).await,
+        LifecycleCommand::Purge(args) => purge(args, client, console).await,
         LifecycleCommand::Watch { ids } if ids.is_empty() => stream(client, console).await,
         LifecycleCommand::Watch { ids } => {
             let rows = follow(client, ids, console).await?;
@@ -77,6 +104,41 @@ pub(super) async fn run(
             judge(&rows)
         }
     }
+}
+
+pub(super) async fn purge(
+    args: &PurgeArgs,
+    client: &Client,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
+    let body = json!(PurgeBody {
+        older_than_days: args.older_than,
+        keep: args.keep,
+        dry_run: args.dry_run,
+    });
+    let purged: PurgedView = client
+        .call(Method::POST, "/api/v1/lifecycle/purge", Some(&body))
+        .await?;
+    if console.json {
+        return console.document(&purged);
+    }
+    let parts: Vec<String> = purged
+        .by_status
+        .iter()
+        .map(|(status, count)| format!("{count} {status}"))
+        .collect();
+    let what = if purged.dry_run { "would go" } else { "removed" };
+    let of = if parts.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", parts.join(", "))
+    };
+    console.print(&facts([
+        (what, format!("{} operations{of}", purged.rows)),
+        ("oldest", or_none(purged.oldest)),
+        ("newest", or_none(purged.newest)),
+        ("left", format!("{} operations", purged.left)),
+    ]))
 }
 
 async fn list(
@@ -122,10 +184,19 @@ pub(super) fn overview(rows: Vec<RowView>, names: &BTreeMap<HostId, String>) -> 
                 row.status.as_str().to_owned(),
                 or_none(host),
                 row.updated_at.to_string(),
-                or_none(ended(row.error, row.late)),
+                or_none(ended(why(row.cause, row.error), row.late)),
             ]
         }),
     )
+}
+
+/// The cause, and its text.
+fn why(cause: Option<Cause>, error: Option<String>) -> Option<String> {
+    match cause {
+        // The host's own words say it.
+        None | Some(Cause::ReportedByHost) => error,
+        Some(cause) => Some(format!("[{}] {}", cause.as_str(), error.unwrap_or_default())),
+    }
 }
 
 /// How it ended, and what came of it afterwards.
@@ -145,48 +216,57 @@ async fn show(ids: &[OperationId], client: &Client, console: &mut Console<'_>) -
     let texts: Vec<String> = rows
         .into_iter()
         .map(|row| {
-            facts([
+            let history = history(&row);
+            let text = facts([
                 ("id", row.id.to_string()),
                 ("decky", row.decky_name.to_string()),
                 ("operation", row.operation.as_str().to_owned()),
                 ("status", row.status.as_str().to_owned()),
+                ("cause", or_none(row.cause.map(Cause::as_str))),
                 ("error", or_none(row.error)),
-                ("later", or_none(row.late)),
+                ("later", or_none(later(row.late, row.late_at))),
                 ("host", or_none(row.host_uuid)),
                 ("started", row.started_at.to_string()),
                 ("updated", row.updated_at.to_string()),
                 ("completed", or_none(row.completed_at)),
-            ])
+            ]);
+            format!("{text}{history}")
         })
         .collect();
     console.print(&texts.join("\n"))
 }
 
+/// What came after the end, and when.
+fn later(late: Option<String>, at: Option<Timestamp>) -> Option<String> {
+    let late = late?;
+    Some(at.map_or_else(|| late.clone(), |at| format!("{late} (at {at})")))
+}
+
+/// Every transition, one a line.
+fn history(row: &RowView) -> String {
+    let lines = row.transitions.iter().map(|transition| {
+        let line = format!(
+            "  {}  {} by {}",
+            transition.at,
+            transition.status.as_str(),
+            transition.by
+        );
+        format!("{}\n", printable(&line))
+    });
+    lines.collect()
+}
+
 async fn stream(client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
-    let mut events = client.events().await?;
-    while let Some(event) = events.next().await {
-        if event.name == "lagged" {
-            console.remark("decnet: some transitions were missed: `decnet lifecycle ls` has the rows");
-            continue;
-        }
+    let mut following = Following::open(client, vec![TRANSITIONS.to_owned()]).await?;
+    loop {
+        let event = following.next(console).await?;
+        let data: Map<String, Value> = serde_json::from_str(&event.data).unwrap_or_default();
         if console.json {
-            // The data is JSON already; read and written again it is one line, whatever the master sent.
-            let data: Value = serde_json::from_str(&event.data).unwrap_or(json!({ "event": event.name }));
-            console.say(&data.to_string())?;
+            console.say(&document(&event, data))?;
             continue;
         }
-        let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
-        let text = |key: &str| data[key].as_str().unwrap_or_default().to_owned();
-        let parts = [
-            text("ts"),
-            text("decky_name"),
-            text("operation"),
-            text("status"),
-            text("error"),
-        ];
+        let text = |key: &str| data.get(key).and_then(Value::as_str).unwrap_or_default();
+        let parts = ["ts", "decky_name", "operation", "status", "error"].map(text);
         console.say(printable(&parts.join("  ")).trim_end())?;
     }
-    Err(Failure::Unreachable(
-        "the stream of transitions ended: the master went away".to_owned(),
-    ))
 }

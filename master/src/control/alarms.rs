@@ -154,6 +154,7 @@ impl Control {
     /// Not to be called within a transaction.
     pub(crate) fn alarm(&self, alarm: &Alarm) {
         let now = self.now();
+        self.metrics.alarm(alarm.action);
         tracing::warn!(
             action = alarm.action.as_str(),
             by = %alarm.by.who(),

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Control, ControlError};
 use crate::audit::{Entry, StoredEntry};
-use crate::store::Reader;
+use crate::store::{Reader, StoreError};
 
 /// Where a page ends at the latest, in bytes of its entries. The last one may go beyond.
 const PAGE: usize = 2 * 1024 * 1024;
@@ -80,7 +80,7 @@ impl Control {
     pub fn audit(&self, filter: &AuditFilter) -> Result<AuditPage, ControlError> {
         self.db.read(|r| {
             let mut page = AuditPage {
-                head: head(r)?,
+                head: head_of(r)?,
                 ..AuditPage::default()
             };
             match filter.after {
@@ -92,7 +92,8 @@ impl Control {
     }
 }
 
-fn head(r: &Reader<'_>) -> Result<Option<(u64, String)>, ControlError> {
+/// The newest entry: its number and its digest.
+pub(crate) fn head_of(r: &Reader<'_>) -> Result<Option<(u64, String)>, StoreError> {
     let mut head = None;
     r.newest::<StoredEntry>(|StoredEntry(entry)| {
         let seq = entry["seq"].as_u64();

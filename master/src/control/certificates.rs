@@ -364,7 +364,7 @@ impl Control {
 }
 
 /// Nothing that was issued to this host is believed any more.
-pub(super) fn supersede(w: &mut Writer<'_>, id: HostId, now: Timestamp) -> Result<(), StoreError> {
+pub(crate) fn supersede(w: &mut Writer<'_>, id: HostId, now: Timestamp) -> Result<(), StoreError> {
     let mut certificates = certificates(w, id)?;
     certificates.pending = None;
     for issued in &mut certificates.issued {

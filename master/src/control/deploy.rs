@@ -16,8 +16,9 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::error::FleetProblem;
+use super::events::{Event, Trigger};
 use super::{Control, ControlError, rows, settings, slot, targets, touch};
-use crate::audit::{Action, Actor, Change, names};
+use crate::audit::{Action, Actor, Change, Who, names};
 use crate::fleet::build::{Built, ChangeKind, Deploy, Hosts, build, unpinned_images};
 use crate::fleet::generate::generate;
 use crate::fleet::ini;
@@ -92,13 +93,16 @@ impl Control {
     /// [`ControlError::Fleet`] with every reason why the text is refused; nothing is changed then.
     pub fn deploy(&self, by: &Actor, request: &DeployRequest) -> Result<Deployed, ControlError> {
         let now = self.now();
-        let (deployed, changed) = self.db.change(by, now, |w| {
+        let (deployed, changed, events) = self.db.change(by, now, |w| {
             let draft = self.draft(&w.reader(), request, now)?;
             self.desired(&draft)?;
             let change = deployment(&draft, request);
-            Ok::<_, ControlError>(change.done(self.commit(w, draft, now)?))
+            let events = mutations(&draft, by, now);
+            let (deployed, changed) = self.commit(w, draft, by.who(), now)?;
+            Ok::<_, ControlError>(change.done((deployed, changed, events)))
         })?;
         self.publish.notify_one();
+        self.events.publish(events);
         self.events.announce(&changed);
         Ok(deployed)
     }
@@ -198,6 +202,7 @@ impl Control {
         &self,
         w: &mut Writer<'_>,
         draft: Draft,
+        by: &Who,
         now: Timestamp,
     ) -> Result<(Deployed, Vec<Row>), ControlError> {
         let Draft {
@@ -211,7 +216,7 @@ impl Control {
         let mut ids = Vec::new();
         let mut changed = Vec::new();
         for Next { mut record, kind } in next {
-            changed.extend(rows::begin(w, &mut record, kind, now)?);
+            changed.extend(rows::begin(w, &mut record, kind, by, now)?);
             ids.extend(record.operation.map(|operation| operation.id));
             w.put(&record.decky.name.clone(), &record)?;
         }
@@ -325,6 +330,27 @@ fn deployment(draft: &Draft, request: &DeployRequest) -> Change {
         }))
 }
 
+/// The deckies whose services a deploy changes.
+fn mutations(draft: &Draft, by: &Actor, now: Timestamp) -> Vec<Event> {
+    let mut events = Vec::new();
+    for Next { record, kind } in &draft.next {
+        let name = &record.decky.name;
+        let before = draft.before.get(name).filter(|before| !before.removing);
+        let old = before
+            .map(|before| before.decky.services.clone())
+            .unwrap_or_default();
+        let (new, trigger) = match (kind, before) {
+            (OperationKind::Teardown, _) => (Vec::new(), Trigger::Retirement),
+            (_, None) => (record.decky.services.clone(), Trigger::Creation),
+            (_, Some(_)) => (record.decky.services.clone(), Trigger::Operator),
+        };
+        if old != new {
+            events.push(Event::mutation(name, (old, new), trigger, Some(by), now));
+        }
+    }
+    events
+}
+
 pub(super) fn unacceptable<T: std::fmt::Display>(host: &Host, problems: &[T]) -> ControlError {
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     ControlError::Invalid(format!(
@@ -432,6 +458,7 @@ fn next_records(
                     decky: decky.clone(),
                     removing: false,
                     operation: old.and_then(|old| old.operation),
+                    newest: old.and_then(|old| old.newest),
                     previous: previous.filter(|previous| **previous != *decky),
                     leaving,
                 };

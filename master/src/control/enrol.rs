@@ -196,6 +196,7 @@ impl Control {
                 }))
                 .done(id))
         })?;
+        self.note_host(id);
         let token = Token {
             schema: enrol::SCHEMA,
             host: id,
@@ -364,7 +365,9 @@ impl Control {
             let text = format!("the enrolment token of {id} came again with another key, {key}");
             self.alarm(&Alarm::new(Action::AlarmTokenReuse, &stranger, subject, &text));
         }
-        let Some((host, certificate, root_version)) = granted? else {
+        let granted = granted?;
+        self.note_host(id);
+        let Some((host, certificate, root_version)) = granted else {
             return Ok(None);
         };
         self.forget_lists();

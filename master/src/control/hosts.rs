@@ -1,6 +1,8 @@
-//! Hosts as operators see them. Liveness is derived from heartbeats when it is asked for, never stored.
+//! Hosts as operators see them. Their state is derived from heartbeats when it is asked for, never stored.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::time::Duration;
 
 use decnet_wire::ids::{HostId, HostName, ServiceSlug, Timestamp};
 use decnet_wire::observed::{ContainerState, Observed, ObservedContainer};
@@ -9,17 +11,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::deploy::Mode;
+use super::liveness::Liveness;
 use super::{Control, ControlError, settings, targets};
 use crate::audit::{Action, Actor, Audited, Change};
 use crate::fleet::compile::stack_name;
-use crate::fleet::model::DeploymentLimit;
+use crate::fleet::model::{Decky, DeploymentLimit};
+use crate::metrics::Tally;
 use crate::records::{DeckyRecord, Host, HostStatus, ObservedRecord, Row, RowStatus, Settings};
-
-/// After so long without a heartbeat a host counts as unreachable: three of them.
-const SILENCE: time::Duration = time::Duration::seconds(90);
+use crate::store::Table;
 
 /// A host's state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HostState {
     /// A token was made; nobody has used it yet.
@@ -34,9 +36,24 @@ pub enum HostState {
     Unreachable,
     /// Its key is not accepted any more.
     Revoked,
+    /// It is being wiped.
+    Decommissioning,
+    /// It said that it is wiped.
+    Decommissioned,
 }
 
 impl HostState {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Invited,
+        Self::Waiting,
+        Self::Enrolled,
+        Self::Active,
+        Self::Unreachable,
+        Self::Revoked,
+        Self::Decommissioning,
+        Self::Decommissioned,
+    ];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -46,6 +63,26 @@ impl HostState {
             Self::Active => "active",
             Self::Unreachable => "unreachable",
             Self::Revoked => "revoked",
+            Self::Decommissioning => "decommissioning",
+            Self::Decommissioned => "decommissioned",
+        }
+    }
+
+    /// The state of a host, after the master has listened for so long. The only place where it is decided.
+    pub(super) fn of(host: &Host, status: &HostStatus, liveness: Liveness, listened: Duration) -> Self {
+        if host.revoked {
+            return Self::Revoked;
+        }
+        if host.key.is_none() {
+            return match host.awaiting {
+                Some(_) => Self::Waiting,
+                None => Self::Invited,
+            };
+        }
+        match status.last_heartbeat {
+            None => Self::Enrolled,
+            Some(_) if liveness.is_heard(listened) => Self::Active,
+            Some(_) => Self::Unreachable,
         }
     }
 }
@@ -77,6 +114,14 @@ pub enum DeckyState {
 }
 
 impl DeckyState {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Pending,
+        Self::Running,
+        Self::Degraded,
+        Self::Failed,
+        Self::TearingDown,
+    ];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -85,6 +130,47 @@ impl DeckyState {
             Self::Degraded => "degraded",
             Self::Failed => "failed",
             Self::TearingDown => "tearing_down",
+        }
+    }
+}
+
+/// What a host sees of a decky, apart from what is wanted of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ObservedState {
+    /// Every container runs.
+    Running,
+    /// Some containers run.
+    Degraded,
+    /// No container runs.
+    Failed,
+    /// There is no container.
+    TornDown,
+}
+
+impl ObservedState {
+    /// What `observed` says of a decky.
+    pub(super) fn of(decky: &Decky, observed: &Observed) -> Self {
+        let stack = stack_name(&decky.name);
+        let containers: Vec<&ObservedContainer> = observed
+            .containers
+            .iter()
+            .filter(|container| container.stack == stack)
+            .collect();
+        let runs = |service: &str| {
+            containers.iter().any(|container| {
+                container.service == service && matches!(container.state, ContainerState::Running)
+            })
+        };
+        let wanted = std::iter::once("base").chain(decky.services.iter().map(ServiceSlug::as_str));
+        let (all, running) = wanted.fold((0, 0), |(all, running), service| {
+            (all + 1, running + usize::from(runs(service)))
+        });
+        match running {
+            0 if containers.is_empty() => Self::TornDown,
+            0 => Self::Failed,
+            _ if running == all => Self::Running,
+            _ => Self::Degraded,
         }
     }
 }
@@ -146,8 +232,9 @@ impl Control {
     fn view_of(&self, host: Host, deckies: usize) -> HostView {
         let heard = self.status().get(&host.id).cloned();
         let status = heard.unwrap_or_else(|| HostStatus::unheard(host.id));
+        let (liveness, listened) = self.heard(host.id);
         HostView {
-            state: self.host_condition(&host, &status),
+            state: HostState::of(&host, &status, liveness, listened),
             host,
             status,
             deckies,
@@ -157,28 +244,6 @@ impl Control {
     /// A host's state at this moment.
     pub(super) fn condition(&self, host: &Host) -> HostState {
         self.view_of(host.clone(), 0).state
-    }
-
-    fn host_condition(&self, host: &Host, status: &HostStatus) -> HostState {
-        if host.revoked {
-            return HostState::Revoked;
-        }
-        if host.key.is_none() {
-            return match host.awaiting {
-                Some(_) => HostState::Waiting,
-                None => HostState::Invited,
-            };
-        }
-        let Some(heard) = status.last_heartbeat else {
-            return HostState::Enrolled;
-        };
-        // While the master itself was away it heard nobody: the silence counts from its start at the earliest.
-        let since = heard.get().max(self.started_at.get());
-        if self.now().get() - since <= SILENCE {
-            HostState::Active
-        } else {
-            HostState::Unreachable
-        }
     }
 
     /// Whether deckies run on enrolled hosts, and on how many.
@@ -202,18 +267,18 @@ impl Control {
                 .into_iter()
                 .map(|host| (host.id, host.name))
                 .collect();
-            let observed: BTreeMap<HostId, ObservedRecord> = r
-                .all::<ObservedRecord>()?
-                .into_iter()
-                .map(|seen| (seen.host, seen))
-                .collect();
+            // What is seen on a host without deckies need not be read.
+            let mut observed: BTreeMap<HostId, Option<ObservedRecord>> = BTreeMap::new();
             let mut views = Vec::new();
             for record in r.all::<DeckyRecord>()? {
+                if let Entry::Vacant(unread) = observed.entry(record.decky.host) {
+                    unread.insert(r.get::<ObservedRecord>(&record.decky.host)?);
+                }
                 let row = match record.operation {
                     Some(operation) => r.get::<Row>(&operation.id)?,
                     None => None,
                 };
-                let seen = observed.get(&record.decky.host);
+                let seen = observed.get(&record.decky.host).and_then(Option::as_ref);
                 let status = statuses.get(&record.decky.host);
                 let pending = status.and_then(|status| status.pending(&record.decky.name));
                 let given_up = pending.is_some_and(|pending| pending.quarantined);
@@ -229,6 +294,32 @@ impl Control {
                 });
             }
             Ok(views)
+        })
+    }
+
+    /// Hosts, deckies and open rows in numbers.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn tally(&self) -> Result<Tally, ControlError> {
+        let (hosts, audit) = self.db.read(|r| {
+            let mut newest = 0;
+            // A damaged log is for the audit to tell of.
+            r.newest_key(Table::Audit, |key| {
+                newest = <[u8; 8]>::try_from(key).map_or(0, u64::from_be_bytes);
+            })?;
+            Ok::<_, ControlError>((Self::read_hosts(r)?, newest))
+        })?;
+        let deckies = self.deckies()?;
+        let rows = deckies.iter().filter_map(|view| view.row.as_ref());
+        Ok(Tally {
+            hosts: hosts.iter().map(|host| self.condition(host)).collect(),
+            deckies: deckies.iter().map(|view| view.state).collect(),
+            open: rows
+                .map(|row| row.status)
+                .filter(|status| !status.is_terminal())
+                .collect(),
+            audit,
         })
     }
 
@@ -266,29 +357,76 @@ fn decky_state(record: &DeckyRecord, failed: bool, observed: Option<&Observed>) 
     if record.removing {
         return DeckyState::TearingDown;
     }
-    let stack = stack_name(&record.decky.name);
-    let containers: Vec<&ObservedContainer> = observed
-        .map(|observed| {
-            observed
-                .containers
-                .iter()
-                .filter(|container| container.stack == stack)
-                .collect()
-        })
-        .unwrap_or_default();
-    let runs = |service: &str| {
-        containers.iter().any(|container| {
-            container.service == service && matches!(container.state, ContainerState::Running)
-        })
-    };
-    let wanted = std::iter::once("base").chain(record.decky.services.iter().map(ServiceSlug::as_str));
-    let (all, running) = wanted.fold((0, 0), |(all, running), service| {
-        (all + 1, running + usize::from(runs(service)))
-    });
-    match running {
-        0 if failed => DeckyState::Failed,
-        0 if containers.is_empty() => DeckyState::Pending,
-        _ if running == all => DeckyState::Running,
-        _ => DeckyState::Degraded,
+    match observed.map(|observed| ObservedState::of(&record.decky, observed)) {
+        Some(ObservedState::Running) => DeckyState::Running,
+        Some(ObservedState::Degraded) => DeckyState::Degraded,
+        _ if failed => DeckyState::Failed,
+        Some(ObservedState::Failed) => DeckyState::Degraded,
+        Some(ObservedState::TornDown) | None => DeckyState::Pending,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::liveness::SILENCE;
+    use time::macros::datetime;
+
+    /// A key, whether it waits, whether it is revoked, its last word on record.
+    fn host(key: bool, awaiting: bool, revoked: bool, heard: bool) -> (Host, HostStatus) {
+        let now = Timestamp::new(datetime!(2026-01-01 00:00 UTC));
+        let id = HostId::new(uuid::Uuid::nil());
+        let digest = decnet_wire::ids::Digest::from_sha256([1; 32]);
+        let host = Host {
+            id,
+            name: "edge-01".parse().unwrap(),
+            embedded: false,
+            key: key.then(|| digest.clone()),
+            certificate: None,
+            certificate_ends_at: None,
+            awaiting: awaiting.then_some(digest),
+            next_key: None,
+            created_at: now,
+            enrolled_at: None,
+            revoked,
+            ipvlan: false,
+            mode: None,
+            interface: None,
+            lan: None,
+            generation: 0,
+            notes: None,
+        };
+        let mut status = HostStatus::unheard(id);
+        status.last_heartbeat = heard.then_some(now);
+        (host, status)
+    }
+
+    #[test]
+    fn a_state_follows_from_the_record_and_from_heartbeats() {
+        let mut spoke = Liveness::default();
+        spoke.hear(Duration::from_secs(1000));
+        let quiet = Liveness::default();
+        let (soon, late) = (
+            Duration::from_secs(1000) + SILENCE,
+            Duration::from_secs(1001) + SILENCE,
+        );
+        use HostState::{Active, Enrolled, Invited, Revoked, Unreachable, Waiting};
+        for ((key, awaiting, revoked, heard), liveness, listened, expected) in [
+            ((false, false, false, false), quiet, soon, Invited),
+            ((false, true, false, false), quiet, soon, Waiting),
+            ((true, false, false, false), quiet, late, Enrolled),
+            ((true, false, false, true), spoke, soon, Active),
+            ((true, false, false, true), spoke, late, Unreachable),
+            // Heard by the master before this one, which has not listened for long enough.
+            ((true, false, false, true), quiet, SILENCE, Active),
+            ((true, false, false, true), quiet, soon, Unreachable),
+            // Nothing that it says makes it believed.
+            ((true, false, true, true), spoke, soon, Revoked),
+            ((true, true, true, true), spoke, late, Revoked),
+        ] {
+            let (host, status) = host(key, awaiting, revoked, heard);
+            let state = HostState::of(&host, &status, liveness, listened);
+            assert_eq!(state, expected, "{host:?}");
+        }
     }
 }

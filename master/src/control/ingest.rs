@@ -2,6 +2,7 @@
 //! to memory and reaches the store with the next flush.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use decnet_wire::bundle::OperationKind;
 use decnet_wire::ids::{DeckyName, HostId, Timestamp};
@@ -9,12 +10,14 @@ use decnet_wire::limits;
 use decnet_wire::observed::Observed;
 use decnet_wire::report::{self, Event, EventBody, Outcome, PendingStack, Report, ReportAnswer};
 
+use super::announce::Look;
 use super::enrol::named;
 use super::rows::{self, Applied};
 use super::{Alarm, Control, ControlError, settings, touch};
-use crate::audit::{Action, Actor};
+use crate::audit::{Action, Actor, Who};
 use crate::fleet::compile::stack_name;
 use crate::fleet::model::Decky;
+use crate::metrics::Rejected;
 use crate::records::{DeckyRecord, Host, HostStatus, Leaving, ObservedRecord, Row};
 use crate::store::{StoreError, Writer};
 use crate::text::from_host;
@@ -35,12 +38,32 @@ impl Control {
     /// It is about what is not this host's (403), or numbers its events so that none could follow (422): nothing of it
     /// was applied, and there is an alarm. The store's: nothing was applied, and the agent sends it again.
     pub fn ingest(&self, host: HostId, report: &Report) -> Result<ReportAnswer, ControlError> {
+        let begun = Instant::now();
+        let answer = self.take_in(host, report);
+        self.metrics.report_took(begun.elapsed());
+        if let Err(error) = &answer {
+            self.metrics.report_rejected(match error.status() {
+                403 => Rejected::Foreign,
+                422 => Rejected::Numbers,
+                _ => Rejected::Failed,
+            });
+        }
+        answer
+    }
+
+    fn take_in(&self, host: HostId, report: &Report) -> Result<ReportAnswer, ControlError> {
         let now = self.now();
         let foreign = self.judge(host, report, now)?;
+        if self.is_awaited(host) {
+            self.learn(host, report.heartbeat.accepted.as_ref())?;
+        }
         let (mut status, news) = self.heartbeat(host, report, &foreign, now);
-        let fresh = report.events.iter().any(|event| event.seq > status.acked);
+        self.note_heartbeat(host);
+        let known = report.events.iter().filter(|event| event.seq <= status.acked);
+        let known = known.count();
+        let fresh = known < report.events.len();
         if fresh || report.observed.is_some() || (news && self.is_left(host)?) {
-            let (changed, touched, written) = self
+            let (changed, touched, written, seen) = self
                 .db
                 .bookkeep(|w| self.apply(w, status, report, &foreign, now))?;
             status = written;
@@ -48,15 +71,20 @@ impl Control {
             if let Some(kept) = kept.get_mut(&host) {
                 kept.acked = kept.acked.max(status.acked);
                 kept.refusal.clone_from(&status.refusal);
+                kept.refused = status.refused;
                 kept.drifts = kept.drifts.max(status.drifts);
                 kept.last_drift.clone_from(&status.last_drift);
             }
             drop(kept);
             self.events.announce(&changed);
+            if let Some(seen) = seen {
+                self.note_deckies(host, seen, now);
+            }
             if touched {
                 self.publish.notify_one();
             }
         }
+        self.metrics.report(report.events.len(), known);
         let known = self
             .db
             .read(|r| Ok::<_, ControlError>(r.has::<ObservedRecord>(&host)?))?;
@@ -159,6 +187,7 @@ impl Control {
         now: Timestamp,
     ) -> (HostStatus, bool) {
         let heartbeat = &report.heartbeat;
+        self.hear(host);
         let mut status = self.status();
         let status = status.entry(host).or_insert_with(|| HostStatus::unheard(host));
         let other = status.accepted != heartbeat.accepted;
@@ -166,6 +195,7 @@ impl Control {
         if other {
             // It took a newer bundle than the one that it refused.
             status.refusal = None;
+            status.refused = None;
         }
         status.last_heartbeat = Some(now);
         status.agent_version = Some(from_host(&heartbeat.agent_version));
@@ -181,6 +211,9 @@ impl Control {
                 ..pending.clone()
             })
             .collect();
+        if !other && had_looked && !status.has_looked() && status.engine.is_none() {
+            status.began_anew = Some(now);
+        }
         let news = status.has_looked() && (other || !had_looked);
         (status.clone(), news)
     }
@@ -204,7 +237,7 @@ impl Control {
         report: &Report,
         foreign: &BTreeSet<DeckyName>,
         now: Timestamp,
-    ) -> Result<(Vec<Row>, bool, HostStatus), ControlError> {
+    ) -> Result<(Vec<Row>, bool, HostStatus, Option<Look>), ControlError> {
         let host = status.host;
         // The store decides what was applied; memory may be older after a failed commit.
         let stored = w.get::<HostStatus>(&host)?;
@@ -212,12 +245,17 @@ impl Control {
         status.drifts = stored.as_ref().map_or(0, |stored| stored.drifts);
         let mut changed = Vec::new();
         let mut touched = false;
+        let mut seen = None;
+        let by = match w.get::<Host>(&host)? {
+            Some(found) => Actor::host(host, found.name, status.address),
+            None => Actor::stranger(status.address),
+        };
         for event in &report.events {
             if event.seq <= status.acked {
                 continue;
             }
             if !matches!(&event.body, EventBody::Drift { decky, .. } if foreign.contains(decky)) {
-                touched |= self.apply_event(w, &mut status, event, now, &mut changed)?;
+                touched |= self.apply_event(w, &mut status, event, by.who(), now, &mut changed)?;
             }
             status.acked = event.seq;
         }
@@ -230,15 +268,18 @@ impl Control {
                 observed: Observed::clone(observed),
             };
             w.put(&host, &record)?;
-            touched |= release(w, &status, &record.observed)?;
+            let records = w.all::<DeckyRecord>()?;
+            seen = Some(self.said.look(&records, host, &record.observed));
+            touched |= release(w, &status, &record.observed, records)?;
         } else if status.has_looked()
             && let Some(record) = w.get::<ObservedRecord>(&host)?
         {
             // It has looked and sees what it saw before: what it had let go of may be gone by now.
-            touched |= release(w, &status, &record.observed)?;
+            let records = w.all::<DeckyRecord>()?;
+            touched |= release(w, &status, &record.observed, records)?;
         }
         w.put(&host, &status)?;
-        Ok((changed, touched, status))
+        Ok((changed, touched, status, seen))
     }
 
     fn apply_event(
@@ -246,6 +287,7 @@ impl Control {
         w: &mut Writer<'_>,
         status: &mut HostStatus,
         event: &Event,
+        by: &Who,
         now: Timestamp,
         changed: &mut Vec<Row>,
     ) -> Result<bool, ControlError> {
@@ -265,7 +307,7 @@ impl Control {
                 if row.host != Some(host) || row.decky != *decky || row.operation != *kind {
                     return Ok(false);
                 }
-                let applied = rows::apply(&mut row, outcome, now);
+                let applied = rows::apply(&mut row, outcome, by, now);
                 if applied != Applied::Unchanged {
                     w.put(&row.id, &row)?;
                 }
@@ -283,6 +325,7 @@ impl Control {
             } => {
                 tracing::warn!(%host, code, detail, generation, "a host refused its bundle");
                 status.refusal = Some(from_host(&format!("{code}: {detail}")));
+                status.refused = *generation;
                 Ok(false)
             }
             EventBody::Drift { decky, detail } => {
@@ -296,7 +339,12 @@ impl Control {
 
     /// What the end of an operation means for its decky, when it is still the decky's newest one. True when a host
     /// needs a new bundle. Saying it twice changes nothing.
-    fn conclude(&self, w: &mut Writer<'_>, row: &Row, outcome: &Outcome) -> Result<bool, ControlError> {
+    pub(super) fn conclude(
+        &self,
+        w: &mut Writer<'_>,
+        row: &Row,
+        outcome: &Outcome,
+    ) -> Result<bool, ControlError> {
         if *outcome == Outcome::Running {
             return Ok(false);
         }
@@ -365,7 +413,12 @@ fn concerns(record: &DeckyRecord, host: HostId) -> bool {
 }
 
 /// Deckies that were leaving this host and are gone from it now belong to their new host alone.
-fn release(w: &mut Writer<'_>, status: &HostStatus, observed: &Observed) -> Result<bool, StoreError> {
+fn release(
+    w: &mut Writer<'_>,
+    status: &HostStatus,
+    observed: &Observed,
+    records: Vec<DeckyRecord>,
+) -> Result<bool, StoreError> {
     let Some(accepted) = &status.accepted else {
         return Ok(false);
     };
@@ -376,7 +429,7 @@ fn release(w: &mut Writer<'_>, status: &HostStatus, observed: &Observed) -> Resu
         .map(|container| &container.stack)
         .collect();
     let mut touched = false;
-    for mut record in w.all::<DeckyRecord>()? {
+    for mut record in records {
         if !record.leaving.as_ref().is_some_and(gone) || there.contains(&stack_name(&record.decky.name)) {
             continue;
         }

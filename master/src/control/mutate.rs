@@ -7,6 +7,7 @@ use decnet_wire::bundle::OperationKind;
 use decnet_wire::ids::{DeckyName, HostId, OperationId, ServiceSlug, Timestamp};
 use serde_json::{Value, json};
 
+use super::events::{Event, Trigger};
 use super::hosts::HostState;
 use super::{Control, ControlError, decky, rows, settings, touch};
 use crate::audit::{Action, Actor, Audited, Change};
@@ -25,20 +26,22 @@ impl Control {
     /// No such decky (404); no other services can be drawn for it, or it is being removed (409).
     pub fn mutate(&self, by: &Actor, name: &DeckyName) -> Result<OperationId, ControlError> {
         let now = self.now();
-        let (id, changed) = self.db.change(by, now, |w| {
+        let (id, changed, event) = self.db.change(by, now, |w| {
             let record = decky(&w.reader(), name)?;
             if record.removing {
                 return Err(ControlError::Conflict(format!("{name} is being removed")));
             }
-            let drawn = self.draw(w, record, now)?.ok_or_else(|| {
+            let drawn = self.draw(w, record, by, now)?.ok_or_else(|| {
                 ControlError::Conflict(format!(
                     "there is nothing to change: {name} has the only services it can have"
                 ))
             })?;
             let change = mutations(std::slice::from_ref(&drawn));
-            Ok(change.done((drawn.operation, drawn.rows)))
+            let event = drawn.event(Trigger::Operator, Some(by), now);
+            Ok(change.done((drawn.operation, drawn.rows, event)))
         })?;
         self.publish.notify_one();
+        self.events.publish([event]);
         self.events.announce(&changed);
         Ok(id)
     }
@@ -50,7 +53,8 @@ impl Control {
     /// The store's.
     pub fn mutate_due(&self) -> Result<usize, ControlError> {
         let now = self.now();
-        let changed = self.db.change(&Actor::master(), now, |w| {
+        let by = Actor::master();
+        let (changed, events) = self.db.change(&by, now, |w| {
             let settings = settings(&w.reader())?;
             let records = w.all::<DeckyRecord>()?;
             let fleet = super::assemble(&settings, &[]);
@@ -78,7 +82,7 @@ impl Control {
                     continue;
                 }
                 let name = record.decky.name.clone();
-                match self.draw(w, record, now) {
+                match self.draw(w, record, &by, now) {
                     Ok(done) => drawn.extend(done),
                     Err(error @ (ControlError::Invalid(_) | ControlError::Conflict(_))) => {
                         tracing::warn!(decky = %name, "not mutated: {}", crate::text::chain(&error));
@@ -87,14 +91,17 @@ impl Control {
                 }
             }
             if drawn.is_empty() {
-                return Ok(Audited::Unchanged(Vec::new()));
+                return Ok(Audited::Unchanged((Vec::new(), Vec::new())));
             }
             let change = mutations(&drawn);
+            let event = |drawn: &Drawn| drawn.event(Trigger::Scheduled, None, now);
+            let events: Vec<Event> = drawn.iter().map(event).collect();
             let changed: Vec<Row> = drawn.into_iter().flat_map(|drawn| drawn.rows).collect();
-            Ok::<_, ControlError>(change.done(changed))
+            Ok::<_, ControlError>(change.done((changed, events)))
         })?;
         if !changed.is_empty() {
             self.publish.notify_one();
+            self.events.publish(events);
             self.events.announce(&changed);
         }
         Ok(changed.len())
@@ -143,6 +150,7 @@ impl Control {
         &self,
         w: &mut Writer<'_>,
         mut record: DeckyRecord,
+        by: &Actor,
         now: Timestamp,
     ) -> Result<Option<Drawn>, ControlError> {
         let Some(services) = choose_services(&record.decky, &self.catalogue, &mut rand::rng()) else {
@@ -155,7 +163,7 @@ impl Control {
         let before = std::mem::replace(&mut record.decky.services, services);
         record.decky.last_mutated = now;
         self.check_drawn(w, &record)?;
-        let changed = rows::begin(w, &mut record, OperationKind::Mutate, now)?;
+        let changed = rows::begin(w, &mut record, OperationKind::Mutate, by.who(), now)?;
         touch(w, record.decky.host)?;
         let Some(operation) = record.operation else {
             return Ok(None);
@@ -176,6 +184,13 @@ struct Drawn {
     before: Vec<ServiceSlug>,
     decky: Decky,
     rows: Vec<Row>,
+}
+
+impl Drawn {
+    fn event(&self, trigger: Trigger, by: Option<&Actor>, at: Timestamp) -> Event {
+        let services = (self.before.clone(), self.decky.services.clone());
+        Event::mutation(&self.decky.name, services, trigger, by, at)
+    }
 }
 
 /// The change of one decky, or of as many as the timer found due.

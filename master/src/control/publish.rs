@@ -18,7 +18,7 @@ use super::{Control, ControlError, settings, slot, touch};
 use crate::fleet::compile::compile;
 use crate::fleet::model::Fleet;
 use crate::keys::MasterKeys;
-use crate::records::{BundleRecord, DeckyRecord, EnvelopeRecord, Host, Settings};
+use crate::records::{AwaitedRecord, BundleRecord, DeckyRecord, EnvelopeRecord, Host, Settings};
 use crate::store::Reader;
 
 /// How long a bundle is accepted. An agent that has accepted it keeps it up for as long as it must.
@@ -193,13 +193,17 @@ impl Control {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Enrolled hosts whose newest generation has no bundle, with their keys.
+    /// Enrolled hosts whose newest generation has no bundle, with their keys; not those that are awaited after a
+    /// restore.
     pub(super) fn due(r: &Reader<'_>) -> Result<Vec<(Host, Digest)>, ControlError> {
         let mut due = Vec::new();
         for host in r.all::<Host>()? {
             let Some(key) = host.key.clone().filter(|_| !host.revoked && host.generation > 0) else {
                 continue;
             };
+            if r.has::<AwaitedRecord>(&host.id)? {
+                continue;
+            }
             let bundle = r.get::<BundleRecord>(&host.id)?;
             if bundle.is_none_or(|bundle| bundle.generation < host.generation) {
                 due.push((host, key));
@@ -239,6 +243,7 @@ impl Control {
             }
             Ok::<_, ControlError>(published)
         })?;
+        self.metrics.bundles.inc_by(published.len() as u64);
         for host in published {
             tracing::info!(host = %host.name, generation = host.generation, "published a bundle");
             self.published_sender(host.id).send_replace(host.generation);
@@ -261,7 +266,8 @@ impl Control {
     /// The store's.
     pub fn envelope(&self, host: HostId, after: u64) -> Result<Option<String>, ControlError> {
         self.db.read(|r| {
-            if current(r, host)?.is_none_or(|bundle| bundle.generation <= after) {
+            let awaited = r.has::<AwaitedRecord>(&host)?;
+            if awaited || current(r, host)?.is_none_or(|bundle| bundle.generation <= after) {
                 return Ok(None);
             }
             Ok(r.get::<EnvelopeRecord>(&host)?.map(|envelope| envelope.0))

@@ -5,9 +5,10 @@ use decnet_wire::bundle::OperationKind;
 use decnet_wire::ids::{DeckyName, OperationId};
 use serde_json::json;
 
+use super::events::{Event, Trigger};
 use super::{Control, ControlError, decky, rows, settings, touch};
-use crate::audit::{Action, Actor, Audited, Change};
-use crate::records::{DeckyRecord, Host, Row, RowStatus};
+use crate::audit::{Action, Actor, Audited, Change, Who};
+use crate::records::{Cause, DeckyRecord, End, Host, Row};
 
 impl Control {
     /// Begins to remove a decky. Asking again while it goes gives out the same operation.
@@ -16,28 +17,33 @@ impl Control {
     /// No such decky (404).
     pub fn remove(&self, by: &Actor, name: &DeckyName) -> Result<OperationId, ControlError> {
         let now = self.now();
-        let (id, changed) = self.db.change(by, now, |w| {
+        let (id, changed, event) = self.db.change(by, now, |w| {
             let mut record = decky(&w.reader(), name)?;
             if let (true, Some(operation)) = (record.removing, record.operation)
                 && let Some(row) = w.get::<Row>(&operation.id)?
                 && !row.status.is_terminal()
             {
-                return Ok(Audited::Unchanged((operation.id, Vec::new())));
+                return Ok(Audited::Unchanged((operation.id, Vec::new(), None)));
             }
             let before = json!({
                 "host": record.decky.host,
                 "address": record.decky.address,
                 "services": record.decky.services,
             });
+            // Asked for again after a failure, it was retired already.
+            let services = (record.decky.services.clone(), Vec::new());
+            let retired = || Event::mutation(name, services, Trigger::Retirement, Some(by), now);
+            let event = (!record.removing).then(retired);
             record.removing = true;
             record.previous = None;
-            let mut changed = rows::begin(w, &mut record, OperationKind::Teardown, now)?;
+            let mut changed = rows::begin(w, &mut record, OperationKind::Teardown, by.who(), now)?;
             let host = w.get::<Host>(&record.decky.host)?;
             let gone = host.is_none_or(|host| host.key.is_none() || host.revoked);
             if gone && let Some(row) = changed.last_mut() {
                 // Nobody will ever say that it is done. Its name and address are free again.
                 let reason = "its host is not enrolled any more: it is out of the fleet, and what of it still runs there is not known";
-                rows::finish(row, RowStatus::Failed, Some(reason.to_owned()), now);
+                let end = End::Failed(Cause::HostGone, reason.to_owned());
+                row.end(end, &Who::Master {}, now);
                 w.put(&row.id, row)?;
             }
             touch(w, record.decky.host)?;
@@ -56,9 +62,10 @@ impl Control {
             let change = Change::new(Action::DeckyRemove, format!("decky/{name}"))
                 .before(before)
                 .after(json!({ "operation": id, "host_gone": gone }));
-            Ok::<_, ControlError>(change.done((id, changed)))
+            Ok::<_, ControlError>(change.done((id, changed, event)))
         })?;
         self.publish.notify_one();
+        self.events.publish(event);
         self.events.announce(&changed);
         Ok(id)
     }

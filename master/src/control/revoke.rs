@@ -5,14 +5,15 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use decnet_wire::ids::HostId;
+use decnet_wire::ids::{HostId, Timestamp};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::certificates::supersede;
 use super::{Control, ControlError};
-use crate::audit::{Action, Actor, Audited, Change};
-use crate::records::{EnrolTokenRecord, Host};
+use crate::audit::{Action, Actor, Audited, Change, Who};
+use crate::records::{Cause, DeckyRecord, End, EnrolTokenRecord, Host, Row};
+use crate::store::{StoreError, Writer};
 
 /// The connections on which hosts speak, or the streams that operators' tokens opened, so that those of one host or
 /// one token can be cut.
@@ -58,12 +59,13 @@ impl Control {
     }
 
     /// Believes a host no more: its key and its token are worth nothing, its connections end now. Its deckies stay where
-    /// they are until somebody removes them there.
+    /// they are until somebody removes them there, and what it was to do has failed.
     ///
     /// # Errors
     /// No such host (404); it is the worker inside this master (409).
     pub fn revoke(&self, by: &Actor, id: HostId) -> Result<(), ControlError> {
-        let name = self.db.change(by, self.now(), |w| {
+        let now = self.now();
+        let (name, ended) = self.db.change(by, now, |w| {
             let host = w.get::<Host>(&id)?.ok_or_else(|| ControlError::NotFound {
                 what: "host",
                 name: id.to_string(),
@@ -75,10 +77,11 @@ impl Control {
                 ));
             }
             if host.revoked {
-                return Ok(Audited::Unchanged(host.name));
+                return Ok(Audited::Unchanged((host.name, Vec::new())));
             }
             w.remove::<EnrolTokenRecord>(&id)?;
-            supersede(w, id, self.now())?;
+            supersede(w, id, now)?;
+            let ended = fail_open(w, &host, by.who(), now)?;
             let name = host.name.clone();
             let change = Change::new(Action::HostRevoke, format!("host/{name}"))
                 .before(json!({ "id": id, "revoked": false, "key": host.key }))
@@ -91,13 +94,34 @@ impl Control {
                     ..host
                 },
             )?;
-            Ok(change.done(name))
+            Ok(change.done((name, ended)))
         })?;
+        self.note_host(id);
+        self.events.announce(&ended);
         self.forget_lists();
         let connections = self.connections.cut(&id);
         tracing::warn!(host = %name, %id, connections, "a host was revoked");
         Ok(())
     }
+}
+
+/// Nobody will say how it ended.
+fn fail_open(w: &mut Writer<'_>, host: &Host, by: &Who, now: Timestamp) -> Result<Vec<Row>, StoreError> {
+    let mut ended = Vec::new();
+    for record in w.all::<DeckyRecord>()? {
+        let Some(operation) = record.operation else {
+            continue;
+        };
+        let Some(mut row) = w.get::<Row>(&operation.id)? else {
+            continue;
+        };
+        let why = format!("the host {} was revoked", host.name);
+        if row.host == Some(host.id) && row.end(End::Failed(Cause::HostGone, why), by, now) {
+            w.put(&row.id, &row)?;
+            ended.push(row);
+        }
+    }
+    Ok(ended)
 }
 
 #[cfg(test)]

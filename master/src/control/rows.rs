@@ -5,49 +5,39 @@ use decnet_wire::ids::{HostId, OperationId, Timestamp};
 use decnet_wire::report::Outcome;
 
 use super::{Control, ControlError};
-use crate::records::{DeckyRecord, Row, RowStatus};
+use crate::audit::Who;
+use crate::records::{Cause, DeckyRecord, End, Host, Row, RowStatus};
 use crate::store::{StoreError, Writer};
 use crate::text::from_host;
 
 /// Begins an operation on a decky: ends the open one as superseded, writes the new row and notes the operation
 /// in the record, which the caller stores. Gives out the rows that changed.
+///
+/// To be called before the host's generation is raised for it.
 pub(super) fn begin(
     w: &mut Writer<'_>,
     record: &mut DeckyRecord,
     kind: OperationKind,
+    by: &Who,
     now: Timestamp,
 ) -> Result<Vec<Row>, StoreError> {
-    let mut changed = Vec::new();
-    if let Some(open) = record.operation
-        && let Some(mut row) = w.get::<Row>(&open.id)?
-        && !row.status.is_terminal()
-    {
-        finish(
-            &mut row,
-            RowStatus::Superseded,
-            Some(format!("a newer {} was asked for", kind.as_str())),
-            now,
-        );
-        w.put(&row.id, &row)?;
-        changed.push(row);
-    }
     let operation = Operation {
         id: super::new_operation(),
         kind,
     };
+    let mut changed = Vec::new();
+    if let Some(open) = record.operation
+        && let Some(mut row) = w.get::<Row>(&open.id)?
+        && row.end(End::Superseded(operation.id, kind), by, now)
+    {
+        w.put(&row.id, &row)?;
+        changed.push(row);
+    }
     record.operation = Some(operation);
-    let row = Row {
-        id: operation.id,
-        decky: record.decky.name.clone(),
-        host: Some(record.decky.host),
-        operation: kind,
-        status: RowStatus::Pending,
-        error: None,
-        started_at: now,
-        updated_at: now,
-        completed_at: None,
-        late: None,
-    };
+    record.newest = Some(operation.id);
+    let host = record.decky.host;
+    let mut row = Row::begin(operation.id, kind, record.decky.name.clone(), host, by, now);
+    row.generation = w.get::<Host>(&host)?.map(|host| host.generation + 1);
     w.put(&row.id, &row)?;
     changed.push(row);
     Ok(changed)
@@ -65,7 +55,7 @@ pub(super) enum Applied {
 }
 
 /// Applies what a host says of an operation.
-pub(super) fn apply(row: &mut Row, outcome: &Outcome, now: Timestamp) -> Applied {
+pub(super) fn apply(row: &mut Row, outcome: &Outcome, by: &Who, now: Timestamp) -> Applied {
     let said = match outcome {
         Outcome::Failed { error } => Outcome::Failed {
             error: from_host(error),
@@ -73,34 +63,28 @@ pub(super) fn apply(row: &mut Row, outcome: &Outcome, now: Timestamp) -> Applied
         other => other.clone(),
     };
     if row.status.is_terminal() {
-        let same = matches!(
-            (row.status, outcome),
-            (RowStatus::Succeeded, Outcome::Succeeded) | (RowStatus::Failed, Outcome::Failed { .. })
-        );
+        let same = match (row.status, outcome) {
+            (RowStatus::Succeeded, Outcome::Succeeded) => true,
+            // What the master gave up, and the host says it failed: that is why.
+            (RowStatus::Failed, Outcome::Failed { error }) => {
+                row.cause.is_none_or(|cause| cause == Cause::ReportedByHost)
+                    || row.error.as_ref() == Some(error)
+            }
+            _ => false,
+        };
         if same || matches!(outcome, Outcome::Running) || row.late.as_ref() == Some(&said) {
             return Applied::Unchanged;
         }
         row.late = Some(said);
+        row.late_at = Some(now);
         return Applied::Late;
     }
-    match said {
-        Outcome::Running if row.status == RowStatus::Running => return Applied::Unchanged,
-        Outcome::Running => {
-            row.status = RowStatus::Running;
-            row.updated_at = now;
-        }
-        Outcome::Succeeded => finish(row, RowStatus::Succeeded, None, now),
-        Outcome::Failed { error } => finish(row, RowStatus::Failed, Some(error), now),
-    }
-    Applied::Moved
-}
-
-/// Ends a row that is open.
-pub(super) fn finish(row: &mut Row, status: RowStatus, error: Option<String>, now: Timestamp) {
-    row.status = status;
-    row.error = error.map(|text| from_host(&text));
-    row.updated_at = now;
-    row.completed_at = Some(now);
+    let moved = match said {
+        Outcome::Running => row.run(by, now),
+        Outcome::Succeeded => row.end(End::Succeeded, by, now),
+        Outcome::Failed { error } => row.end(End::Failed(Cause::ReportedByHost, error), by, now),
+    };
+    if moved { Applied::Moved } else { Applied::Unchanged }
 }
 
 /// Which rows to list.
@@ -164,64 +148,4 @@ impl Control {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use decnet_wire::ids::OperationId;
-    use time::macros::datetime;
-    use uuid::Uuid;
-
-    fn row(status: RowStatus) -> Row {
-        let now = Timestamp::new(datetime!(2026-01-01 00:00 UTC));
-        Row {
-            id: OperationId::new(Uuid::nil()),
-            decky: "web".parse().unwrap(),
-            host: None,
-            operation: OperationKind::Deploy,
-            status,
-            error: None,
-            started_at: now,
-            updated_at: now,
-            completed_at: None,
-            late: None,
-        }
-    }
-
-    #[test]
-    fn a_terminal_row_never_changes() {
-        let later = Timestamp::new(datetime!(2026-01-02 00:00 UTC));
-        for status in [RowStatus::Succeeded, RowStatus::Failed, RowStatus::Superseded] {
-            for outcome in [
-                Outcome::Running,
-                Outcome::Succeeded,
-                Outcome::Failed {
-                    error: "late".to_owned(),
-                },
-            ] {
-                let before = row(status);
-                let mut after = before.clone();
-                apply(&mut after, &outcome, later);
-                after.late = None;
-                assert_eq!(after, before);
-            }
-        }
-    }
-
-    #[test]
-    fn a_late_outcome_is_kept_beside_the_row() {
-        let mut ended = row(RowStatus::Failed);
-        let now = ended.started_at;
-        assert_eq!(apply(&mut ended, &Outcome::Succeeded, now), Applied::Late);
-        assert_eq!(ended.late, Some(Outcome::Succeeded));
-        assert_eq!(apply(&mut ended, &Outcome::Succeeded, now), Applied::Unchanged);
-    }
-
-    #[test]
-    fn an_outcome_that_comes_twice_moves_the_row_once() {
-        let mut open = row(RowStatus::Pending);
-        let now = open.started_at;
-        assert_eq!(apply(&mut open, &Outcome::Running, now), Applied::Moved);
-        assert_eq!(apply(&mut open, &Outcome::Running, now), Applied::Unchanged);
-        assert_eq!(apply(&mut open, &Outcome::Succeeded, now), Applied::Moved);
-        assert_eq!(apply(&mut open, &Outcome::Succeeded, now), Applied::Unchanged);
-    }
-}
+mod tests;

@@ -1,16 +1,23 @@
 //! What happens by the clock alone: deadlines of rows, the flush of heartbeats, due mutations, bundles to renew.
 
+mod verdict;
+mod watch;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Control, ControlError, rows, touch};
-use crate::records::{DeckyRecord, Host, HostStatus, Row, RowStatus};
+use decnet_wire::report::Outcome;
+
+use super::{Control, ControlError, touch};
+use crate::audit::Who;
+use crate::records::{DeckyRecord, End, Host, HostStatus, Row};
+use verdict::{Facts, verdict};
+
+pub use verdict::Deadlines;
+pub(super) use watch::Watch;
 
 /// How often the sweep runs.
 const PERIOD: Duration = Duration::from_secs(10);
-
-/// An operation that has not ended after so long has failed, whatever comes later.
-const DEADLINE: time::Duration = time::Duration::minutes(15);
 
 impl Control {
     /// Runs the sweep until the master ends.
@@ -24,9 +31,11 @@ impl Control {
                 // One part that fails does not keep the others from their turn.
                 let parts = [
                     control.flush_status(),
+                    control.note_hosts(),
                     control.tell_alarms(),
                     control.release_from_gone(),
                     control.fail_overdue().map(|_| ()),
+                    control.prune().map(|_| ()),
                     control.republish_outdated(),
                     control.mutate_due().map(|mutated| {
                         if mutated > 0 {
@@ -90,79 +99,74 @@ impl Control {
         Ok(())
     }
 
-    /// Fails every open row that is past its deadline, with the reason that is known.
+    /// Ends every open row of which nothing more is to be expected, with the cause that is known. Gives out how many.
     ///
     /// # Errors
     /// The store's.
     pub fn fail_overdue(&self) -> Result<usize, ControlError> {
-        let now = self.now();
-        let statuses = self.status().clone();
-        let changed = self.db.bookkeep(|w| {
-            let mut changed = Vec::new();
+        let (now, uptime) = (self.now(), self.uptime());
+        let open = self.db.read(|r| {
+            let mut open = Vec::new();
             // An open row is its decky's newest operation: a newer one supersedes it in the same transaction.
-            for record in w.all::<DeckyRecord>()? {
-                let Some(operation) = record.operation else {
-                    continue;
-                };
-                let Some(mut row) = w.get::<Row>(&operation.id)? else {
-                    continue;
-                };
-                if row.status.is_terminal() || now.get() - row.started_at.get() <= DEADLINE {
-                    continue;
+            for record in r.all::<DeckyRecord>()? {
+                if let Some(operation) = record.operation
+                    && let Some(row) = r.get::<Row>(&operation.id)?
+                    && !row.status.is_terminal()
+                {
+                    open.push((row.id, row.started_at, record.decky.name));
                 }
-                let host = match row.host {
-                    Some(id) => w.get::<Host>(&id)?,
+            }
+            Ok::<_, ControlError>(open)
+        })?;
+        let ages = self
+            .watch()
+            .look(open.iter().map(|(id, at, _)| (*id, *at)), now, uptime);
+        let statuses = self.status().clone();
+        let by = Who::Master {};
+        let (changed, touched) = self.db.bookkeep(|w| {
+            let mut changed = Vec::new();
+            let mut touched = false;
+            for (id, _, decky) in open {
+                let Some(mut row) = w.get::<Row>(&id)?.filter(|row| !row.status.is_terminal()) else {
+                    continue;
+                };
+                let record = w.get::<DeckyRecord>(&decky)?;
+                let waits_for = match record.as_ref().and_then(|record| record.leaving.as_ref()) {
+                    Some(leaving) => Some(
+                        w.get::<Host>(&leaving.host)?
+                            .map_or_else(|| leaving.host.to_string(), |host| host.name.to_string()),
+                    ),
                     None => None,
                 };
-                let reason = match &record.leaving {
-                    Some(leaving) => {
-                        let name = w.get::<Host>(&leaving.host)?.map(|host| host.name.to_string());
-                        let name = name.unwrap_or_else(|| leaving.host.to_string());
-                        format!("the host {name} has not said that it let go of it; given up waiting")
-                    }
-                    None => overdue(host.as_ref(), row.host.and_then(|id| statuses.get(&id))),
+                let host = match row.host {
+                    Some(host) => w.get::<Host>(&host)?,
+                    None => None,
                 };
-                rows::finish(&mut row, RowStatus::Failed, Some(reason), now);
+                let facts = Facts {
+                    row: &row,
+                    open_for: ages.get(&id).copied().unwrap_or_default(),
+                    waits_for: waits_for.as_deref(),
+                    status: row.host.and_then(|host| statuses.get(&host)),
+                    silent_for: row.host.and_then(|host| self.silent_for(host)),
+                    host: host.as_ref(),
+                };
+                let Some(end) = verdict(&facts, &self.limits.deadlines) else {
+                    continue;
+                };
+                let succeeded = end == End::Succeeded;
+                row.end(end, &by, now);
                 w.put(&row.id, &row)?;
+                if succeeded {
+                    touched |= self.conclude(w, &row, &Outcome::Succeeded)?;
+                }
                 changed.push(row);
             }
-            Ok::<_, ControlError>(changed)
+            Ok::<_, ControlError>((changed, touched))
         })?;
         self.events.announce(&changed);
+        if touched {
+            self.publish.notify_one();
+        }
         Ok(changed.len())
     }
-}
-
-fn overdue(host: Option<&Host>, status: Option<&HostStatus>) -> String {
-    let minutes = DEADLINE.whole_minutes();
-    let Some(host) = host else {
-        return format!("the host is not known any more; not done after {minutes} minutes");
-    };
-    let name = &host.name;
-    let why = match status {
-        Some(HostStatus {
-            last_heartbeat: None, ..
-        })
-        | None => format!("the host {name} was never heard of"),
-        Some(HostStatus {
-            refusal: Some(refusal),
-            converged: false,
-            ..
-        }) => {
-            format!("the host {name} refused its bundle: {refusal}")
-        }
-        Some(HostStatus { engine: None, .. }) => {
-            format!("the Docker Engine of the host {name} does not answer")
-        }
-        Some(HostStatus {
-            reason: Some(reason), ..
-        }) => format!("the host {name} is not done: {reason}"),
-        Some(HostStatus {
-            last_heartbeat: Some(at),
-            ..
-        }) => {
-            format!("the host {name} did not say that it is done; its last heartbeat was at {at}")
-        }
-    };
-    format!("{why}; given up after {minutes} minutes")
 }

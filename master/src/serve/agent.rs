@@ -31,6 +31,7 @@ use super::listen::{Remote, limits as bounds};
 use super::message::{self, Bodies, Body};
 use crate::audit::Actor;
 use crate::control::{Control, ControlError};
+use crate::metrics::{Ongoing, Rejected};
 use crate::text::chain;
 use latest::Latest;
 
@@ -181,6 +182,7 @@ impl AgentApi {
         let deadline = tokio::time::Instant::now() + wait;
         let mut newer = self.control.watch_bundle(host);
         let poll = self.polls.enter(host);
+        let _waiting = Ongoing::begin(&self.control.metrics().polls);
         loop {
             newer.borrow_and_update();
             let control = Arc::clone(&self.control);
@@ -221,16 +223,21 @@ impl AgentApi {
         let read = tokio::select! {
             read = self.bodies.read(body, limits::REPORT) => read,
             () = arriving.given_up() => {
+                self.control.metrics().report_rejected(Rejected::Overtaken);
                 let detail = "another report of this host came meanwhile";
                 return Ok(message::refuse(StatusCode::CONFLICT, detail));
             }
         };
         let report: Report = match read {
             Ok(report) => report,
-            Err(error) => return Ok(error.response()),
+            Err(error) => {
+                self.control.metrics().report_rejected(Rejected::Malformed);
+                return Ok(error.response());
+            }
         };
         drop(arriving);
         if report.schema != report::SCHEMA || report.events.len() > limits::EVENTS {
+            self.control.metrics().report_rejected(Rejected::Schema);
             return Ok(message::refuse(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "this master reads reports of schema 1",

@@ -1,9 +1,11 @@
 //! How often somebody may be refused: who guesses, or is broken, is put off before anything is looked at.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::listen::Network;
 
 /// Refusals in a row that one address is allowed: a class of hosts behind one address, with a wrong token each.
 const BURST: u32 = 30;
@@ -12,9 +14,9 @@ const REFILL: Duration = Duration::from_secs(2);
 /// Most addresses that are told apart. All further ones count as one.
 const ADDRESSES: usize = 4096;
 
-/// Refusals by address.
+/// Refusals by who was refused; those under no name are of all for whom there was no room.
 #[derive(Debug, Default)]
-pub(super) struct Attempts(Mutex<HashMap<IpAddr, Refused>>);
+pub(super) struct Attempts(Mutex<HashMap<Option<Network>, Refused>>);
 
 /// What an address has on its account, as of a moment.
 #[derive(Debug, Clone, Copy)]
@@ -39,10 +41,10 @@ impl Attempts {
     /// How long an address has to wait until it may ask; none when it may.
     pub(super) fn wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
         let accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = accounts.get(&whose(address)).or_else(|| {
+        let known = accounts.get(&Some(address.into())).or_else(|| {
             // Nobody is told apart any more whom there was no room for.
             (accounts.len() >= ADDRESSES)
-                .then(|| accounts.get(&OTHERS))
+                .then(|| accounts.get(&None))
                 .flatten()
         })?;
         let refused = known.at(now);
@@ -52,11 +54,11 @@ impl Attempts {
     /// Notes a refusal.
     pub(super) fn refused(&self, address: IpAddr, now: Instant) {
         let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut whose = whose(address);
+        let mut whose = Some(Network::from(address));
         if !accounts.contains_key(&whose) && accounts.len() >= ADDRESSES {
             accounts.retain(|_, refused| refused.at(now).count > 0);
             if accounts.len() >= ADDRESSES {
-                whose = OTHERS;
+                whose = None;
             }
         }
         let account = accounts.entry(whose).or_insert(Refused { count: 0, since: now });
@@ -65,20 +67,6 @@ impl Attempts {
             count: (before.count + 1).min(BURST),
             since: if before.count == 0 { now } else { before.since },
         };
-    }
-}
-
-/// The account of all for whom there is no own one.
-const OTHERS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-
-/// An IPv6 host has a whole /64 to itself (RFC 6177 section 2).
-fn whose(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 1))
-        }
-        v4 => v4,
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod gate;
 pub mod limits;
+mod network;
 mod paced;
 mod places;
 #[cfg(test)]
@@ -39,8 +40,11 @@ use tokio_util::task::TaskTracker;
 use gate::Gate;
 pub use gate::{HttpService, Proven};
 use limits::{GRACE, Limits};
+pub use network::Network;
 use paced::{Heard, Paced, Turn};
 use places::{Place, Places};
+
+use crate::metrics::{ListenerMeter, Refused};
 
 /// Connections that the kernel keeps until they are accepted; it takes fewer where `net.core.somaxconn` is lower.
 const BACKLOG: u32 = 4096;
@@ -197,18 +201,19 @@ fn clear(making: &Path) -> std::io::Result<()> {
     gone(std::fs::remove_dir(making))
 }
 
-/// Serves TLS connections within `limits` until `end`, then lets open requests finish. Each is spoken as `tls` says
+/// Serves TLS connections within `bounds` until `end`, then lets open requests finish. Each is spoken as `tls` says
 /// when it is made. `service` makes one service a connection.
 pub async fn serve_tls<S, F>(
     listener: TcpListener,
     tls: watch::Receiver<Arc<ServerConfig>>,
-    limits: Limits,
+    bounds: impl Into<Bounds>,
     end: CancellationToken,
     service: F,
 ) where
     F: Fn(Remote) -> S + Clone + Send + Sync + 'static,
     S: HttpService,
 {
+    let Bounds { limits, meter } = bounds.into();
     let tasks = TaskTracker::new();
     let mut door = Door::new(limits);
     while let Some(opened) = door.open(&end).await {
@@ -221,12 +226,16 @@ pub async fn serve_tls<S, F>(
         };
         let guest = door.enter(opened, address.ip());
         let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
-        let (service, end) = (service.clone(), end.clone());
+        let (service, end, meter) = (service.clone(), end.clone(), meter.clone());
         tasks.spawn(async move {
+            let _open = meter.accept();
             let gave_way = guest.cut.clone();
             tokio::select! {
-                () = tls_connection(stream, address, acceptor, limits, guest, end, service) => {}
-                () = gave_way.cancelled() => tracing::debug!(%address, "a connection gave way to another"),
+                () = tls_connection(stream, address, acceptor, limits, guest, end, service, &meter) => {}
+                () = gave_way.cancelled() => {
+                    meter.refuse(Refused::GaveWay);
+                    tracing::debug!(%address, "a connection gave way to another");
+                }
             }
         });
     }
@@ -234,6 +243,8 @@ pub async fn serve_tls<S, F>(
     tasks.wait().await;
 }
 
+// What one connection is made of, once each.
+#[allow(clippy::too_many_arguments)]
 async fn tls_connection<S, F>(
     stream: TcpStream,
     address: SocketAddr,
@@ -242,6 +253,7 @@ async fn tls_connection<S, F>(
     guest: Guest,
     end: CancellationToken,
     service: F,
+    meter: &ListenerMeter,
 ) where
     F: Fn(Remote) -> S,
     S: HttpService,
@@ -254,10 +266,12 @@ async fn tls_connection<S, F>(
     let mut stream = match shaken {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
+            meter.refuse(Refused::Handshake);
             tracing::debug!(%address, %error, "TLS handshake failed");
             return;
         }
         Err(_) => {
+            meter.refuse(Refused::HandshakeTime);
             tracing::debug!(%address, "TLS handshake took too long");
             return;
         }
@@ -268,6 +282,7 @@ async fn tls_connection<S, F>(
         && let Some(certificate) = &certificate
         && !guest.place.prove(Sha256::digest(certificate).into())
     {
+        meter.refuse(Refused::NoPlace);
         tracing::debug!(%address, "no place is left for one more client");
         return;
     }
@@ -281,7 +296,10 @@ async fn tls_connection<S, F>(
     };
     tokio::select! {
         () = connection(stream, service(remote), limits, guest, end) => {}
-        () = cut.cancelled() => tracing::info!(%address, "a connection was cut"),
+        () = cut.cancelled() => {
+            meter.refuse(Refused::Cut);
+            tracing::info!(%address, "a connection was cut");
+        }
     }
 }
 
@@ -290,12 +308,17 @@ fn peer_certificate<S>(stream: &TlsStream<S>) -> Option<Arc<[u8]>> {
     chain.first().map(|der| Arc::from(der.as_ref()))
 }
 
-/// Serves connections on a Unix socket within `limits` until `end`.
-pub async fn serve_unix<S, F>(listener: UnixListener, limits: Limits, end: CancellationToken, service: F)
-where
+/// Serves connections on a Unix socket within `bounds` until `end`.
+pub async fn serve_unix<S, F>(
+    listener: UnixListener,
+    bounds: impl Into<Bounds>,
+    end: CancellationToken,
+    service: F,
+) where
     F: Fn(Remote) -> S + Clone + Send + Sync + 'static,
     S: HttpService,
 {
+    let Bounds { limits, meter } = bounds.into();
     let tasks = TaskTracker::new();
     let mut door = Door::new(limits);
     while let Some(opened) = door.open(&end).await {
@@ -308,20 +331,45 @@ where
         };
         let Ok(peer) = stream.peer_cred() else { continue };
         let guest = door.enter(opened, Ipv4Addr::LOCALHOST.into());
-        let (service, end) = (service.clone(), end.clone());
+        let (service, end, meter) = (service.clone(), end.clone(), meter.clone());
         tasks.spawn(async move {
+            let _open = meter.accept();
             let gave_way = guest.cut.clone();
             let mut stream = Paced::new(stream, &limits);
             stream.shaken();
             let service = service(Remote::Unix { uid: peer.uid() });
             tokio::select! {
                 () = connection(stream, service, limits, guest, end) => {}
-                () = gave_way.cancelled() => tracing::debug!("a connection on the socket gave way to another"),
+                () = gave_way.cancelled() => {
+                    meter.refuse(Refused::GaveWay);
+                    tracing::debug!("a connection on the socket gave way to another");
+                }
             }
         });
     }
     tasks.close();
     tasks.wait().await;
+}
+
+/// What bounds a listener, and counts its connections.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    limits: Limits,
+    meter: ListenerMeter,
+}
+
+impl Bounds {
+    #[must_use]
+    pub fn new(limits: Limits, meter: ListenerMeter) -> Self {
+        Self { limits, meter }
+    }
+}
+
+/// Counted for nobody.
+impl From<Limits> for Bounds {
+    fn from(limits: Limits) -> Self {
+        Self::new(limits, ListenerMeter::default())
+    }
 }
 
 /// Lets connections in, at most as many as the limits say.

@@ -5,16 +5,20 @@
 //! ```
 //!
 //! Every route is registered together with its description, so the OpenAPI document at `/api/v1/openapi.json`
-//! lists exactly the routes there are. Nothing under the prefix answers anybody without a role.
+//! lists exactly the routes there are. Beside them is `/metrics`. Nothing answers anybody without a role.
 
 mod access;
 mod answer;
 mod audit;
+mod backup;
 mod body;
 mod catalogue;
 mod deckies;
 mod document;
+mod events;
+mod history;
 mod lifecycle;
+mod metrics;
 mod parameters;
 mod policy;
 mod swarm;
@@ -39,6 +43,7 @@ use futures_util::FutureExt as _;
 use hyper::StatusCode;
 use hyper::body::Body as _;
 use hyper::header::CONTENT_TYPE;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::Layer as _;
 use utoipa_axum::router::OpenApiRouter;
@@ -52,6 +57,9 @@ pub use document::document;
 
 /// Under what everything is found.
 const PREFIX: &str = "/api/v1";
+
+/// Where Prometheus looks for metrics.
+const METRICS: &str = "/metrics";
 
 /// Who is at the other end of the connection that a request came on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +84,8 @@ impl From<&Remote> for Peer {
 struct App {
     control: Arc<Control>,
     streams: Arc<Streams>,
+    /// One backup at a time.
+    backups: Arc<Semaphore>,
     /// Ends the streams, which would hold up the end of the master.
     end: CancellationToken,
 }
@@ -85,6 +95,7 @@ pub fn router(control: Arc<Control>, end: CancellationToken) -> Router {
     let app = App {
         control,
         streams: Arc::new(Streams::default()),
+        backups: Arc::new(Semaphore::new(1)),
         end,
     };
     let (routes, mut document) = described().split_for_parts();
@@ -93,6 +104,7 @@ pub fn router(control: Arc<Control>, end: CancellationToken) -> Router {
         &format!("{PREFIX}/openapi.json"),
         get(async move || axum::Json(document)),
     );
+    let routes = routes.route(METRICS, get(metrics::metrics));
     deckies::with_reserved_names(routes)
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "Not Found"))
         .method_not_allowed_fallback(async || {
@@ -119,14 +131,17 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(deckies::set_interval))
         .routes(routes!(lifecycle::by_ids))
         .routes(routes!(lifecycle::list))
-        .routes(routes!(lifecycle::decky_events))
-        .routes(routes!(lifecycle::events))
+        .routes(routes!(events::transitions))
+        .routes(routes!(events::events))
+        .routes(routes!(history::purge))
         .routes(routes!(swarm::hosts))
         .routes(routes!(swarm::host))
         .routes(routes!(swarm::enroll))
         .routes(routes!(swarm::set_network))
         .routes(routes!(swarm::revoke))
         .routes(routes!(swarm::approve))
+        .routes(routes!(backup::take))
+        .routes(routes!(backup::accept_loss))
         .routes(routes!(catalogue::services))
         .routes(routes!(catalogue::archetypes))
         .routes(routes!(catalogue::distros))

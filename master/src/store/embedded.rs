@@ -2,10 +2,14 @@
 
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata as _, TableDefinition,
+    WriteTransaction,
+};
 
 use super::{Decision, Order, Store, StoreError, Table, Transaction, View};
 
@@ -13,6 +17,9 @@ type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 /// How many hundredths of a second others have to let go of a database that failed. Transactions are short.
 const LETTING_GO: u32 = 100;
+
+/// How long who commits waits for those that are on their way: less than a disk takes.
+const GATHERING: Duration = Duration::from_millis(5);
 
 const fn definition(table: Table) -> Definition {
     TableDefinition::new(table.name())
@@ -25,6 +32,12 @@ pub struct RedbStore {
     path: PathBuf,
     /// None between a failure and the next use.
     database: Mutex<Option<Arc<Database>>>,
+    /// The group that takes members now.
+    gathering: Mutex<Option<Group>>,
+    /// Held by who commits.
+    committing: Mutex<()>,
+    /// How many are on their way into a group.
+    coming: AtomicUsize,
 }
 
 impl std::fmt::Debug for RedbStore {
@@ -88,6 +101,9 @@ impl RedbStore {
         Ok(Self {
             path: path.to_owned(),
             database: Mutex::new(Some(Arc::new(database))),
+            gathering: Mutex::new(None),
+            committing: Mutex::new(()),
+            coming: AtomicUsize::new(0),
         })
     }
 
@@ -178,24 +194,128 @@ impl Store for RedbStore {
     }
 
     fn transact(&self, work: &mut dyn FnMut(&mut dyn Transaction) -> Decision) -> Result<(), StoreError> {
-        let (transaction, database) =
-            self.begin("begin a write to", |database| Ok(database.begin_write()?))?;
+        let end = self.join(work)?;
+        self.wait_for(&end)
+    }
+}
+
+impl RedbStore {
+    /// Does the work in the group that gathers now; how that ends is decided by [`RedbStore::wait_for`].
+    fn join(&self, work: &mut dyn FnMut(&mut dyn Transaction) -> Decision) -> Result<End, StoreError> {
+        self.coming.fetch_add(1, Ordering::SeqCst);
+        let mut gathering = lock(&self.gathering);
+        self.coming.fetch_sub(1, Ordering::SeqCst);
+        let group = match &mut *gathering {
+            Some(group) => group,
+            none => {
+                // Waits for the group before to be committed. Who comes meanwhile joins this one.
+                let (transaction, database) =
+                    self.begin("begin a write to", |database| Ok(database.begin_write()?))?;
+                none.insert(Group {
+                    transaction,
+                    database,
+                    wrote: false,
+                    fault: None,
+                    end: End::default(),
+                })
+            }
+        };
+        let end = End::clone(&group.end);
         let mut writing = Writing {
+            group,
+            undo: Vec::new(),
+        };
+        if work(&mut writing) == Decision::Commit {
+            writing.keep();
+        }
+        Ok(end)
+    }
+
+    /// Until the group of this end is on the disk. Whoever comes first commits it for all.
+    fn wait_for(&self, end: &End) -> Result<(), StoreError> {
+        let turn = lock(&self.committing);
+        if let Some(ended) = end.get() {
+            return ended.clone().map_err(Fault::into_error);
+        }
+        let last = Instant::now() + GATHERING;
+        while self.coming.load(Ordering::SeqCst) > 0 && Instant::now() < last {
+            std::thread::yield_now();
+        }
+        // It is there: only who has the turn takes it, and this group has not ended.
+        let Some(group) = lock(&self.gathering).take() else {
+            return Err(Fault::of(&redb::Error::PreviousIo).into_error());
+        };
+        let Group {
             transaction,
-            failed: false,
+            database,
+            wrote,
+            fault,
+            end: ended,
+        } = group;
+        let outcome = match fault {
+            None if wrote => transaction.commit().map_err(|error| Fault::of(&error.into())),
+            // Nothing is to be written.
+            None => transaction.abort().map_err(|error| Fault::of(&error.into())),
+            Some(fault) => {
+                drop(transaction);
+                Err(fault)
+            }
         };
-        let decision = work(&mut writing);
-        let Writing { transaction, failed } = writing;
-        let outcome = match decision {
-            Decision::Commit => transaction.commit().map_err(access("commit to")),
-            Decision::Abort => transaction.abort().map_err(access("abort a write to")),
-        };
-        if failed || outcome.is_err() {
+        if outcome.is_err() {
             // Also reads fail on it from now on.
             self.give_up(database);
         }
-        outcome
+        let outcome = ended.get_or_init(|| outcome).clone();
+        drop(turn);
+        outcome.map_err(Fault::into_error)
     }
+}
+
+/// How a group ended, once it has.
+type End = Arc<OnceLock<Result<(), Fault>>>;
+
+/// Writes that are committed together: what waits for the disk waits once for all.
+///
+/// Guarantees: each member's writes are kept whole or not at all, whatever the others do; a member sees the writes of those
+/// before it, and is told of its end only when theirs are on the disk as well.
+struct Group {
+    transaction: WriteTransaction,
+    database: Arc<Database>,
+    /// Somebody's writes are to be kept.
+    wrote: bool,
+    /// The disk did not take something: nothing of this group is kept.
+    fault: Option<Fault>,
+    end: End,
+}
+
+/// What went wrong, for each member of a group.
+#[derive(Debug, Clone)]
+struct Fault {
+    kind: std::io::ErrorKind,
+    text: String,
+}
+
+impl Fault {
+    fn of(error: &redb::Error) -> Self {
+        let kind = match error {
+            redb::Error::Io(error) => error.kind(),
+            _ => std::io::ErrorKind::Other,
+        };
+        let text = error.to_string();
+        Self { kind, text }
+    }
+
+    fn into_error(self) -> StoreError {
+        StoreError::Access {
+            action: "commit to",
+            source: redb::Error::Io(std::io::Error::new(self.kind, self.text)),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A member that panicked has undone its writes; what is in there is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The database is in use as long as this is.
@@ -221,29 +341,57 @@ impl View for Snapshot {
             visit,
         )
     }
-}
 
-struct Writing {
-    transaction: WriteTransaction,
-    /// The disk did not take something.
-    failed: bool,
-}
-
-impl Writing {
-    fn noting<T>(
-        &mut self,
-        write: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
-    ) -> Result<T, StoreError> {
-        let written = write(&self.transaction);
-        self.failed |= written.is_err();
-        written.map_err(access("write to"))
+    fn count(&self, table: Table) -> Result<u64, StoreError> {
+        let table = self.0.open_table(definition(table)).map_err(access("read"))?;
+        table.len().map_err(access("read"))
     }
 }
 
-impl View for Writing {
+/// One member's writes. What is not kept is undone when this is dropped, also after a panic.
+struct Writing<'a> {
+    group: &'a mut Group,
+    /// What was there before each write, the first one first.
+    undo: Vec<(Table, Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Writing<'_> {
+    fn keep(mut self) {
+        self.group.wrote |= !self.undo.is_empty();
+        self.undo.clear();
+    }
+
+    /// Writes, or removes, and gives out what was there.
+    fn set(&mut self, table: Table, key: &[u8], value: Option<&[u8]>) -> Result<Option<Vec<u8>>, StoreError> {
+        let write = || -> Result<_, redb::Error> {
+            let mut table = self.group.transaction.open_table(definition(table))?;
+            let before = match value {
+                Some(value) => table.insert(key, value)?,
+                None => table.remove(key)?,
+            };
+            Ok(before.map(|before| before.value().to_vec()))
+        };
+        write().map_err(|error| {
+            self.group.fault.get_or_insert_with(|| Fault::of(&error));
+            access("write to")(error)
+        })
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        while let Some((table, key, before)) = self.undo.pop() {
+            // A failure is noted: the whole group is given up then.
+            let _ = self.set(table, &key, before.as_deref());
+        }
+    }
+}
+
+impl View for Writing<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         get(
             &self
+                .group
                 .transaction
                 .open_table(definition(table))
                 .map_err(access("read"))?,
@@ -259,6 +407,7 @@ impl View for Writing {
     ) -> Result<(), StoreError> {
         scan(
             &self
+                .group
                 .transaction
                 .open_table(definition(table))
                 .map_err(access("read"))?,
@@ -266,21 +415,28 @@ impl View for Writing {
             visit,
         )
     }
+
+    fn count(&self, table: Table) -> Result<u64, StoreError> {
+        let table = self
+            .group
+            .transaction
+            .open_table(definition(table))
+            .map_err(access("read"))?;
+        table.len().map_err(access("read"))
+    }
 }
 
-impl Transaction for Writing {
+impl Transaction for Writing<'_> {
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.noting(|transaction| {
-            transaction.open_table(definition(table))?.insert(key, value)?;
-            Ok(())
-        })
+        let before = self.set(table, key, Some(value))?;
+        self.undo.push((table, key.to_vec(), before));
+        Ok(())
     }
 
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
-        self.noting(|transaction| {
-            transaction.open_table(definition(table))?.remove(key)?;
-            Ok(())
-        })
+        let before = self.set(table, key, None)?;
+        self.undo.push((table, key.to_vec(), before));
+        Ok(())
     }
 }
 
@@ -357,6 +513,90 @@ mod tests {
         });
         assert!(failed.is_err());
         assert!(all(&db).is_empty());
+    }
+
+    /// Members of one group that fail, write nothing or panic leave the others' writes alone, and leave none of theirs.
+    #[test]
+    fn whoever_shares_a_commit_keeps_its_writes_whole_or_loses_them_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        let db = Db::new(RedbStore::create(&path).unwrap());
+        let each = 40_u128;
+        std::thread::scope(|scope| {
+            for thread in 0..8_u128 {
+                let db = db.clone();
+                scope.spawn(move || {
+                    for round in 0..each {
+                        let n = 10 * (thread * each + round);
+                        let write = |w: &mut Writer<'_>| {
+                            put(w, n)?;
+                            // Also over what another one has written, and away.
+                            put(w, 1_000_000)?;
+                            w.remove::<HostStatus>(&host(1_000_000 + round % 3))?;
+                            put(w, n + 1)
+                        };
+                        match round % 4 {
+                            0 | 1 => db.bookkeep(write).unwrap(),
+                            2 => {
+                                let failed = db.bookkeep(|w| {
+                                    write(w)?;
+                                    Err::<(), _>(StoreError::Chain)
+                                });
+                                assert!(matches!(failed, Err(StoreError::Chain)), "{failed:?}");
+                            }
+                            _ => {
+                                let work = || {
+                                    db.bookkeep(|w| -> Result<(), StoreError> {
+                                        write(w)?;
+                                        panic!("in the middle of a write")
+                                    })
+                                };
+                                let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+                                assert!(panicked.is_err());
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        drop(db);
+        let db = Db::new(RedbStore::open(&path).unwrap());
+        let known: std::collections::BTreeSet<HostId> = all(&db).into_iter().map(|one| one.host).collect();
+        for thread in 0..8 {
+            for round in 0..each {
+                let n = 10 * (thread * each + round);
+                let there = [known.contains(&host(n)), known.contains(&host(n + 1))];
+                assert_eq!(there, [round % 4 < 2; 2], "{thread} {round}");
+            }
+        }
+    }
+
+    #[test]
+    fn those_that_wait_for_the_disk_wait_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = RedbStore::create(&folder.path().join("store.redb")).unwrap();
+        let joined = std::sync::Barrier::new(16);
+        let ends: Vec<End> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..16_u8)
+                .map(|n| {
+                    let (store, joined) = (&store, &joined);
+                    scope.spawn(move || {
+                        let end = store
+                            .join(&mut |transaction| {
+                                transaction.put(Table::Rows, &[n], b"x").unwrap();
+                                Decision::Commit
+                            })
+                            .unwrap();
+                        joined.wait();
+                        store.wait_for(&end).unwrap();
+                        end
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(ends.iter().all(|end| Arc::ptr_eq(end, &ends[0])), "one commit");
+        assert_eq!(store.view().unwrap().count(Table::Rows).unwrap(), 16);
     }
 
     #[test]

@@ -7,8 +7,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::measured::Measured;
 use super::{Decision, Order, Store, StoreError, Table, Transaction, View};
 use crate::audit::{Actor, Audited, Change, Entry, StoredEntry, digest_of};
+use crate::metrics::Commits;
 
 /// A record of one table. On disk: one byte of version, then JSON.
 pub trait Record: Serialize + DeserializeOwned {
@@ -17,8 +19,15 @@ pub trait Record: Serialize + DeserializeOwned {
     const TABLE: Table;
     /// Raised when the form changes; [`Record::migrate`] then reads the older ones.
     const VERSION: u8 = 1;
+    /// Whether [`Record::refuses`] is asked before anything takes its place.
+    const GUARDED: bool = false;
 
     fn key_bytes(key: &Self::Key) -> Vec<u8>;
+
+    /// Why nothing like `next` may take the place of this record, where that is so. None for `next`: it is removed.
+    fn refuses(&self, _next: Option<&Self>) -> Option<&'static str> {
+        None
+    }
 
     /// Reads a record of an older version.
     ///
@@ -38,6 +47,11 @@ impl Db {
     #[must_use]
     pub fn new(store: impl Store) -> Self {
         Self(Arc::new(store))
+    }
+
+    /// The same store, whose commits are timed.
+    pub(crate) fn measured(self, commits: Arc<Commits>) -> Self {
+        Self::new(Measured::new(self.0, commits))
     }
 
     /// Reads from one snapshot.
@@ -100,6 +114,18 @@ impl Db {
         self.transact(Purpose::Bookkeeping, work)
     }
 
+    /// All tables as they are now, bytes for bytes.
+    ///
+    /// # Errors
+    /// The store's, or those of `work`.
+    pub(crate) fn snapshot<T, E: From<StoreError>>(
+        &self,
+        work: impl FnOnce(&dyn View) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let view = self.0.view()?;
+        work(view.as_ref())
+    }
+
     fn transact<T, E: From<StoreError>>(
         &self,
         purpose: Purpose,
@@ -160,6 +186,13 @@ impl Purpose {
 /// Typed reads from one snapshot.
 pub struct Reader<'a>(&'a dyn View);
 
+impl<'a> Reader<'a> {
+    /// Typed reads of a view.
+    pub(crate) fn of(view: &'a dyn View) -> Self {
+        Self(view)
+    }
+}
+
 impl std::fmt::Debug for Reader<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Reader")
@@ -201,6 +234,33 @@ impl Reader<'_> {
         visit: impl FnMut(&[u8], R) -> bool,
     ) -> Result<(), StoreError> {
         scan(self.0, Order::From(&R::key_bytes(first)), visit)
+    }
+
+    /// The last key of a table, if it has any, without reading what stands there.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) fn newest_key(&self, table: Table, mut visit: impl FnMut(&[u8])) -> Result<(), StoreError> {
+        self.0.scan(table, Order::Descending, &mut |key, _| {
+            visit(key);
+            false
+        })
+    }
+
+    /// How many records a table has.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn count<R: Record>(&self) -> Result<u64, StoreError> {
+        self.0.count(R::TABLE)
+    }
+
+    /// Records of a table from the first key up, until `visit` returns `false`.
+    ///
+    /// # Errors
+    /// The store's, or a damaged record.
+    pub fn oldest<R: Record>(&self, mut visit: impl FnMut(R) -> bool) -> Result<(), StoreError> {
+        scan(self.0, Order::Ascending, |_, record| visit(record))
     }
 
     /// Records of a table from the last key down, until `visit` returns `false`.
@@ -251,20 +311,36 @@ impl Writer<'_> {
     /// Writes the record under a key.
     ///
     /// # Errors
-    /// The store's, or [`StoreError::Unaudited`].
+    /// The store's, [`StoreError::Unaudited`], or [`StoreError::Immutable`].
     pub fn put<R: Record>(&mut self, key: &R::Key, record: &R) -> Result<(), StoreError> {
         self.purpose.allow(R::TABLE)?;
+        self.guard(key, Some(record))?;
         self.write(key, record)
     }
 
     /// Removes the record under a key, if there is one.
     ///
     /// # Errors
-    /// The store's, or [`StoreError::Unaudited`].
+    /// The store's, [`StoreError::Unaudited`], or [`StoreError::Immutable`].
     pub fn remove<R: Record>(&mut self, key: &R::Key) -> Result<(), StoreError> {
         self.purpose.allow(R::TABLE)?;
+        self.guard::<R>(key, None)?;
         self.wrote = true;
         self.transaction.remove(R::TABLE, &R::key_bytes(key))
+    }
+
+    fn guard<R: Record>(&self, key: &R::Key, next: Option<&R>) -> Result<(), StoreError> {
+        if !R::GUARDED {
+            return Ok(());
+        }
+        let why = self.get::<R>(key)?.and_then(|stored| stored.refuses(next));
+        why.map_or(Ok(()), |why| {
+            Err(StoreError::Immutable {
+                table: R::TABLE.name(),
+                key: key_text(&R::key_bytes(key)),
+                why,
+            })
+        })
     }
 
     fn write<R: Record>(&mut self, key: &R::Key, record: &R) -> Result<(), StoreError> {

@@ -5,9 +5,15 @@
 
 mod audit;
 mod certificates;
+mod crashes;
 mod enrolment;
+mod events;
 mod fleet;
+mod history;
+mod host_states;
 mod moves;
 mod outcomes;
 mod publishing;
+mod restore;
+mod rows;
 mod scene;

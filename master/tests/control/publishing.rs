@@ -1,7 +1,7 @@
 //! Bundles: one content for each generation, whoever asks for them and however often.
 
+use decnet::control::Parts;
 use decnet::control::deploy::DeployRequest;
-use decnet::control::{Control, Parts};
 use decnet::fleet::catalogue::Catalogue;
 use decnet::init;
 use decnet_plan::desired::Desired;
@@ -9,7 +9,7 @@ use decnet_plan::policy::{self, Policy};
 use decnet_wire::bundle::{Blob, BlobKind, Bundle};
 use decnet_wire::ids::Digest;
 
-use crate::scene::{Host, Master, TWO, clock, names, operator, parts};
+use crate::scene::{Host, Master, TWO, names, operator, parts};
 
 #[test]
 fn publishers_at_once_sign_a_generation_once() {
@@ -39,13 +39,11 @@ fn publishers_at_once_sign_a_generation_once() {
 fn a_deploy_that_cannot_be_compiled_is_refused_before_it_is_stored() {
     let master = Master::new();
     Host::enrol(&master, "h");
-    let Master { control, now, folder } = master;
-    drop(control);
-    let parts = Parts {
+    let master = master.restart_from(|folder| Parts {
         image: None,
-        ..parts(&folder.path().join("master"))
-    };
-    let control = Control::new(parts, clock(&now)).unwrap();
+        ..parts(folder)
+    });
+    let control = &master.control;
     let request = DeployRequest::of_text(TWO, false);
     let error = control.deploy(&operator(), &request).unwrap_err();
     assert_eq!(error.status(), 409, "{error}");

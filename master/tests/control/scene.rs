@@ -3,12 +3,13 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use decnet::audit::Actor;
 use decnet::control::deploy::DeployRequest;
 use decnet::control::enrol::{HostNetworking, Invitation, TOKEN_LIFETIME};
 use decnet::control::hosts::DeckyState;
-use decnet::control::{Addresses, Clock, Control, ControlError, DecoyImage, Parts};
+use decnet::control::{Addresses, Clock, Control, ControlError, DecoyImage, Limits, Parts};
 use decnet::fleet::catalogue::Catalogue;
 use decnet::fleet::model::Lan;
 use decnet::init::{self, InitArgs};
@@ -23,7 +24,9 @@ use decnet_wire::enrol::{EnrolRequest, Token};
 use decnet_wire::ids::{Digest, HostId, OperationId, Timestamp};
 use decnet_wire::limits;
 use decnet_wire::observed::{ContainerState, Interface, Observed, ObservedContainer};
-use decnet_wire::report::{Accepted, Event, EventBody, Heartbeat, Outcome, PendingStack, Report};
+use decnet_wire::report::{
+    Accepted, Event, EventBody, Heartbeat, Outcome, PendingStack, Report, ReportAnswer,
+};
 use time::macros::datetime;
 
 pub(crate) const TWO: &str =
@@ -42,16 +45,14 @@ pub(crate) fn stranger() -> Actor {
 pub(crate) struct Master {
     pub(crate) control: Arc<Control>,
     pub(crate) now: Arc<Mutex<Timestamp>>,
+    /// What no setting of the clock changes.
+    pub(crate) uptime: Arc<Mutex<Duration>>,
     pub(crate) folder: tempfile::TempDir,
 }
 
-pub(crate) fn clock(now: &Arc<Mutex<Timestamp>>) -> Clock {
-    let now = Arc::clone(now);
-    Arc::new(move || *now.lock().unwrap())
-}
-
-pub(crate) fn open(folder: &Path, now: &Arc<Mutex<Timestamp>>) -> Arc<Control> {
-    Control::new(parts(folder), clock(now)).unwrap()
+pub(crate) fn clock(now: &Arc<Mutex<Timestamp>>, uptime: &Arc<Mutex<Duration>>) -> Clock {
+    let (now, uptime) = (Arc::clone(now), Arc::clone(uptime));
+    Clock::new(move || *now.lock().unwrap(), move || *uptime.lock().unwrap())
 }
 
 pub(crate) fn parts(folder: &Path) -> Parts {
@@ -78,6 +79,7 @@ pub(crate) fn parts(folder: &Path) -> Parts {
             enrolment: "m:8771".to_owned(),
         },
         detect: || None,
+        limits: Limits::default(),
     }
 }
 
@@ -90,33 +92,55 @@ impl Master {
             advertise: vec!["m".to_owned()],
         };
         init::run(&args, *now.lock().unwrap()).unwrap();
-        let control = open(&folder.path().join("master"), &now);
-        Self { control, now, folder }
+        let uptime = Arc::default();
+        let control = Control::new(parts(&args.state_dir), clock(&now, &uptime)).unwrap();
+        Self {
+            control,
+            now,
+            uptime,
+            folder,
+        }
     }
 
     /// As after a `kill -9`: nothing is told to the old one.
     pub(crate) fn restart(self) -> Self {
-        let Self { control, now, folder } = self;
+        self.restart_from(parts)
+    }
+
+    /// The same, of whatever lies in its folder by then.
+    pub(crate) fn restart_from(self, parts: impl FnOnce(&Path) -> Parts) -> Self {
+        let Self {
+            control,
+            now,
+            uptime,
+            folder,
+        } = self;
         assert_eq!(Arc::strong_count(&control), 1);
         drop(control);
-        let control = open(&folder.path().join("master"), &now);
-        Self { control, now, folder }
+        let control = Control::new(parts(&folder.path().join("master")), clock(&now, &uptime)).unwrap();
+        Self {
+            control,
+            now,
+            uptime,
+            folder,
+        }
     }
 
     /// The same with another catalogue.
     pub(crate) fn restart_with(self, catalogue: Catalogue) -> Self {
-        let Self { control, now, folder } = self;
-        assert_eq!(Arc::strong_count(&control), 1);
-        drop(control);
-        let parts = Parts {
+        self.restart_from(|folder| Parts {
             catalogue,
-            ..parts(&folder.path().join("master"))
-        };
-        let control = Control::new(parts, clock(&now)).unwrap();
-        Self { control, now, folder }
+            ..parts(folder)
+        })
     }
 
     pub(crate) fn pass(&self, time: time::Duration) {
+        self.set_clock(time);
+        *self.uptime.lock().unwrap() += Duration::try_from(time).unwrap_or_default();
+    }
+
+    /// Somebody sets the clock.
+    pub(crate) fn set_clock(&self, time: time::Duration) {
         let mut now = self.now.lock().unwrap();
         *now = Timestamp::new(now.get() + time);
     }
@@ -227,6 +251,42 @@ impl Host {
     ) -> Result<u64, ControlError> {
         let report = self.compose(master, observed, events);
         Ok(master.control.ingest(self.id, &report)?.acked)
+    }
+
+    /// Its word while it has accepted another generation than the newest, and is at work.
+    pub(crate) fn report_under(&self, master: &Master, generation: u64, events: Vec<Event>) {
+        let mut report = self.compose(master, None, events);
+        report.heartbeat.accepted.as_mut().unwrap().generation = generation;
+        report.heartbeat.converged = false;
+        master.control.ingest(self.id, &report).unwrap();
+        master.control.publish_due().unwrap();
+    }
+
+    /// Its word under the generation that it says it accepted, whatever the master knows of it.
+    pub(crate) fn report_accepted(
+        &self,
+        master: &Master,
+        accepted: Option<Accepted>,
+        observed: Option<Observed>,
+        events: Vec<Event>,
+    ) -> ReportAnswer {
+        let report = Report {
+            schema: 1,
+            heartbeat: Heartbeat {
+                agent_version: "test".to_owned(),
+                sent_at: *master.now.lock().unwrap(),
+                accepted,
+                converged: true,
+                reason: None,
+                engine: Some("20.10".to_owned()),
+                pending: Vec::new(),
+            },
+            observed: observed.map(Arc::new),
+            events,
+        };
+        let answer = master.control.ingest(self.id, &report).unwrap();
+        master.control.publish_due().unwrap();
+        answer
     }
 
     fn compose(&self, master: &Master, observed: Option<Observed>, events: Vec<Event>) -> Report {

@@ -1,10 +1,12 @@
 //! The JSON form of an envelope (DSSE `envelope.md`).
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_PAD_INDIFFERENT, URL_SAFE_PAD_INDIFFERENT};
-use serde::de::{self, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Envelope, MAX_KEY_ID_LEN, MAX_PAYLOAD_TYPE_LEN, MAX_SIGNATURE_LEN, MAX_SIGNATURES, Signature};
@@ -70,7 +72,7 @@ struct SignatureIn {
 
 impl<'de> Deserialize<'de> for Envelope {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let read = EnvelopeIn::deserialize(deserializer)?;
+        let Object(read) = Object::<EnvelopeIn>::deserialize(deserializer)?;
         if read.payload_type.len() > MAX_PAYLOAD_TYPE_LEN {
             return Err(de::Error::custom(format_args!(
                 "payloadType is longer than {MAX_PAYLOAD_TYPE_LEN} bytes"
@@ -81,6 +83,30 @@ impl<'de> Deserialize<'de> for Envelope {
             payload: read.payload.0,
             signatures: read.signatures.0,
         })
+    }
+}
+
+/// A JSON object and nothing else: a derived structure is also read from the list of its members' values, in which no
+/// other verifier would see an envelope.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
     }
 }
 
@@ -136,7 +162,7 @@ impl<'de> Visitor<'de> for SignaturesVisitor {
     // The caps hold while reading, so a hostile list costs no memory.
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let mut signatures = Vec::new();
-        while let Some(read) = seq.next_element::<SignatureIn>()? {
+        while let Some(Object(read)) = seq.next_element::<Object<SignatureIn>>()? {
             if signatures.len() == MAX_SIGNATURES {
                 return Err(de::Error::custom(format_args!(
                     "more than {MAX_SIGNATURES} signatures"

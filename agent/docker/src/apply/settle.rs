@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use crate::engine::{CHANGE, LOOK};
+use crate::error::status;
 use crate::observe::{restarts, to_state};
 use crate::{Engine, EngineError};
 
@@ -34,8 +35,13 @@ impl Engine {
             if is_up(&before) { restarts(&before) } else { 0 }
         };
         let what = || format!("start container {name}");
-        let call = self.call(CHANGE, what, self.docker.start_container(name, None));
-        if let Err(error) = call.await {
+        let start = || self.call(CHANGE, what, self.docker.start_container(name, None));
+        let mut result = start().await;
+        let refused = |error| status(error) == Some(500);
+        if result.as_ref().is_err_and(refused) && self.end_forgotten(name).await? {
+            result = start().await;
+        }
+        if let Err(error) = result {
             return Err(self.owner_ended(name).await.unwrap_or(error));
         }
         drop(turn);
@@ -48,6 +54,15 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Kills what runs of a container that the engine takes for one that does not run.
+    async fn end_forgotten(&self, name: &str) -> Result<bool, EngineError> {
+        let container = self.inspect(name).await?;
+        match container.id {
+            Some(id) if !is_up(&container) => self.end_leftovers(name, &id).await,
+            _ => Ok(false),
+        }
     }
 
     /// What has become of the container whose network namespace this one cannot join, if that is why it cannot start.

@@ -185,7 +185,7 @@ async fn waiting_goes_on_when_the_streams_are_used_up() {
             token: None,
         };
         let client = Client::new(&connection).unwrap();
-        streams.push(client.events().await.unwrap());
+        streams.push(client.events(&[], None).await.unwrap());
     }
     let good = |_: &DeckyName| Outcome::Succeeded;
     while_agent(&running, host, &["deploy", "-", "--wait"], FLEET, good)

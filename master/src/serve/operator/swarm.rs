@@ -6,6 +6,7 @@ use std::str::FromStr;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
+use decnet_wire::ids::HostId;
 use hyper::StatusCode;
 use ipnet::Ipv4Net;
 
@@ -15,9 +16,9 @@ use super::answer::{Problem, ask};
 use super::body::{Fields, lifetime};
 use super::parameters::{HostPath, Pairs};
 use super::views::{ApproveBody, EnrollBody, EnrollView, ErrorView, HostView, NetworkBody};
-use crate::control::Control;
 use crate::control::enrol::{HostNetworking, Invitation, TOKEN_LIFETIME, TOKEN_LIFETIME_MAX};
 use crate::control::hosts::HostState;
+use crate::control::{Control, ControlError};
 use crate::fleet::model::Lan;
 
 /// The longest notes of a host, in characters.
@@ -153,12 +154,7 @@ pub(super) async fn set_network(
     let network = networking(&mut fields);
     fields.done()?;
     let network = network?;
-    let view = ask(&app, move |control| {
-        control.set_networking(&by, id, &network)?;
-        control.host(id)
-    })
-    .await?;
-    Ok(Json(view.into()))
+    changed(&app, id, move |control| control.set_networking(&by, id, &network)).await
 }
 
 /// Approve of a host that waits
@@ -183,12 +179,7 @@ pub(super) async fn approve(
     let fingerprint = fields.text("fingerprint")?;
     fields.done()?;
     let key = parsed("fingerprint", &fingerprint)?;
-    let view = ask(&app, move |control| {
-        control.approve(&by, id, &key)?;
-        control.host(id)
-    })
-    .await?;
-    Ok(Json(view.into()))
+    changed(&app, id, move |control| control.approve(&by, id, &key)).await
 }
 
 /// Revoke a host, at once
@@ -208,8 +199,17 @@ pub(super) async fn revoke(
     State(app): State<App>,
     HostPath(id): HostPath,
 ) -> Result<Json<HostView>, Problem> {
-    let view = ask(&app, move |control| {
-        control.revoke(&by, id)?;
+    changed(&app, id, move |control| control.revoke(&by, id)).await
+}
+
+/// Changes a host, and answers with how it is then.
+async fn changed(
+    app: &App,
+    id: HostId,
+    change: impl FnOnce(&Control) -> Result<(), ControlError> + Send + 'static,
+) -> Result<Json<HostView>, Problem> {
+    let view = ask(app, move |control| {
+        change(control)?;
         control.host(id)
     })
     .await?;

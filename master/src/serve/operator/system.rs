@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
+use decnet_wire::ids::HostName;
 use hyper::StatusCode;
 
 use super::App;
@@ -85,12 +86,15 @@ pub(super) async fn health(State(app): State<App>) -> Result<Response, Problem> 
     let read = ask(&app, |control| {
         let hosts = control.hosts()?;
         let behind = control.unpublished()?;
-        Ok((hosts, behind))
+        Ok((hosts, behind, control.awaited()?))
     })
     .await;
     let mut components = BTreeMap::new();
     match read {
-        Ok((hosts, behind)) => {
+        Ok((hosts, behind, awaited)) => {
+            if !awaited.is_empty() {
+                components.insert("restore", restore(&awaited));
+            }
             components.insert("store", part("ok", None));
             components.insert("publisher", publisher(&behind));
             components.insert("hosts", hosts_part(&hosts));
@@ -159,6 +163,18 @@ fn publisher(behind: &[String]) -> ComponentView {
             )),
         ),
     }
+}
+
+/// A restored store publishes nothing for a host that has not said where it is.
+fn restore(awaited: &[HostName]) -> ComponentView {
+    let names: Vec<&str> = awaited.iter().map(HostName::as_str).collect();
+    part(
+        "degraded",
+        Some(format!(
+            "the store was restored; no bundle before they report for: {} (or decnet restore --accept-loss HOST)",
+            names.join(", ")
+        )),
+    )
 }
 
 /// Hosts refuse every bundle of a key that has expired, so there is time to replace it.

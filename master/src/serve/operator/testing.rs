@@ -19,7 +19,7 @@ use tower::ServiceExt as _;
 use super::Peer;
 use crate::audit::Actor;
 use crate::control::enrol::{HostNetworking, Invitation, Invited, TOKEN_LIFETIME};
-use crate::control::{Addresses, Control, DecoyImage, Parts, system_clock};
+use crate::control::{Addresses, Control, DecoyImage, Limits, Parts, system_clock};
 use crate::fleet::catalogue::Catalogue;
 use crate::init::{self, InitArgs};
 use crate::keys::MasterKeys;
@@ -87,6 +87,7 @@ impl Master {
                 enrolment: "localhost:8771".to_owned(),
             },
             detect: || None,
+            limits: Limits::default(),
         };
         let control = Control::new(parts, system_clock()).unwrap();
         let viewer = control
@@ -195,7 +196,8 @@ impl Master {
         Answer {
             status,
             headers,
-            text: String::from_utf8(bytes.to_vec()).unwrap(),
+            // A backup is no text.
+            text: String::from_utf8_lossy(&bytes).into_owned(),
         }
     }
 }

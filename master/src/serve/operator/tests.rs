@@ -5,6 +5,7 @@ mod audit;
 mod deckies;
 mod deploy;
 mod document;
+mod events;
 mod every_route;
 mod lifecycle;
 mod swarm;

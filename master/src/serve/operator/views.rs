@@ -25,7 +25,7 @@ use crate::control::hosts::{DeckyState, DeckyView as Decky, HostState, HostView 
 use crate::fleet::catalogue::Catalogue;
 use crate::fleet::model::Interval;
 use crate::fleet::view::redacted;
-use crate::records::{Role, Row, RowStatus};
+use crate::records::{Cause, Role, Row, RowStatus};
 
 /// Body of a deploy and of a plan.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -302,9 +302,40 @@ pub struct RowView {
     pub updated_at: Timestamp,
     #[schema(value_type = Option<String>, format = "date-time")]
     pub completed_at: Option<Timestamp>,
+    /// Of what kind the failure was: `reported-by-host`, `host-unreachable`, `host-gone`, `agent-restarted`,
+    /// `refused-by-policy`, `refused`, `engine-down`, `quarantined`, `waiting-for-other-host` or `deadline`.
+    #[schema(value_type = Option<String>)]
+    #[serde(default)]
+    pub cause: Option<Cause>,
+    /// How it came so far, the first transition first. Rows of an older master have none.
+    #[serde(default)]
+    pub transitions: Vec<TransitionView>,
     /// What the host said after the row had ended otherwise, as in `succeeded` once the cause of a failure had passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late: Option<String>,
+    #[schema(value_type = Option<String>, format = "date-time")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_at: Option<Timestamp>,
+}
+
+/// One transition of an operation.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct TransitionView {
+    #[schema(value_type = String)]
+    pub status: RowStatus,
+    /// By the master's clock.
+    #[schema(value_type = String, format = "date-time")]
+    pub at: Timestamp,
+    /// Who asked for it or said it: an operator's token, a user of the master's machine, `host NAME`, or `master` for
+    /// what the master found itself.
+    pub by: String,
+    /// Why, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The newer operation that superseded it.
+    #[schema(value_type = Option<String>, format = "uuid")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded_by: Option<OperationId>,
 }
 
 impl From<Row> for RowView {
@@ -314,8 +345,19 @@ impl From<Row> for RowView {
             Outcome::Succeeded => "succeeded".to_owned(),
             Outcome::Failed { error } => format!("failed: {error}"),
         });
+        let error = row.error.clone();
+        let transitions = row.transitions.into_iter().map(|transition| TransitionView {
+            reason: error.clone().filter(|_| transition.status.is_terminal()),
+            status: transition.status,
+            at: transition.at,
+            by: transition.by.to_string(),
+            superseded_by: transition.superseded_by,
+        });
         Self {
             late,
+            late_at: row.late_at,
+            cause: row.cause,
+            transitions: transitions.collect(),
             id: row.id,
             decky_name: row.decky,
             host_uuid: row.host,
@@ -333,6 +375,37 @@ impl From<Row> for RowView {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct RowsView {
     pub rows: Vec<RowView>,
+}
+
+/// Body of a purge.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct PurgeBody {
+    /// Those that ended longer ago, in days: 0 to 36,500.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub older_than_days: Option<u64>,
+    /// Those beyond so many, the oldest first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<u64>,
+    /// Only say what would be removed.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What a purge removed, or would remove.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct PurgedView {
+    pub rows: u64,
+    /// How many of each status.
+    pub by_status: BTreeMap<String, u64>,
+    /// When the oldest of them was started.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub oldest: Option<Timestamp>,
+    /// When the newest of them was started.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub newest: Option<Timestamp>,
+    /// How many rows are left, or would be.
+    pub left: u64,
+    pub dry_run: bool,
 }
 
 /// Operations that were begun.

@@ -57,7 +57,9 @@ fn case(
 
 /// One of every route, in an order in which each has something to change.
 async fn every_change(master: &Master) -> Vec<Case> {
-    let host = master.enrol("edge-01").to_string();
+    let host = master.enrol("edge-01");
+    master.control.await_host(host);
+    let host = host.to_string();
     let (waiting, fingerprint) = master.waiting("edge-03");
     let root = signed(&draft(master, json!({"online": true})).await, &operator(master));
     let now = time::OffsetDateTime::now_utc();
@@ -127,11 +129,19 @@ async fn every_change(master: &Master) -> Vec<Case> {
         ),
         case(
             post.clone(),
+            "/swarm/hosts/{uuid}/accept-loss",
+            &host,
+            None,
+            entry("host.accept_loss", "host/edge-01"),
+        ),
+        case(
+            post.clone(),
             "/swarm/hosts/{uuid}/revoke",
             &host,
             None,
             entry("host.revoke", "host/edge-01"),
         ),
+        case(post.clone(), "/backup", "", None, entry("fleet.backup", "fleet")),
         case(
             put,
             "/config/deployment-limit",
@@ -152,6 +162,13 @@ async fn every_change(master: &Master) -> Vec<Case> {
             "",
             Some(json!({"name": "ci"})),
             entry("token.revoke", "token/ci"),
+        ),
+        case(
+            post.clone(),
+            "/lifecycle/purge",
+            "",
+            Some(json!({"keep": 1})),
+            entry("lifecycle.purge", "lifecycle"),
         ),
         case(
             post.clone(),

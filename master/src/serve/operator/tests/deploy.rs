@@ -33,6 +33,7 @@ async fn a_deploy_is_202_with_one_pending_row_each_though_no_agent_was_ever_seen
         let mut keys: Vec<&str> = row.as_object().unwrap().keys().map(String::as_str).collect();
         keys.sort_unstable();
         let wanted = [
+            "cause",
             "completed_at",
             "decky_name",
             "error",
@@ -41,9 +42,11 @@ async fn a_deploy_is_202_with_one_pending_row_each_though_no_agent_was_ever_seen
             "operation",
             "started_at",
             "status",
+            "transitions",
             "updated_at",
         ];
         assert_eq!(keys, wanted);
+        assert_eq!(row["transitions"][0]["by"], "init (admin)");
         assert_eq!(
             (&row["status"], &row["operation"]),
             (&json!("pending"), &json!("deploy"))

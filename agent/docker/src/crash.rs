@@ -1,0 +1,86 @@
+//! Points at which a test can end the process as a power cut would: nothing after that instruction happens, nothing is
+//! dropped, closed or flushed. Only in builds with the feature `fault-injection`; otherwise a point is nothing.
+//!
+//! | variable | what it does |
+//! | --- | --- |
+//! | `DECNET_CRASH_AT=<point>:<n>` | abort at the `n`th passing of the point, counted from 1 |
+//! | `DECNET_CRASH_COUNT=<file>` | write how often each point was passed, one `<point> <n>` a line |
+//!
+//! [`ANY`] stands for all points together.
+
+/// Before a commit of the ledger.
+pub const BEFORE_COMMIT: &str = "before-commit";
+/// After it, before anybody is told.
+pub const AFTER_COMMIT: &str = "after-commit";
+/// Before a call to the engine.
+pub const BEFORE_CALL: &str = "before-call";
+/// After it, before its answer is used.
+pub const AFTER_CALL: &str = "after-call";
+/// All points.
+pub const ANY: &str = "any";
+
+/// Does nothing.
+#[cfg(not(feature = "fault-injection"))]
+#[inline(always)]
+pub const fn point(_: &'static str) {}
+
+#[cfg(feature = "fault-injection")]
+pub use armed::point;
+
+#[cfg(feature = "fault-injection")]
+mod armed {
+    use std::collections::BTreeMap;
+    use std::sync::{LazyLock, Mutex, PoisonError};
+
+    use super::ANY;
+
+    struct Orders {
+        crash_at: Option<(String, u64)>,
+        count_in: Option<std::path::PathBuf>,
+        passed: Mutex<BTreeMap<&'static str, u64>>,
+    }
+
+    static ORDERS: LazyLock<Orders> = LazyLock::new(|| {
+        let crash_at = std::env::var("DECNET_CRASH_AT").ok().map(|text| {
+            let Some(parsed) = parse(&text) else {
+                eprintln!("DECNET_CRASH_AT is {text:?}, not <point>:<n>");
+                std::process::abort();
+            };
+            parsed
+        });
+        Orders {
+            crash_at,
+            count_in: std::env::var_os("DECNET_CRASH_COUNT").map(Into::into),
+            passed: Mutex::default(),
+        }
+    });
+
+    fn parse(text: &str) -> Option<(String, u64)> {
+        let (name, number) = text.rsplit_once(':')?;
+        Some((name.to_owned(), number.parse().ok()?))
+    }
+
+    /// Passes the point, or ends the process there.
+    pub fn point(name: &'static str) {
+        let orders = &*ORDERS;
+        // Held to the end, so that no other thread gets any further than this one.
+        let mut passed = orders.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in [name, ANY] {
+            let times = passed.entry(name).or_default();
+            *times += 1;
+            if orders
+                .crash_at
+                .as_ref()
+                .is_some_and(|(at, n)| at == name && n == times)
+            {
+                std::process::abort();
+            }
+        }
+        if let Some(file) = &orders.count_in {
+            let lines: String = passed.iter().map(|(name, n)| format!("{name} {n}\n")).collect();
+            if let Err(error) = std::fs::write(file, lines) {
+                eprintln!("cannot write {}: {error}", file.display());
+            }
+        }
+    }
+}
