@@ -14,6 +14,7 @@ use futures_util::FutureExt as _;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::RwLock;
 
 use crate::lab::{Lab, SOCKET};
 use crate::lifecycle::until;
@@ -23,6 +24,8 @@ struct Line {
     _folder: tempfile::TempDir,
     socket: PathBuf,
     asked: Arc<Mutex<Vec<String>>>,
+    /// Whoever writes to it keeps the engine's answers back.
+    answers: Arc<RwLock<()>>,
     /// New connections are refused, and the ones that are open are cut.
     cut: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<()>,
@@ -40,10 +43,11 @@ impl Line {
         let socket = folder.path().join("engine.sock");
         let listener = UnixListener::bind(&socket).unwrap();
         let (asked, cut) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let (log, gone) = (Arc::clone(&asked), Arc::clone(&cut));
+        let answers = Arc::new(RwLock::new(()));
+        let (log, gone, passes) = (Arc::clone(&asked), Arc::clone(&cut), Arc::clone(&answers));
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (log, gone) = (Arc::clone(&log), Arc::clone(&gone));
+                let (log, gone, passes) = (Arc::clone(&log), Arc::clone(&gone), Arc::clone(&passes));
                 tokio::spawn(async move {
                     let Ok(engine) = UnixStream::connect(SOCKET).await else {
                         return;
@@ -61,13 +65,21 @@ impl Line {
                             }
                         }
                     };
-                    let down = tokio::io::copy(&mut from_engine, &mut to_client);
+                    let down = async {
+                        let mut buffer = vec![0; 1 << 16];
+                        while let Ok(read @ 1..) = from_engine.read(&mut buffer).await {
+                            let _passes = passes.read().await;
+                            if to_client.write_all(&buffer[..read]).await.is_err() {
+                                break;
+                            }
+                        }
+                    };
                     let cut = async {
                         while !gone.load(Ordering::SeqCst) {
                             tokio::time::sleep(Duration::from_millis(10)).await;
                         }
                     };
-                    tokio::select! { () = up => {}, _ = down => {}, () = cut => {} }
+                    tokio::select! { () = up => {}, () = down => {}, () = cut => {} }
                 });
             }
         });
@@ -75,6 +87,7 @@ impl Line {
             _folder: folder,
             socket,
             asked,
+            answers,
             cut,
             task,
         }
@@ -223,12 +236,14 @@ async fn a_look_that_is_given_up_leaves_what_it_was_about_to_the_next() {
         .unwrap();
     until("its event was heard", || watch.observer.suspects(web)).await;
     assert!(!watch.observer.suspects(|stack| !web(stack)).await, "of no other");
+    let held = watch.line.answers.write().await;
     let mut asked = 0;
     while watch.observer.suspects(web).await && asked < 3 {
         // Polled once: the question is sent, or waits for its turn, and nobody waits for the answer.
         assert!(watch.observer.observe().now_or_never().is_none(), "no answer yet");
         asked += 1;
     }
+    drop(held);
     assert_eq!(asked, 3, "what was suspected is suspected still");
     let seen = watch.observer.observe().await.unwrap();
     let seen = seen.containers.iter().find(|container| container.name == ssh);
