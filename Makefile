@@ -71,6 +71,11 @@ chaos: build image ## faults of every kind for as long as asked, then everybody 
 	$(if $(SEED),DECNET_SEED=$(SEED)) DECNET_CHAOS_SECONDS=$$(($(or $(MINUTES),10) * 60)) DECNET_CHAOS_DECKIES=$(or $(DECKIES),200) \
 		$(CARGO) test --locked -p decnet-tests --test chaos -- --nocapture
 
+.PHONY: power-cuts
+power-cuts: set-up build image lab-image ## cuts the power of a lab host as often as asked, on one disk (SEED=, CUTS=50; root)
+	$(if $(SEED),DECNET_SEED=$(SEED)) DECNET_POWER_CUTS=$(or $(CUTS),50) \
+		$(CARGO) test --locked -p decnet-tests --test lab_power -- --nocapture
+
 .PHONY: fuzz
 fuzz: toolchain ## a fuzz target under libFuzzer (TARGET=loader, envelope, bundle, root, policy, csr, token; MINUTES=60; needs a C++ compiler)
 	@case '$(or $(TARGET),loader)' in \

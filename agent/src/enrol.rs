@@ -35,8 +35,6 @@ use crate::trust::{self, TrustError, wire_digest};
 const PREFIX: &str = "decnet1.";
 /// The longest token, in characters.
 pub const LONGEST_TOKEN: usize = 8 * 1024;
-/// How long the master may take to answer.
-const ANSWER: Duration = Duration::from_secs(30);
 
 /// How often it is asked whether an operator has approved.
 const APPROVAL: Duration = Duration::from_secs(3);
@@ -225,7 +223,7 @@ async fn ask(token: &Token, at: HostPort, key: &HostKey) -> Result<Option<EnrolR
     let mut link = Link::new(at, link::fixed(config)).map_err(EnrolError::Ask)?;
     let accepted = [StatusCode::OK, StatusCode::CREATED, StatusCode::ACCEPTED];
     let (status, body) = link
-        .exchange(&request, &accepted, limits::ENROLMENT, Wait::each(ANSWER))
+        .exchange(&request, &accepted, limits::ENROLMENT, Wait::USUAL)
         .await
         .map_err(EnrolError::Ask)?;
     if status == StatusCode::ACCEPTED {

@@ -316,6 +316,9 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
+    /// For what a master answers at once.
+    pub(crate) const USUAL: Self = Self::each(Duration::from_secs(30));
+
     /// As long for the one as for the other.
     pub(crate) const fn each(time: Duration) -> Self {
         Self {

@@ -25,16 +25,14 @@ use crate::status::Contact;
 const COALESCE: Duration = Duration::from_millis(20);
 /// A reason that is another one waits for as long: while something is being done, one follows the other.
 const REASON: Duration = Duration::from_secs(2);
-/// How long the master may take.
-const ANSWER: Duration = Duration::from_secs(30);
 /// Bytes of events in one report, so that the rest of it fits under [`limits::REPORT`] as well.
 const EVENT_BYTES: usize = 4 * 1024 * 1024;
 /// What a master may set the heartbeat to, in seconds.
 const HEARTBEAT_RANGE: std::ops::RangeInclusive<u32> = 1..=3600;
 /// What a master may set the wait of a long poll to, in seconds.
+const POLL_RANGE: std::ops::RangeInclusive<u32> = 0..=600;
 /// The longest over which renewals are spread, in seconds.
 const RENEW_WITHIN_MAX_S: u32 = 24 * 3600;
-const POLL_RANGE: std::ops::RangeInclusive<u32> = 0..=600;
 
 /// Who takes reports: the master behind a link.
 pub(crate) trait Post: Send {
@@ -66,7 +64,7 @@ impl Post for Link {
     async fn post(&mut self, report: &Report) -> Result<ReportAnswer, SendError> {
         let body = serde_json::to_vec(report).map_err(SendError::Answer)?;
         let request = link::post("/agent/v1/report", body).map_err(SendError::Link)?;
-        let wait = Wait::each(ANSWER);
+        let wait = Wait::USUAL;
         let (_, body) = self
             .exchange(&request, &[StatusCode::OK], limits::REPORT_ANSWER, wait)
             .await

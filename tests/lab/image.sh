@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes the disk that lab hosts boot from: Debian with systemd, Docker Engine and the modules of User-mode Linux.
-# Does nothing when it is there; another one is made when the recipe (this file, tests/lab/guest, the kernel, the two
-# variables) changes. Needs root. No service is started: packages are set up in namespaces of their own, without network.
+# Beside it lies what the kernel is started with (xstate.c). Does nothing when both are there; others are made when the
+# recipe (this file, xstate.c, tests/lab/guest, the kernel, the two variables) changes. Needs root. No service is started:
+# packages are set up in namespaces of their own, without network.
 #
 #   tests/lab/image.sh           make it unless it is there, print its path
 #   tests/lab/image.sh --path    print its path; fails when it has to be made first
@@ -49,7 +50,7 @@ readonly release
 
 require() {
     local entry
-    for entry in linux.uml:user-mode-linux debootstrap:debootstrap mke2fs:e2fsprogs unshare:util-linux flock:util-linux; do
+    for entry in cc:gcc linux.uml:user-mode-linux debootstrap:debootstrap mke2fs:e2fsprogs unshare:util-linux flock:util-linux; do
         command -v "${entry%%:*}" >/dev/null 2>&1 ||
             fail "${entry%%:*} is missing: install Debian's package ${entry#*:}, or run tests/setup.sh"
     done
@@ -62,8 +63,8 @@ digest() {
         printf '%s\n' "$release" "$mirror"
         find "$modules" -mindepth 1 -maxdepth 1
         cd "$here"
-        find image.sh guest -type f -printf '%m %p\n' | LC_ALL=C sort
-        find image.sh guest -type f -print0 | LC_ALL=C sort -z | xargs -0 cat
+        find image.sh xstate.c guest -type f -printf '%m %p\n' | LC_ALL=C sort
+        find image.sh xstate.c guest -type f -print0 | LC_ALL=C sort -z | xargs -0 cat
     } | sha256sum | cut -c1-16
 }
 
@@ -121,6 +122,7 @@ make_image() {
     printf 'lab image: making %s (about a minute), log in %s\n' "$image" "$log" >&2
     rm -rf "$root" "$image.new"
     : >"$log"
+    quietly cc -Wall -Wextra -Werror -O2 -shared -fPIC -o "${image%.img}.so" "$here/xstate.c"
     make_root
     shape_root
     truncate -s "$size" "$image.new"
@@ -128,7 +130,7 @@ make_image() {
     rm -rf "$root"
     # Of an older recipe, unless hosts run from it.
     for other in "$lab_dir"/host-*.img; do
-        [ -e "$other" ] && flock -n -x "$other" rm -f "$other" || true
+        [ -e "$other" ] && flock -n -x "$other" rm -f "$other" "${other%.img}.so" || true
     done
     mv "$image.new" "$image"
     printf 'lab image: made in %s s, %s on disk\n' "$((SECONDS - start))" "$(du -h "$image" | cut -f1)" >&2

@@ -6,4 +6,5 @@ for file in /proc/self/fd/*; do
     # What bash itself has open ends with it.
     [ "$number" -le 2 ] || [ "$number" -eq 255 ] || eval "exec $number>&-"
 done
-exec -a "$0" linux.uml "$@"
+# For the kernel alone, not for this script.
+LD_PRELOAD=$LAB_PRELOAD exec -a "$0" linux.uml "$@"

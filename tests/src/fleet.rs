@@ -315,6 +315,18 @@ impl Operator {
         Ok(rows.rows)
     }
 
+    /// As many of the newest rows as can be listed at once, the newest first. `more` are options of the listing.
+    ///
+    /// # Errors
+    ///
+    /// When the master does not answer.
+    pub fn many_rows(&self, more: &[&str]) -> Result<Vec<Row>> {
+        let mut arguments = vec!["lifecycle", "ls", "--limit", "1000"];
+        arguments.extend(more);
+        let rows: Rows = serde_json::from_value(self.json(&arguments)?)?;
+        Ok(rows.rows)
+    }
+
     /// The rows of these ids.
     ///
     /// # Errors

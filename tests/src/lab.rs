@@ -20,6 +20,7 @@
 mod host;
 mod image;
 mod leftovers;
+mod worker;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -21,6 +21,8 @@
 //!
 //! Everything made carries names of this process, and everything is removed when its owner is dropped.
 
+pub mod agreement;
+pub mod asked;
 pub mod chaos;
 pub mod clients;
 pub mod command;

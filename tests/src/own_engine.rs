@@ -157,8 +157,9 @@ impl OwnEngine {
     /// The processes of a container are the children of its shim.
     fn kill_descendants(&self) -> Result<()> {
         let folder = self.folder.path().as_os_str().as_encoded_bytes();
-        let ours: Vec<i32> = processes()?
-            .into_iter()
+        let all = processes()?;
+        let ours: Vec<i32> = all
+            .iter()
             .filter(|process| {
                 process
                     .command_line
@@ -167,8 +168,8 @@ impl OwnEngine {
             })
             .map(|process| process.id)
             .collect();
-        let children: Vec<i32> = processes()?
-            .into_iter()
+        let children: Vec<i32> = all
+            .iter()
             .filter(|process| ours.contains(&process.parent))
             .map(|process| process.id)
             .collect();

@@ -2,21 +2,11 @@
 //!
 //! `make chaos SEED=… MINUTES=…` does as much of it as asked; `DECNET_CHAOS_DECKIES` says with how many deckies.
 
-use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use decnet_tests::asked::asked;
 use decnet_tests::chaos::{Scale, Stage};
-
-fn asked<T: FromStr>(variable: &str, usual: T) -> Result<T>
-where
-    T::Err: std::error::Error + Send + Sync + 'static,
-{
-    match std::env::var(variable) {
-        Ok(text) => text.parse().with_context(|| format!("{variable}={text}")),
-        Err(_) => Ok(usual),
-    }
-}
 
 #[test]
 fn once_all_faults_are_over_master_ledgers_and_engine_agree() -> Result<()> {

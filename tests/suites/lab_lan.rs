@@ -12,24 +12,11 @@ use decnet_tests::ear::Ear;
 use decnet_tests::engine::Container;
 use decnet_tests::fleet::{Decky, Operator, SETTLED};
 use decnet_tests::lab::{Host, Lab};
-use decnet_tests::processes::{Master, bin, tail};
+use decnet_tests::processes::{Master, tail};
 use decnet_tests::seed::Seed;
 use decnet_tests::wait::{Seen, until};
 use serde::Deserialize;
 use serde_json::Value;
-
-const UNIT: &str = "[Unit]
-Description=DECNET agent
-Wants=network-online.target
-After=network-online.target
-
-[Service]
-ExecStart=/usr/bin/decnet-agent run
-Restart=on-failure
-
-[Install]
-WantedBy=multi-user.target
-";
 
 /// The addresses of the deckies end in these.
 const DECKIES: [u8; 4] = [11, 12, 13, 14];
@@ -156,7 +143,11 @@ impl Swarm {
     /// The outcome, explained by what master and agents said when it is none.
     fn explained<T>(&self, outcome: Result<T>) -> Result<T> {
         outcome.with_context(|| {
-            let agents: Vec<String> = self.workers.iter().map(Worker::says).collect();
+            let agents: Vec<String> = self
+                .workers
+                .iter()
+                .map(|worker| worker.host.agent_says())
+                .collect();
             format!(
                 "the master's log ends with:\n{}\n{}",
                 tail(&self.master.log),
@@ -355,13 +346,7 @@ impl Worker {
     /// Installs an agent that is to be there after every boot.
     fn enrol(host: Host, operator: &Operator, ipvlan: bool) -> Result<Self> {
         let more: &[&str] = if ipvlan { &["--ipvlan"] } else { &[] };
-        let (uuid, token) = operator.enroll(host.name(), None, more)?;
-        host.put(&bin("decnet-agent")?, "/usr/bin/decnet-agent")?;
-        host.ok(&format!(
-            "decnet-agent enroll '{token}'
-             cat >/etc/systemd/system/decnet-agent.service <<'END'\n{UNIT}END
-             systemctl daemon-reload && systemctl enable --now decnet-agent && sync"
-        ))?;
+        let uuid = host.enrol(operator, more)?;
         Ok(Self { host, uuid, ipvlan })
     }
 
@@ -453,9 +438,7 @@ impl Worker {
     }
 
     fn counters(&self) -> Result<BTreeMap<String, Counters>> {
-        let said = self.host.ok("decnet-agent status --json")?;
-        let mut status: Value =
-            serde_json::from_str(&said).with_context(|| format!("the status is {said:?}"))?;
+        let mut status = self.host.agent_status()?;
         let egress = status.pointer_mut("/running/egress").map(Value::take);
         Ok(serde_json::from_value(egress.with_context(|| {
             format!("the status of {} counts nothing", self.host.name())
@@ -487,17 +470,6 @@ impl Worker {
             let all = visits.iter().all(|(_, source, mark)| noted(source, mark));
             Ok(Seen::when(all, &log))
         })
-    }
-
-    fn says(&self) -> String {
-        let said = self
-            .host
-            .run("decnet-agent status; journalctl -u decnet-agent -n 15 -o cat --no-pager");
-        format!(
-            "the agent on {} says: {}",
-            self.host.name(),
-            said.map_or_else(|error| format!("{error:#}"), |said| said.said())
-        )
     }
 }
 

@@ -191,7 +191,7 @@ impl EngineError {
     pub fn retryable(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::Timeout { .. } | Self::ListInterfaces(_) => true,
-            Self::Call { what, source } => is_transient(source) || cannot_tell(what, source),
+            Self::Call { what, source } => is_transient(source) || (asks(what) && status(self) == Some(500)),
             Self::ReadBlob { source, .. } => !matches!(
                 source.kind(),
                 io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::StorageFull
@@ -228,14 +228,9 @@ fn is_transient(error: &bollard::errors::Error) -> bool {
     }
 }
 
-/// An engine that cannot even say what there is has troubles of its own, whatever is asked of it.
-fn cannot_tell(what: &str, error: &bollard::errors::Error) -> bool {
-    let asks = ["list ", "inspect "].iter().any(|call| what.starts_with(call));
-    let failed = matches!(
-        error,
-        bollard::errors::Error::DockerResponseServerError { status_code: 500, .. }
-    );
-    asks && failed
+/// Whether a call asks what there is. An engine that cannot even say that has troubles of its own, whatever is asked of it.
+fn asks(what: &str) -> bool {
+    ["list ", "inspect "].iter().any(|call| what.starts_with(call))
 }
 
 /// `fetches`: of a call that asks registries.

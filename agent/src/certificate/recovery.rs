@@ -1,7 +1,6 @@
 //! The way back to a master that this host and its certificate have grown too old for.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use decnet_pki::csr;
 use decnet_pki::tls;
@@ -16,8 +15,6 @@ use crate::identity::IdentityStore;
 use crate::link::{self, Link, LinkError, Wait};
 use crate::trust::{self, ROOTS_AT_ONCE};
 
-/// How long the master may take to answer.
-const ANSWER: Duration = Duration::from_secs(30);
 /// Under what trust roots are found, by version.
 const TRUST_ROOT: &str = "/enroll/v1/trust-root/";
 
@@ -64,9 +61,7 @@ impl Recovery {
         let mut changed = false;
         for _ in 0..ROOTS_AT_ONCE {
             let known = self.identity.current();
-            let Some(next) =
-                trust::fetch_next(&mut link, TRUST_ROOT, &known.root, Wait::each(ANSWER)).await?
-            else {
+            let Some(next) = trust::fetch_next(&mut link, TRUST_ROOT, &known.root, Wait::USUAL).await? else {
                 break;
             };
             self.identity.follow(&next)?;
@@ -90,7 +85,7 @@ impl Recovery {
         let request = link::post("/enroll/v1/rejoin", serde_json::to_vec(&request)?)?;
         let config = tls::client_config_without_certificate(identity.root.authorities())?;
         let mut link = Link::new(self.at()?, link::fixed(config))?;
-        let wait = Wait::each(ANSWER);
+        let wait = Wait::USUAL;
         let (_, body) = link
             .exchange(&request, &[StatusCode::OK], limits::ENROLMENT, wait)
             .await?;

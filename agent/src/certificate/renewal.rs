@@ -20,8 +20,6 @@ use crate::error::error_chain;
 use crate::identity::{Identity, IdentityError, IdentityStore, PendingKey};
 use crate::link::{self, Link, LinkError, Wait};
 
-/// How long the master may take to answer.
-const ANSWER: Duration = Duration::from_secs(30);
 /// The longest until the clock is looked at again: it may be set, and timers stand still while a machine sleeps.
 const LOOK: Duration = Duration::from_secs(3600);
 /// Certificates are renewed after half of their time and up to a tenth more: hosts that enrolled together do not come
@@ -139,7 +137,7 @@ impl Renewal {
         };
         let body = serde_json::to_vec(&request).map_err(RenewError::Document)?;
         let request = link::post("/agent/v1/renew", body).map_err(RenewError::Ask)?;
-        let wait = Wait::each(ANSWER);
+        let wait = Wait::USUAL;
         let (_, body) = self
             .link
             .exchange(&request, &[StatusCode::OK], limits::ENROLMENT, wait)

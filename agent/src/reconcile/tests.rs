@@ -106,6 +106,14 @@ impl Loop {
         assert!(matches!(verdict, Verdict::Accepted), "{verdict:?}");
     }
 
+    /// Waits until the bundle of that generation is what is to be there.
+    async fn accepted(&self, generation: u64) {
+        let newest = || Some(self.ledger.accepted().unwrap()?.generation);
+        while newest() != Some(generation) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Waits until nothing is left to do for what was accepted last.
     async fn converged(&mut self) {
         let digest = self.ledger.accepted().unwrap().map(|accepted| accepted.digest);
@@ -376,16 +384,7 @@ async fn what_was_seen_under_an_older_bundle_is_not_written_down_under_the_newer
         assert!(matches!(verdict, Verdict::Accepted), "{verdict:?}");
     }));
     running.wake.notify_one();
-    let newest = Some(second.generation);
-    while running
-        .ledger
-        .accepted()
-        .unwrap()
-        .map(|accepted| accepted.generation)
-        != newest
-    {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    running.accepted(second.generation).await;
     running.converged().await;
     assert_eq!(
         running.told(),
@@ -417,15 +416,7 @@ async fn what_an_older_bundle_had_running_is_not_kept_as_good_under_one_that_doe
     }));
     let second = lab.bundle(2, vec![web(&["ssh"], 2, OperationKind::Deploy)]);
     running.admit(&lab, &second).await;
-    while running
-        .ledger
-        .accepted()
-        .unwrap()
-        .map(|accepted| accepted.generation)
-        != Some(3)
-    {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    running.accepted(3).await;
     running.converged().await;
     assert!(running.ledger.last_good().unwrap().is_empty());
     assert_eq!(lab.machine.running().len(), 0);

@@ -13,7 +13,7 @@ use decnet::control::deploy::DeployRequest;
 use decnet::control::enrol::HostNetworking;
 use decnet::control::hosts::DeckyState;
 use decnet::control::rows::RowFilter;
-use decnet::control::{Control, ControlError, Parts};
+use decnet::control::{Control, ControlError};
 use decnet::init::{self, InitArgs};
 use decnet::records::{Role, RowStatus};
 use decnet::store::{Db, Decision, RedbStore, Store, StoreError, Transaction, View};
@@ -26,7 +26,7 @@ use decnet_wire::observed::Observed;
 use decnet_wire::report::{Accepted, Event, EventBody, Heartbeat, Outcome, Report};
 use time::macros::datetime;
 
-use crate::scene::{TWO, clock, container, invitation, lan0, operator, parts, request, stranger};
+use crate::scene::{TWO, clock, container, invitation, lan0, operator, parts_over, request, stranger};
 
 const THREE: &str = "[general]\nnet=10.9.0.0/24\ngw=10.9.0.1\ninterface=lan0\n[a]\nservices=ssh\n[b]\nservices=http\n\
     [c]\nservices=redis\n";
@@ -154,11 +154,7 @@ impl Life {
                 store,
                 fate: Arc::clone(&self.fate),
             });
-            let parts = Parts {
-                db,
-                ..parts_without_store(&state)
-            };
-            match Control::new(parts, clock(&self.now, &self.uptime)) {
+            match Control::new(parts_over(&state, db), clock(&self.now, &self.uptime)) {
                 Ok(control) => self.control = Some(control),
                 Err(error) => assert!(self.fate.is_dead(), "the master does not start: {error}"),
             }
@@ -237,15 +233,6 @@ fn quick() -> PathBuf {
     } else {
         std::env::temp_dir()
     }
-}
-
-/// Without a second hand on the store.
-fn parts_without_store(state: &Path) -> Parts {
-    // `parts` opens the store beside it, which must not be the one in use.
-    let spare = tempfile::tempdir_in(quick()).unwrap();
-    std::os::unix::fs::symlink(init::keys_path(state), init::keys_path(spare.path())).unwrap();
-    drop(RedbStore::create(&init::store_path(spare.path())).unwrap());
-    parts(spare.path())
 }
 
 impl Agent {

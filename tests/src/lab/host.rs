@@ -306,6 +306,7 @@ impl Host {
             ])
             // Guests' memory is a file, and that file is to be memory.
             .env("TMPDIR", "/dev/shm")
+            .env("LAB_PRELOAD", plan.site.image.path.with_extension("so"))
             .stdin(Stdio::piped())
             .stdout(console.try_clone()?)
             .stderr(console)
