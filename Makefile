@@ -33,6 +33,7 @@ set-up: ## install what suites and demo need on Debian, start Docker (root)
 .PHONY: build
 build: ## all programs
 	$(CARGO) build --workspace --bins --locked
+	$(CARGO) build --workspace --locked --features decnet-agent/fault-injection --bin decnet-agent-crashing
 
 .PHONY: image
 image: ## the decoy image, as target/decoy-image.tar
@@ -70,6 +71,10 @@ siege: build image ## a longer siege of the master's listeners than the suite's 
 chaos: build image ## faults of every kind for as long as asked, then everybody has to agree (SEED=, MINUTES=10, DECKIES=200)
 	$(if $(SEED),DECNET_SEED=$(SEED)) DECNET_CHAOS_SECONDS=$$(($(or $(MINUTES),10) * 60)) DECNET_CHAOS_DECKIES=$(or $(DECKIES),200) \
 		$(CARGO) test --locked -p decnet-tests --test chaos -- --nocapture
+
+.PHONY: crashes
+crashes: build image ## the agent dies before and after every commit and every call to the engine, one after the other (about an hour)
+	$(if $(SEED),DECNET_SEED=$(SEED)) DECNET_CRASH_ALL=1 $(CARGO) test --locked -p decnet-tests --test agent_crash -- --nocapture
 
 .PHONY: fuzz
 fuzz: toolchain ## a fuzz target under libFuzzer (TARGET=loader, envelope, bundle, root, policy, csr, token; MINUTES=60; needs a C++ compiler)
