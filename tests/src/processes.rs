@@ -397,15 +397,65 @@ fn set_clock(command: &mut Command, days_ahead: u32) -> Result<()> {
     if days_ahead == 0 {
         return Ok(());
     }
-    let library = std::fs::read_dir("/usr/lib")?
-        .filter_map(|entry| Some(entry.ok()?.path().join("faketime/libfaketimeMT.so.1")))
-        .find(|path| path.exists())
-        .context("there is no libfaketime: install the package faketime (tests/setup.sh does)")?;
     command
-        .env("LD_PRELOAD", library)
+        .env("LD_PRELOAD", libfaketime()?)
         .env("FAKETIME", format!("+{days_ahead}d"))
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     Ok(())
+}
+
+fn libfaketime() -> Result<PathBuf> {
+    std::fs::read_dir("/usr/lib")?
+        .filter_map(|entry| Some(entry.ok()?.path().join("faketime/libfaketimeMT.so.1")))
+        .find(|path| path.exists())
+        .context("there is no libfaketime: install the package faketime (tests/setup.sh does)")
+}
+
+/// A clock that somebody sets while programs run by it. Their timers run as they do.
+#[derive(Debug)]
+pub struct Clock {
+    file: PathBuf,
+}
+
+impl Clock {
+    /// A right one.
+    ///
+    /// # Errors
+    ///
+    /// When its file cannot be written.
+    pub fn right(folder: &Path, name: &str) -> Result<Self> {
+        let clock = Self {
+            file: folder.join(format!("{name}.clock")),
+        };
+        clock.set(0)?;
+        Ok(clock)
+    }
+
+    /// It shows so many seconds more than it is.
+    ///
+    /// # Errors
+    ///
+    /// When its file cannot be written.
+    pub fn set(&self, ahead: i64) -> Result<()> {
+        // It is read at any moment.
+        let whole = self.file.with_extension("new");
+        std::fs::write(&whole, format!("{ahead:+}\n"))?;
+        Ok(std::fs::rename(whole, &self.file)?)
+    }
+
+    /// What a program needs to run by it.
+    ///
+    /// # Errors
+    ///
+    /// When libfaketime is not there.
+    pub fn environment(&self) -> Result<Vec<(&'static str, OsString)>> {
+        Ok(vec![
+            ("LD_PRELOAD", libfaketime()?.into()),
+            ("FAKETIME_TIMESTAMP_FILE", self.file.clone().into()),
+            ("FAKETIME_NO_CACHE", "1".into()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+        ])
+    }
 }
 
 /// The token among what `decnet init` prints.
