@@ -33,6 +33,7 @@ set-up: ## install what suites and demo need on Debian, start Docker (root)
 .PHONY: build
 build: ## all programs
 	$(CARGO) build --workspace --bins --locked
+	$(CARGO) build --workspace --locked --features decnet-agent/fault-injection --bin decnet-agent-crashing
 
 .PHONY: image
 image: ## the decoy image, as target/decoy-image.tar
@@ -75,6 +76,10 @@ chaos: build image ## faults of every kind for as long as asked, then everybody 
 power-cuts: set-up build image lab-image ## cuts the power of a lab host as often as asked, on one disk (SEED=, CUTS=50; root)
 	$(if $(SEED),DECNET_SEED=$(SEED)) DECNET_POWER_CUTS=$(or $(CUTS),50) \
 		$(CARGO) test --locked -p decnet-tests --test lab_power -- --nocapture
+
+.PHONY: crashes
+crashes: build image ## the agent dies before and after every commit and every call to the engine, one after the other (PART=2/3 for a third of them)
+	$(if $(SEED),DECNET_SEED=$(SEED)) DECNET_CRASH_ALL=$(or $(PART),1) $(CARGO) test --locked -p decnet-tests --test agent_crash -- --nocapture
 
 .PHONY: fuzz
 fuzz: toolchain ## a fuzz target under libFuzzer (TARGET=loader, envelope, bundle, root, policy, csr, token; MINUTES=60; needs a C++ compiler)

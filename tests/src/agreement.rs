@@ -1,51 +1,138 @@
-//! Whether the master, a host's ledger and its engine say the same, once nothing goes wrong any more. What they say
-//! differently is added to a list.
+//! What the master says of its hosts, what their agents' ledgers say, and what their engines have: whether it is the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::engine::Container;
+use crate::engine::{self, Container};
 use crate::fleet::{Decky, Operator, Row};
+use crate::lan::Lan;
+use crate::processes::Agent;
 
-/// The deckies of one host.
-pub type Deckies<'a> = BTreeMap<&'a str, &'a Decky>;
-
-/// The deckies that belong to a host.
-#[must_use]
-pub fn own<'a>(deckies: &'a BTreeMap<String, Decky>, host: &str) -> Deckies<'a> {
-    deckies
-        .iter()
-        .filter(|(_, decky)| decky.host_uuid == host)
-        .map(|(name, decky)| (name.as_str(), decky))
-        .collect()
+/// A host, and how to ask about it without the master.
+pub trait Worker {
+    fn name(&self) -> &str;
+    /// Its id.
+    fn host(&self) -> &str;
+    /// Its deckies have MACs of their own.
+    fn has_own_macs(&self) -> bool {
+        true
+    }
+    /// What its engine has of it, by name.
+    ///
+    /// # Errors
+    ///
+    /// When the engine does not answer.
+    fn containers(&self) -> Result<BTreeMap<String, Container>>;
+    /// What its agent says of itself.
+    ///
+    /// # Errors
+    ///
+    /// When the agent does not answer.
+    fn status(&self) -> Result<Value>;
+    /// Who answers for an address on its LAN.
+    ///
+    /// # Errors
+    ///
+    /// When nobody does.
+    fn mac_of(&self, address: &str) -> Result<String>;
 }
 
-/// No row is open, and every host has done what was decided for it. As long as somebody still works, there is no sense in
-/// looking closer.
+/// An agent on this machine, with the engine that is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Local<'a> {
+    pub name: &'a str,
+    pub host: &'a str,
+    pub agent: &'a Agent,
+    pub lan: &'a Lan,
+    pub own_macs: bool,
+}
+
+impl Worker for Local<'_> {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn host(&self) -> &str {
+        self.host
+    }
+
+    fn has_own_macs(&self) -> bool {
+        self.own_macs
+    }
+
+    fn containers(&self) -> Result<BTreeMap<String, Container>> {
+        engine::containers(self.host)
+    }
+
+    fn status(&self) -> Result<Value> {
+        let said = self.agent.command(&["status", "--json"])?.ok()?;
+        Ok(serde_json::from_str(&said)?)
+    }
+
+    fn mac_of(&self, address: &str) -> Result<String> {
+        self.lan.mac_of(address)
+    }
+}
+
+/// Where the master's rows and deckies, the ledgers of its hosts and their engines differ; nothing, once all work is done.
 ///
 /// # Errors
 ///
-/// When the master does not answer, or does not know a host.
-pub fn of_work(operator: &Operator, hosts: &[&str], differences: &mut Vec<String>) -> Result<()> {
+/// When somebody does not answer.
+pub fn differences(operator: &Operator, workers: &[&dyn Worker]) -> Result<Vec<String>> {
+    let mut differences = Vec::new();
     let open = operator.many_rows(&["--open"])?.len();
     if open > 0 {
         differences.push(format!("{open} rows are open"));
     }
-    let known = operator.hosts()?;
-    for name in hosts {
-        let host = known.get(*name).context("a host is not known any more")?;
+    let hosts = operator.hosts()?;
+    for worker in workers {
+        let host = hosts.get(worker.name()).context("a host is not known any more")?;
         if !(host.converged && host.accepted_generation == Some(host.generation)) {
-            differences.push(format!("the master has of {name}: {host:?}"));
+            differences.push(format!("the master has of {}: {host:?}", worker.name()));
         }
     }
-    Ok(())
+    // As long as somebody still works, there is no sense in looking closer.
+    if !differences.is_empty() {
+        return Ok(differences);
+    }
+    let (rows, deckies) = (operator.many_rows(&[])?, operator.deckies()?);
+    absent_deckies_are_gone_by_their_rows(&rows, &deckies, &mut differences);
+    let mut identities = BTreeMap::new();
+    for worker in workers {
+        let own: BTreeMap<&str, &Decky> = deckies
+            .iter()
+            .filter(|(_, decky)| decky.host_uuid == worker.host())
+            .map(|(name, decky)| (name.as_str(), decky))
+            .collect();
+        let containers = worker.containers()?;
+        compare(*worker, &own, &containers, &mut differences);
+        compare_ledger(*worker, operator, &mut differences)?;
+        for (name, container) in containers {
+            let Some((address, mac)) = container.endpoint() else {
+                continue;
+            };
+            // Without a MAC of its own, there is none.
+            for identity in [address, mac].into_iter().filter(|text| !text.is_empty()) {
+                if let Some(other) = identities.insert(identity.clone(), name.clone()) {
+                    differences.push(format!("{name} and {other} have {identity}"));
+                }
+            }
+        }
+    }
+    Ok(differences)
 }
 
-/// What is not in the fleet any more was taken away, and its newest row says so. `rows` has the newest first.
-pub fn of_rows(rows: &[Row], deckies: &BTreeMap<String, Decky>, differences: &mut Vec<String>) {
+/// What is not in the fleet any more was taken away, and its newest row says so.
+fn absent_deckies_are_gone_by_their_rows(
+    rows: &[Row],
+    deckies: &BTreeMap<String, Decky>,
+    differences: &mut Vec<String>,
+) {
     let mut seen = BTreeSet::new();
+    // The newest first.
     for row in rows {
         if !seen.insert(row.decky_name.as_str()) {
             continue;
@@ -61,9 +148,10 @@ pub fn of_rows(rows: &[Row], deckies: &BTreeMap<String, Decky>, differences: &mu
     }
 }
 
-/// An engine holds exactly what the master says that its host has.
-pub fn of_containers(
-    deckies: &Deckies<'_>,
+/// The engine holds exactly what the master says that the host has, and the LAN sees it.
+fn compare(
+    worker: &dyn Worker,
+    deckies: &BTreeMap<&str, &Decky>,
     containers: &BTreeMap<String, Container>,
     differences: &mut Vec<String>,
 ) {
@@ -83,7 +171,10 @@ pub fn of_containers(
             expected.insert(service);
         }
         let endpoint = containers.get(&base).and_then(Container::endpoint);
-        if endpoint != Some((decky.ip.clone(), decky.mac.clone())) {
+        let same = endpoint.as_ref().is_some_and(|(address, mac)| {
+            *address == decky.ip && (!worker.has_own_macs() || *mac == decky.mac)
+        });
+        if !same {
             differences.push(format!("{name} is {} {}, not {endpoint:?}", decky.ip, decky.mac));
         }
         expected.insert(base);
@@ -100,40 +191,25 @@ pub fn of_containers(
             differences.push(format!("{name} is missing"));
         }
     }
-}
-
-/// No two containers have one address or one MAC.
-pub fn of_identities<'a>(containers: impl Iterator<Item = &'a Container>, differences: &mut Vec<String>) {
-    let mut holders = BTreeMap::new();
-    for container in containers {
-        let Some((address, mac)) = container.endpoint() else {
-            continue;
-        };
-        for identity in [address, mac] {
-            if let Some(other) = holders.insert(identity.clone(), &container.name) {
-                differences.push(format!("{} and {other} have {identity}", container.name));
+    if let Some(decky) = deckies.values().next() {
+        match worker.mac_of(&decky.ip) {
+            Ok(mac) if worker.has_own_macs() && mac != decky.mac => {
+                differences.push(format!("{mac} answers for {} on the LAN", decky.ip));
             }
+            Ok(_) => {}
+            Err(error) => differences.push(format!("nobody answers for {}: {error:#}", decky.ip)),
         }
     }
 }
 
-/// A ledger knows no operation otherwise than the master does, and keeps nothing to itself. `status` is what the agent of
-/// the host with that id says of itself.
-///
-/// # Errors
-///
-/// When the master does not answer, or does not know an operation.
-pub fn of_ledger(
-    operator: &Operator,
-    host: &str,
-    status: &Value,
-    differences: &mut Vec<String>,
-) -> Result<()> {
-    if status["host"] != host {
-        differences.push(format!("{host} says that it is {}", status["host"]));
+/// The ledger knows no operation otherwise than the master does, and keeps nothing to itself.
+fn compare_ledger(worker: &dyn Worker, operator: &Operator, differences: &mut Vec<String>) -> Result<()> {
+    let (name, status) = (worker.name(), worker.status()?);
+    if status["host"] != worker.host() {
+        differences.push(format!("{name} says that it is another host: {}", status["host"]));
     }
     if status["waiting_events"] != 0 {
-        differences.push(format!("{host} keeps {} events", status["waiting_events"]));
+        differences.push(format!("{name} keeps {} events", status["waiting_events"]));
     }
     let operations = status["operations"].as_object().context("no operations")?;
     let ids: Vec<String> = operations.keys().cloned().collect();
@@ -145,7 +221,7 @@ pub fn of_ledger(
             status => Some(status) == state,
         };
         if !same {
-            differences.push(format!("{host}: {state:?} in the ledger is {row:?}"));
+            differences.push(format!("{name}: {state:?} in the ledger is {row:?}"));
         }
     }
     Ok(())

@@ -2,17 +2,17 @@
 //! order drawn from a seed, and a script deploys, mutates and removes deckies. At the end everybody is let alone, and then
 //! all of them have to agree: [`Stage::agree`].
 
-mod agreement;
 mod fault;
 mod script;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use crate::agreement::{Local, Worker, differences};
 use crate::engine;
 use crate::engine_proxy::{EngineProxy, Mode};
 use crate::lan::Lan;
@@ -20,7 +20,13 @@ use crate::link::Link;
 use crate::own_engine::OwnEngine;
 use crate::processes::Agent;
 use crate::scene::Scene;
+use crate::wait::{Seen, until};
 pub use fault::Fault;
+
+/// How long it may take until all is as it should be again, with hundreds of containers to start.
+const PEACE: Duration = Duration::from_secs(900);
+/// How often what is not so yet is printed.
+const TELL: Duration = Duration::from_secs(20);
 
 /// How much of it.
 #[derive(Debug, Clone, Copy)]
@@ -152,6 +158,46 @@ impl Stage {
         }
     }
 
+    /// The master's rows, both ledgers and the engine say the same, and nothing that nobody asked for is there.
+    ///
+    /// # Errors
+    ///
+    /// When they do not within a quarter of an hour; what differs is in it.
+    pub fn agree(&mut self) -> Result<()> {
+        self.engine.answers()?;
+        let (start, mut told) = (Instant::now(), Duration::ZERO);
+        let workers = self.players.each_ref().map(Player::worker);
+        let workers = workers.each_ref().map(|worker| worker as &dyn Worker);
+        let agreed = until("everybody agrees", PEACE, || {
+            let found = match differences(&self.scene.operator, &workers) {
+                Ok(found) if found.is_empty() => return Ok(Seen::Done(())),
+                Ok(found) => found.join("\n  "),
+                // Somebody is not ready yet to be asked.
+                Err(error) => format!("{error:#}"),
+            };
+            if start.elapsed() > told + TELL {
+                told = start.elapsed();
+                println!("not after {} s:\n  {found}", told.as_secs());
+            }
+            Ok(Seen::not_yet(found))
+        });
+        self.scene.explained(agreed)?;
+        let (deckies, rows) = (
+            self.scene.operator.deckies()?,
+            self.scene.operator.many_rows(&[])?,
+        );
+        let mut by_status: BTreeMap<&str, u32> = BTreeMap::new();
+        for row in &rows {
+            *by_status.entry(&row.status).or_default() += 1;
+        }
+        println!("at the end: {} deckies; rows: {by_status:?}", deckies.len());
+        let errors: BTreeSet<&str> = rows.iter().filter_map(|row| row.error.as_deref()).collect();
+        for error in errors.into_iter().take(20) {
+            println!("  a row says: {error}");
+        }
+        Ok(())
+    }
+
     /// Removes everything, and checks that nothing stays.
     ///
     /// # Errors
@@ -171,6 +217,16 @@ impl Stage {
 }
 
 impl Player {
+    fn worker(&self) -> Local<'_> {
+        Local {
+            name: self.name,
+            host: &self.host,
+            agent: &self.agent,
+            lan: &self.lan,
+            own_macs: true,
+        }
+    }
+
     fn enter(name: &'static str, scene: &mut Scene, engine: &OwnEngine) -> Result<Self> {
         let lan = Lan::create(&scene.seed)?;
         let socket = scene.folder().join(format!("{name}.sock"));

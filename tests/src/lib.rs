@@ -2,6 +2,7 @@
 //!
 //! | module | what it gives |
 //! | --- | --- |
+//! | [`agreement`] | where a master, its agents' ledgers and the engine say different things |
 //! | [`chaos`] | whatever can happen to a master, two agents, their engine and what connects them, in an order drawn from a seed |
 //! | [`lan`] | a parent interface for macvlan whose other end is a network namespace with the gateway's address |
 //! | [`ear`] | a listener on a LAN that hears who calls it |

@@ -1,9 +1,10 @@
 //! Master and agents as the processes that they are in the field.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -132,6 +133,16 @@ impl Process {
     /// When the system does not say.
     pub fn ended(&mut self) -> Result<Option<i32>> {
         Ok(self.child.try_wait()?.map(|status| status.code().unwrap_or(-1)))
+    }
+
+    /// The signal that ended it, if one did.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not say.
+    pub fn ended_by(&mut self) -> Result<Option<Signal>> {
+        let number = self.child.try_wait()?.and_then(|status| status.signal());
+        Ok(number.map(Signal::try_from).transpose()?)
     }
 
     /// Fails when it has ended, with the end of its log.
@@ -386,15 +397,65 @@ fn set_clock(command: &mut Command, days_ahead: u32) -> Result<()> {
     if days_ahead == 0 {
         return Ok(());
     }
-    let library = std::fs::read_dir("/usr/lib")?
-        .filter_map(|entry| Some(entry.ok()?.path().join("faketime/libfaketimeMT.so.1")))
-        .find(|path| path.exists())
-        .context("there is no libfaketime: install the package faketime (tests/setup.sh does)")?;
     command
-        .env("LD_PRELOAD", library)
+        .env("LD_PRELOAD", libfaketime()?)
         .env("FAKETIME", format!("+{days_ahead}d"))
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     Ok(())
+}
+
+fn libfaketime() -> Result<PathBuf> {
+    std::fs::read_dir("/usr/lib")?
+        .filter_map(|entry| Some(entry.ok()?.path().join("faketime/libfaketimeMT.so.1")))
+        .find(|path| path.exists())
+        .context("there is no libfaketime: install the package faketime (tests/setup.sh does)")
+}
+
+/// A clock that somebody sets while programs run by it. Their timers run as they do.
+#[derive(Debug)]
+pub struct Clock {
+    file: PathBuf,
+}
+
+impl Clock {
+    /// A right one.
+    ///
+    /// # Errors
+    ///
+    /// When its file cannot be written.
+    pub fn right(folder: &Path, name: &str) -> Result<Self> {
+        let clock = Self {
+            file: folder.join(format!("{name}.clock")),
+        };
+        clock.set(0)?;
+        Ok(clock)
+    }
+
+    /// It shows so many seconds more than it is.
+    ///
+    /// # Errors
+    ///
+    /// When its file cannot be written.
+    pub fn set(&self, ahead: i64) -> Result<()> {
+        // It is read at any moment.
+        let whole = self.file.with_extension("new");
+        std::fs::write(&whole, format!("{ahead:+}\n"))?;
+        Ok(std::fs::rename(whole, &self.file)?)
+    }
+
+    /// What a program needs to run by it.
+    ///
+    /// # Errors
+    ///
+    /// When libfaketime is not there.
+    pub fn environment(&self) -> Result<Vec<(&'static str, OsString)>> {
+        Ok(vec![
+            ("LD_PRELOAD", libfaketime()?.into()),
+            ("FAKETIME_TIMESTAMP_FILE", self.file.clone().into()),
+            ("FAKETIME_NO_CACHE", "1".into()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+        ])
+    }
 }
 
 /// The token among what `decnet init` prints.
@@ -415,6 +476,10 @@ pub struct Agent {
     pub logs: Option<&'static str>,
     /// How many days its clock is ahead when it is started next.
     pub days_ahead: u32,
+    /// Which of the project's programs it is.
+    pub program: &'static str,
+    /// Variables that it runs with besides.
+    pub environment: Vec<(&'static str, OsString)>,
     process: Option<Process>,
 }
 
@@ -429,6 +494,8 @@ impl Agent {
             config: None,
             logs: None,
             days_ahead: 0,
+            program: "decnet-agent",
+            environment: Vec::new(),
             process: None,
         }
     }
@@ -443,6 +510,8 @@ impl Agent {
             config: None,
             logs: None,
             days_ahead: 0,
+            program: "decnet-agent",
+            environment: Vec::new(),
             process: None,
         }
     }
@@ -493,6 +562,7 @@ impl Agent {
     pub fn start(&mut self) -> Result<()> {
         let mut command = self.base()?;
         set_clock(command.arg("run"), self.days_ahead)?;
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let mut process = Process::start(&mut command, &self.log)?;
         let socket = self.state_dir.join("agent.sock");
         until("the agent answers on its socket", READY, || {
@@ -526,6 +596,21 @@ impl Agent {
             .context("the agent was not there to be killed")
     }
 
+    /// Whether it aborted; then it does not run any more.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run, or ended otherwise; the end of its log is in it.
+    pub fn aborted(&mut self) -> Result<bool> {
+        let process = self.process.as_mut().context("the agent does not run")?;
+        if process.ended_by()? == Some(Signal::SIGABRT) {
+            self.process = None;
+            return Ok(true);
+        }
+        process.check()?;
+        Ok(false)
+    }
+
     /// Does something while the agent stands still; what happens meanwhile reaches it afterwards, all at once.
     ///
     /// # Errors
@@ -544,7 +629,7 @@ impl Agent {
     }
 
     fn base(&self) -> Result<Command> {
-        let mut command = Command::new(bin("decnet-agent")?);
+        let mut command = Command::new(bin(self.program)?);
         command.arg("--state-dir").arg(&self.state_dir);
         if let Some(engine) = &self.engine {
             command.arg("--docker-socket").arg(engine);

@@ -9,13 +9,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use decnet_tests::agreement;
+use decnet_tests::agreement::{Worker, differences};
 use decnet_tests::asked::asked;
+use decnet_tests::engine::Container;
 use decnet_tests::fleet::Operator;
 use decnet_tests::lab::{Host, Lab};
 use decnet_tests::processes::{Master, tail};
 use decnet_tests::seed::Seed;
 use decnet_tests::wait::{Seen, until};
+use serde_json::Value;
 
 /// A guest starts slowly what its disk has lost.
 const BACK: Duration = Duration::from_secs(300);
@@ -112,36 +114,14 @@ impl Ordeal {
 
     fn agree(&self) -> Result<()> {
         until("everybody agrees after the cut", BACK, || {
-            let differences = match self.differences() {
-                Ok(differences) if differences.is_empty() => return Ok(Seen::Done(())),
-                Ok(differences) => differences.join("\n  "),
+            let found = match differences(&self.operator, &[self]) {
+                Ok(found) if found.is_empty() => return Ok(Seen::Done(())),
+                Ok(found) => found.join("\n  "),
                 // The agent or the engine is not ready yet to be asked.
                 Err(error) => format!("{error:#}"),
             };
-            Ok(Seen::not_yet(differences))
+            Ok(Seen::not_yet(found))
         })
-    }
-
-    fn differences(&self) -> Result<Vec<String>> {
-        let (operator, mut differences) = (&self.operator, Vec::new());
-        agreement::of_work(operator, &[self.host.name()], &mut differences)?;
-        if !differences.is_empty() {
-            return Ok(differences);
-        }
-        let (rows, deckies) = (operator.many_rows(&[])?, operator.deckies()?);
-        agreement::of_rows(&rows, &deckies, &mut differences);
-        let own = agreement::own(&deckies, &self.uuid);
-        let containers = self.host.containers(&self.uuid)?;
-        agreement::of_containers(&own, &containers, &mut differences);
-        agreement::of_identities(containers.values(), &mut differences);
-        agreement::of_ledger(operator, &self.uuid, &self.host.agent_status()?, &mut differences)?;
-        for decky in own.values() {
-            let mac = self.lab.mac_of(&decky.ip)?;
-            if mac != decky.mac {
-                differences.push(format!("{mac} answers for {}, not {}", decky.ip, decky.mac));
-            }
-        }
-        Ok(differences)
     }
 
     /// The outcome, explained by what master and agent said when it is none.
@@ -153,6 +133,28 @@ impl Ordeal {
                 self.host.agent_says()
             )
         })
+    }
+}
+
+impl Worker for Ordeal {
+    fn name(&self) -> &str {
+        self.host.name()
+    }
+
+    fn host(&self) -> &str {
+        &self.uuid
+    }
+
+    fn containers(&self) -> Result<BTreeMap<String, Container>> {
+        self.host.containers(&self.uuid)
+    }
+
+    fn status(&self) -> Result<Value> {
+        self.host.agent_status()
+    }
+
+    fn mac_of(&self, address: &str) -> Result<String> {
+        self.lab.mac_of(address)
     }
 }
 

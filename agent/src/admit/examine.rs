@@ -287,7 +287,8 @@ fn check_time(root: &Root, memory: &Memory, bundle: &Bundle, now: Timestamp) -> 
     let now = later(now, memory.accepted.as_ref().map(|accepted| accepted.signed_at));
     if root.online_key_expires_at() <= now {
         let detail = format!(
-            "the master's signing key expired at {}; rotate it there: decnet key rotate online",
+            "the master's signing key expired at {}, it is {now}; look at both clocks, or rotate the key at the master: \
+             decnet key rotate online",
             root.online_key_expires_at()
         );
         return Err((Code::KeyExpired, detail));
