@@ -1,15 +1,72 @@
 //! Bundles: one content for each generation, whoever asks for them and however often.
 
+use std::sync::{Arc, Mutex};
+
 use decnet::control::Parts;
 use decnet::control::deploy::DeployRequest;
+use decnet::control::enrol::{HostNetworking, Invitation};
 use decnet::fleet::catalogue::Catalogue;
+use decnet::fleet::model::Lan;
 use decnet::init;
+use decnet::records::BundleRecord;
+use decnet::store::{Db, Decision, RedbStore, Store, StoreError, Transaction, View};
 use decnet_plan::desired::Desired;
 use decnet_plan::policy::{self, Policy};
 use decnet_wire::bundle::{Blob, BlobKind, Bundle};
 use decnet_wire::ids::Digest;
 
-use crate::scene::{Host, Master, TWO, names, operator, parts};
+use crate::scene::{Host, Master, TWO, invitation, names, operator, parts, parts_over};
+
+/// A store in which something happens just before the next transaction begins.
+#[derive(Clone)]
+struct Meanwhile {
+    store: Arc<RedbStore>,
+    event: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+}
+
+impl Meanwhile {
+    fn happens(&self, event: impl FnOnce() + Send + 'static) {
+        *self.event.lock().unwrap() = Some(Box::new(event));
+    }
+
+    fn has_happened(&self) -> bool {
+        self.event.lock().unwrap().is_none()
+    }
+}
+
+impl std::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meanwhile")
+    }
+}
+
+impl Store for Meanwhile {
+    fn view(&self) -> Result<Box<dyn View + '_>, StoreError> {
+        self.store.view()
+    }
+
+    fn transact(&self, work: &mut dyn FnMut(&mut dyn Transaction) -> Decision) -> Result<(), StoreError> {
+        let event = self.event.lock().unwrap().take();
+        if let Some(event) = event {
+            event();
+        }
+        self.store.transact(work)
+    }
+}
+
+/// The same master, and what may happen between what it reads and what it writes.
+fn interrupted(master: Master) -> (Master, Meanwhile) {
+    let mut store = None;
+    let master = master.restart_from(|folder| {
+        let meanwhile = Meanwhile {
+            store: Arc::new(RedbStore::open(&init::store_path(folder)).unwrap()),
+            event: Arc::default(),
+        };
+        store = Some(meanwhile.clone());
+        parts_over(folder, Db::new(meanwhile))
+    });
+    (master, store.unwrap())
+}
 
 #[test]
 fn publishers_at_once_sign_a_generation_once() {
@@ -140,4 +197,63 @@ fn a_service_that_hosts_build_brings_its_context_and_another_archive_is_publishe
     let master = master.restart_with(with_build(2));
     master.control.publish_due().unwrap();
     assert_eq!(host.bundle(&master).generation, second.generation);
+}
+
+/// A deploy is compiled before its transaction: what became of a host meanwhile was not asked again.
+#[test]
+fn a_deploy_is_held_to_what_its_hosts_are_when_it_is_committed() {
+    let master = Master::new();
+    let own = Lan {
+        subnet: "10.9.3.0/24".parse().unwrap(),
+        gateway: Some("10.9.3.1".parse().unwrap()),
+        interface: None,
+    };
+    let invitation = Invitation {
+        network: HostNetworking::new(false, None, Some("lan9".parse().unwrap())).unwrap(),
+        lan: Some(own),
+        ..invitation("h")
+    };
+    let host = Host::invited(&master, &invitation);
+    let (master, meanwhile) = interrupted(master);
+    let (control, id) = (Arc::downgrade(&master.control), host.id);
+    meanwhile.happens(move || {
+        let control = control.upgrade().unwrap();
+        control
+            .set_networking(&operator(), id, &HostNetworking::default())
+            .unwrap();
+    });
+    let request = DeployRequest::of_text("[a]\nservices=ssh\n", false);
+    let error = master.control.deploy(&operator(), &request).unwrap_err();
+    assert!(meanwhile.has_happened());
+    assert_eq!(error.status(), 409, "{error}");
+    assert!(error.to_string().contains("no interface"), "{error}");
+    assert!(master.control.deckies().unwrap().is_empty());
+}
+
+/// A bundle is signed before its transaction. One that names another bundle as the one before it than its host has would
+/// be refused there.
+#[test]
+fn a_bundle_follows_the_one_that_is_the_newest_when_it_is_stored() {
+    let master = Master::new();
+    let host = Host::enrol(&master, "h");
+    let (master, meanwhile) = interrupted(master);
+    let control = &master.control;
+    control
+        .deploy(&operator(), &DeployRequest::of_text(TWO, false))
+        .unwrap();
+    let known = control.bundle(host.id).unwrap().unwrap();
+    let other = Digest::from_sha256([9; 32]);
+    let (db, id, digest) = (Db::new(meanwhile.clone()), host.id, other.clone());
+    // As when a host says, after a restore, what it has accepted.
+    meanwhile.happens(move || {
+        let said = BundleRecord { digest, ..known };
+        db.bookkeep(|w| w.put(&id, &said)).unwrap();
+    });
+    control.publish_due().unwrap();
+    assert!(meanwhile.has_happened());
+    assert_eq!(control.bundle(host.id).unwrap().unwrap().digest, other);
+    assert_eq!(control.unpublished().unwrap(), ["h"]);
+    control.publish_due().unwrap();
+    assert_eq!(host.bundle(&master).previous, Some(other));
+    assert_eq!(names(&host.bundle(&master)), ["a", "b"]);
 }

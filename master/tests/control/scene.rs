@@ -56,6 +56,14 @@ pub(crate) fn clock(now: &Arc<Mutex<Timestamp>>, uptime: &Arc<Mutex<Duration>>) 
 }
 
 pub(crate) fn parts(folder: &Path) -> Parts {
+    parts_over(
+        folder,
+        Db::new(RedbStore::open(&init::store_path(folder)).unwrap()),
+    )
+}
+
+/// The same over another store.
+pub(crate) fn parts_over(folder: &Path, db: Db) -> Parts {
     let digest = Digest::from_sha256([7; 32]);
     let reference = "decnet/decoy:test".to_owned();
     let kind = BlobKind::ImageArchive {
@@ -63,7 +71,7 @@ pub(crate) fn parts(folder: &Path) -> Parts {
         image_ids: vec![digest.clone()],
     };
     Parts {
-        db: Db::new(RedbStore::open(&init::store_path(folder)).unwrap()),
+        db,
         keys: MasterKeys::load(&init::keys_path(folder)).unwrap(),
         catalogue: Catalogue::load(&[]).unwrap(),
         image: Some(DecoyImage {
