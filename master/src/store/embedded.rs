@@ -299,7 +299,7 @@ struct Ending {
 impl End {
     /// The one who is to commit.
     fn lead(&self) -> Option<Leading<'_>> {
-        (!self.0.led.swap(true, Ordering::SeqCst)).then_some(Leading(&self.0))
+        (!self.0.led.swap(true, Ordering::SeqCst)).then(|| Leading(&self.0))
     }
 
     fn wait(&self) -> Result<(), Fault> {
@@ -671,6 +671,21 @@ mod tests {
         let db = Db::new(RedbStore::open(&path).unwrap());
         let hosts: Vec<HostId> = all(&db).into_iter().map(|status| status.host).collect();
         assert_eq!(hosts, [host(1), host(2), host(3)]);
+    }
+
+    /// An answer that came before the disk had what it says would be wrong after a power cut.
+    #[test]
+    fn what_was_answered_is_in_the_file_while_the_store_is_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        let db = Db::new(RedbStore::create(&path).unwrap());
+        for n in 1..=5 {
+            db.bookkeep(|w| put(w, n)).unwrap();
+            let copy = folder.path().join(format!("copy-{n}.redb"));
+            std::fs::copy(&path, &copy).unwrap();
+            let copied = all(&Db::new(RedbStore::open(&copy).unwrap()));
+            assert_eq!(copied, all(&db), "{n}");
+        }
     }
 
     #[test]

@@ -8,8 +8,9 @@
 //! Afterwards the store is opened anew and every row counted: each must have come to its end, with three transitions, and each
 //! transition must have been an event.
 //!
-//! `HOSTS` (100), `DECKIES` (500) and `SECONDS` (20) say how large and how long; `RATE`, in transitions a minute, how
-//! fast at most (as fast as can be).
+//! `HOSTS` (100), `FLEET` (500 deckies) and `LASTS` (20 seconds) say how large and how long. Each host reports again as
+//! soon as it has its answer; with `RATE` they report evenly, so often that it makes so many transitions a minute while there
+//! is something to report.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -45,8 +46,8 @@ const MEANWHILE: Duration = Duration::from_millis(5);
 fn main() -> Result<()> {
     let (hosts, deckies, seconds, rate) = (
         number("HOSTS", 100)?,
-        number("DECKIES", 500)?,
-        number("SECONDS", 20)?,
+        number("FLEET", 500)?,
+        number("LASTS", 20)?,
         number("RATE", 0)?,
     );
     let folder = tempfile::tempdir().context("no folder")?;
@@ -81,7 +82,8 @@ fn main() -> Result<()> {
         .map(|(n, id)| {
             let bench = Arc::clone(&bench);
             std::thread::spawn(move || {
-                let mut host = Host::new(&bench, id);
+                let turn = bench.pause * u32::try_from(n)? / u32::try_from(hosts)?;
+                let mut host = Host::new(&bench, id, turn);
                 host.run(n == 0)?;
                 Ok::<_, anyhow::Error>((host.waited, host.meanwhile))
             })
@@ -172,6 +174,8 @@ struct Bench {
 struct Host<'a> {
     bench: &'a Bench,
     id: HostId,
+    /// When it begins, so that not all report at once.
+    turn: Duration,
     key: Option<Digest>,
     accepted: Option<Accepted>,
     /// One that it has.
@@ -184,10 +188,11 @@ struct Host<'a> {
 }
 
 impl<'a> Host<'a> {
-    fn new(bench: &'a Bench, id: HostId) -> Self {
+    fn new(bench: &'a Bench, id: HostId, turn: Duration) -> Self {
         Self {
             bench,
             id,
+            turn,
             key: None,
             accepted: None,
             decky: None,
@@ -220,6 +225,7 @@ impl<'a> Host<'a> {
                 continue;
             };
             generation = bundle.generation;
+            std::thread::sleep(self.turn);
             for outcome in [Outcome::Running, Outcome::Succeeded] {
                 for stack in &bundle.stacks {
                     let Some(operation) = stack.operation else {
