@@ -4,18 +4,19 @@ use std::sync::{Arc, Mutex};
 
 use decnet::control::Parts;
 use decnet::control::deploy::DeployRequest;
-use decnet::control::enrol::{HostNetworking, Invitation};
 use decnet::fleet::catalogue::Catalogue;
-use decnet::fleet::model::Lan;
-use decnet::init;
 use decnet::records::BundleRecord;
 use decnet::store::{Db, Decision, RedbStore, Store, StoreError, Transaction, View};
+use decnet::{init, keys};
+use decnet_pki::envelope::Envelope;
+use decnet_pki::key::SigningKey;
 use decnet_plan::desired::Desired;
 use decnet_plan::policy::{self, Policy};
 use decnet_wire::bundle::{Blob, BlobKind, Bundle};
 use decnet_wire::ids::Digest;
+use decnet_wire::policy::PAYLOAD_TYPE;
 
-use crate::scene::{Host, Master, TWO, invitation, names, operator, parts, parts_over};
+use crate::scene::{Host, Master, TWO, names, operator, parts, parts_over};
 
 /// A store in which something happens just before the next transaction begins.
 #[derive(Clone)]
@@ -199,34 +200,29 @@ fn a_service_that_hosts_build_brings_its_context_and_another_archive_is_publishe
     assert_eq!(host.bundle(&master).generation, second.generation);
 }
 
-/// A deploy is compiled before its transaction: what became of a host meanwhile was not asked again.
+/// A deploy is compiled before its transaction. What its hosts hold by then decides.
 #[test]
-fn a_deploy_is_held_to_what_its_hosts_are_when_it_is_committed() {
+fn a_deploy_is_held_to_what_its_hosts_hold_when_it_is_committed() {
     let master = Master::new();
-    let own = Lan {
-        subnet: "10.9.3.0/24".parse().unwrap(),
-        gateway: Some("10.9.3.1".parse().unwrap()),
-        interface: None,
-    };
-    let invitation = Invitation {
-        network: HostNetworking::new(false, None, Some("lan9".parse().unwrap())).unwrap(),
-        lan: Some(own),
-        ..invitation("h")
-    };
-    let host = Host::invited(&master, &invitation);
+    Host::enrol(&master, "h");
     let (master, meanwhile) = interrupted(master);
-    let (control, id) = (Arc::downgrade(&master.control), host.id);
+    let keys = init::keys_path(&master.folder.path().join("master"));
+    let operator_key = std::fs::read_to_string(keys.join(keys::OPERATOR)).unwrap();
+    let operator_key = SigningKey::from_pkcs8_pem(&operator_key).unwrap();
+    let policy = serde_json::json!({
+        "schema": 1, "fleet": master.control.fleet_id(), "version": 1, "issued_at": "2026-01-01T00:00:00.000Z",
+        "expires_at": "2026-02-01T00:00:00.000Z", "rules": { "resources": { "deckies": 1 } },
+    });
+    let policy = Envelope::sign(PAYLOAD_TYPE, policy.to_string().into_bytes(), &[&operator_key]);
+    let control = Arc::downgrade(&master.control);
     meanwhile.happens(move || {
         let control = control.upgrade().unwrap();
-        control
-            .set_networking(&operator(), id, &HostNetworking::default())
-            .unwrap();
+        control.take_policy(&operator(), &policy.to_json()).unwrap();
     });
-    let request = DeployRequest::of_text("[a]\nservices=ssh\n", false);
+    let request = DeployRequest::of_text(TWO, false);
     let error = master.control.deploy(&operator(), &request).unwrap_err();
     assert!(meanwhile.has_happened());
-    assert_eq!(error.status(), 409, "{error}");
-    assert!(error.to_string().contains("no interface"), "{error}");
+    assert!(error.to_string().contains("would not take this"), "{error}");
     assert!(master.control.deckies().unwrap().is_empty());
 }
 
