@@ -353,5 +353,26 @@ fn a_flush_takes_no_acknowledgement_back() {
     master.control.flush_status().unwrap();
     let master = master.restart();
     assert_eq!(host.report(&master, None, vec![drift.clone()]), host.seq);
-    assert_eq!(master.control.host(host.id).unwrap().status.unwrap().drifts, 1);
+    assert_eq!(master.control.host(host.id).unwrap().status.drifts, 1);
+}
+
+/// An agent that got no answer sends what it has said together with what is new.
+#[test]
+fn an_event_that_comes_again_with_a_newer_one_counts_once() {
+    let (master, mut host) = rotating();
+    let mut drift = || {
+        host.seq += 1;
+        Event {
+            seq: host.seq,
+            at: *master.now.lock().unwrap(),
+            body: EventBody::Drift {
+                decky: name("a"),
+                detail: "ssh stopped".to_owned(),
+            },
+        }
+    };
+    let (first, second) = (drift(), drift());
+    host.report(&master, None, vec![first.clone()]);
+    assert_eq!(host.report(&master, None, vec![first, second]), host.seq);
+    assert_eq!(master.control.host(host.id).unwrap().status.drifts, 2);
 }
