@@ -558,7 +558,6 @@ mod tests {
         let db = Db::new(RedbStore::create(&folder.path().join("store.redb")).unwrap());
         let failed = db.bookkeep(|w| {
             put(w, 1)?;
-            put(w, 1)?;
             assert!(w.get::<HostStatus>(&host(1))?.is_some(), "a write sees itself");
             w.reader()
                 .get::<crate::records::Settings>(&())?
