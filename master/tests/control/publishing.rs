@@ -22,8 +22,10 @@ use crate::scene::{Host, Master, TWO, names, operator, parts, parts_over};
 #[derive(Clone)]
 struct Meanwhile {
     store: Arc<RedbStore>,
-    event: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    event: Arc<Mutex<Option<Happening>>>,
 }
+
+type Happening = Box<dyn FnOnce() + Send>;
 
 impl Meanwhile {
     fn happens(&self, event: impl FnOnce() + Send + 'static) {

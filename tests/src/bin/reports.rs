@@ -30,7 +30,7 @@ use decnet::fleet::catalogue::Catalogue;
 use decnet::init::{self, InitArgs};
 use decnet::keys::MasterKeys;
 use decnet::records::{Row, RowStatus};
-use decnet::store::{Db, RedbStore};
+use decnet::store::{Db, Reader, RedbStore};
 use decnet_pki::csr;
 use decnet_pki::envelope::Envelope;
 use decnet_pki::key::HostKey;
@@ -341,7 +341,8 @@ struct Kept {
 
 fn kept(folder: &Path) -> Result<Kept> {
     let db = Db::new(RedbStore::open(&init::store_path(&folder.join("master")))?);
-    let rows: Vec<Row> = db.read(|r| r.all())?;
+    let read = |r: &Reader<'_>| r.all();
+    let rows: Vec<Row> = db.read(read)?;
     let ended = |row: &Row| row.status == RowStatus::Succeeded && row.transitions.len() == 3;
     let strange = rows.iter().find(|row| !ended(row));
     ensure!(strange.is_none(), "a row did not come to its end: {strange:?}");
