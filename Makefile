@@ -104,9 +104,15 @@ demo-down: ## end the demo that KEEP=1 left
 	@$(TARGET_DIR)/debug/demo --down
 
 .PHONY: bench
-bench: set-up image ## up, nothing to do, one change, down: against Docker Compose and a bare loop (root; DECKIES=5,20,60 ROUNDS=5 KNOWN=250)
+bench: set-up image bench-load ## up, nothing to do, one change, down: against Docker Compose and a bare loop (root; DECKIES=5,20,60 ROUNDS=5 KNOWN=250)
 	$(CARGO) build --release --locked -p decnet -p decnet-agent -p decnet-tests --bins
 	BENCH_OUT='$(BENCH_OUT)' DECKIES='$(DECKIES)' ROUNDS='$(ROUNDS)' KNOWN='$(KNOWN)' $(TARGET_DIR)/release/bench
+
+.PHONY: bench-load
+bench-load: toolchain ## lifecycle transitions that a master takes, changes that a ledger takes (HOSTS=100 FLEET=500 LASTS=20 RATE=)
+	HOSTS=$(or $(HOSTS),100) FLEET=$(or $(FLEET),500) LASTS=$(or $(LASTS),20) RATE=$(or $(RATE),0) \
+		$(CARGO) run --release --locked -p decnet-tests --bin reports
+	$(CARGO) run --release --locked -p decnet-agent --features bench --example ledger_bench
 
 .PHONY: clean
 clean: ## remove everything that was built

@@ -22,7 +22,7 @@ use crate::audit::{Action, Actor, Change, Who, names};
 use crate::fleet::build::{Built, ChangeKind, Deploy, Hosts, build, unpinned_images};
 use crate::fleet::generate::generate;
 use crate::fleet::ini;
-use crate::fleet::model::CustomService;
+use crate::fleet::model::{CustomService, Decky, HostSlot};
 use crate::records::{DeckyRecord, Host, Leaving, ObservedRecord, Row, Settings};
 use crate::store::{Reader, Writer};
 
@@ -86,6 +86,37 @@ struct Draft {
     mode: Mode,
 }
 
+impl Draft {
+    /// The records as they would be, by host.
+    fn after(&self) -> BTreeMap<HostId, Vec<&DeckyRecord>> {
+        let next = self.next.iter().map(|next| &next.record);
+        let replaced: BTreeSet<&DeckyName> = next.clone().map(|record| &record.decky.name).collect();
+        let stay = self
+            .before
+            .values()
+            .filter(|record| !replaced.contains(&record.decky.name));
+        let mut after: BTreeMap<HostId, Vec<&DeckyRecord>> = BTreeMap::new();
+        for record in stay.chain(next) {
+            after.entry(record.decky.host).or_default().push(record);
+        }
+        after
+    }
+
+    /// The hosts that get a new bundle and can be sent one.
+    fn sent_to(&self) -> impl Iterator<Item = &Host> {
+        let lives = |host: &&Host| host.key.is_some() && !host.revoked;
+        let touched = |host: &&Host| self.touched.contains(&host.id);
+        self.hosts.iter().filter(lives).filter(touched)
+    }
+}
+
+/// A draft that every host would take.
+struct Accepted {
+    draft: Draft,
+    /// The version of the policy that each host held when it was asked.
+    policies: BTreeMap<HostId, Option<u64>>,
+}
+
 impl Control {
     /// Commits a fleet description. The work on the hosts follows; the rows tell how it goes.
     ///
@@ -93,9 +124,12 @@ impl Control {
     /// [`ControlError::Fleet`] with every reason why the text is refused; nothing is changed then.
     pub fn deploy(&self, by: &Actor, request: &DeployRequest) -> Result<Deployed, ControlError> {
         let now = self.now();
+        // Compiling for every host takes longer than everybody else should wait. What is found here is asked again
+        // in the transaction only where what it was found for has changed meanwhile.
+        let accepted = self.accept(self.db.read(|r| self.draft(r, request, now))?)?;
         let (deployed, changed, events) = self.db.change(by, now, |w| {
             let draft = self.draft(&w.reader(), request, now)?;
-            self.desired(&draft)?;
+            self.accept_again(&draft, &accepted)?;
             let change = deployment(&draft, request);
             let events = mutations(&draft, by, now);
             let (deployed, changed) = self.commit(w, draft, by.who(), now)?;
@@ -238,31 +272,76 @@ impl Control {
     /// What each touched host would be sent, as its agent will read it. A host that would refuse it, or a master
     /// that could not compile it, refuses the description instead.
     fn desired<'a>(&self, draft: &'a Draft) -> Result<Vec<(&'a Host, Desired)>, ControlError> {
-        let mut after = draft.before.clone();
-        for Next { record, .. } in &draft.next {
-            after.insert(record.decky.name.clone(), record.clone());
-        }
-        let records: Vec<DeckyRecord> = after.into_values().collect();
+        let records = draft.after();
         let mut all = Vec::new();
-        let lives = |host: &&Host| host.key.is_some() && !host.revoked;
-        for host in draft.hosts.iter().filter(lives) {
-            if !draft.touched.contains(&host.id) {
-                continue;
-            }
-            all.push((host, self.acceptable(&draft.settings, host, &records)?));
+        for host in draft.sent_to() {
+            let mine = records.get(&host.id).map(Vec::as_slice).unwrap_or_default();
+            all.push((
+                host,
+                self.acceptable(&draft.settings, host, mine.iter().copied())?,
+            ));
         }
         Ok(all)
+    }
+
+    /// Asks every host for which the draft holds something new.
+    ///
+    /// # Errors
+    /// As [`Control::desired`].
+    fn accept(&self, draft: Draft) -> Result<Accepted, ControlError> {
+        // Read before the hosts are asked: a policy that comes meanwhile has them asked again.
+        let policies = draft.sent_to().map(|host| (host.id, self.policy_version(host)));
+        let policies = policies.collect();
+        self.desired(&draft)?;
+        Ok(Accepted { draft, policies })
+    }
+
+    /// Asks the hosts that would be sent something else than what they accepted; operations alone are nothing else.
+    ///
+    /// # Errors
+    /// As [`Control::desired`].
+    fn accept_again(&self, draft: &Draft, accepted: &Accepted) -> Result<(), ControlError> {
+        let fleet = |draft: &Draft| super::assemble(&draft.settings, &[]);
+        let same_fleet = fleet(draft) == fleet(&accepted.draft);
+        let slots: BTreeMap<HostId, HostSlot> = accepted
+            .draft
+            .sent_to()
+            .map(|host| (host.id, slot(host, None)))
+            .collect();
+        let (before, after) = (accepted.draft.after(), draft.after());
+        for host in draft.sent_to() {
+            let records = after.get(&host.id).map(Vec::as_slice).unwrap_or_default();
+            let known = before.get(&host.id).map(Vec::as_slice).unwrap_or_default();
+            let same = same_fleet
+                && slots.get(&host.id) == Some(&slot(host, None))
+                && accepted.policies.get(&host.id) == Some(&self.policy_version(host))
+                && known
+                    .iter()
+                    .map(|it| sent(it))
+                    .eq(records.iter().map(|it| sent(it)));
+            if same {
+                // A policy also ends by itself.
+                self.bundle_policy(host)?;
+            } else {
+                self.acceptable(&draft.settings, host, records.iter().copied())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn policy_version(&self, host: &Host) -> Option<u64> {
+        self.policy_for(host.id).map(|policy| policy.version())
     }
 
     /// What one host would be sent, as its agent will read it.
     ///
     /// # Errors
     /// It cannot be compiled, or the agent would refuse it.
-    pub(super) fn acceptable(
+    pub(super) fn acceptable<'a>(
         &self,
         settings: &Settings,
         host: &Host,
-        records: &[DeckyRecord],
+        records: impl IntoIterator<Item = &'a DeckyRecord>,
     ) -> Result<Desired, ControlError> {
         let state = self.host_state(settings, host, records)?;
         let stacks = state.stacks.iter().map(|stack| (&stack.name, &stack.compose));
@@ -299,6 +378,11 @@ impl Control {
             warnings: draft.warnings.clone(),
         })
     }
+}
+
+/// What of a record makes its host's bundle, but for the operation.
+fn sent(record: &DeckyRecord) -> (&Decky, bool, bool) {
+    (&record.decky, record.removing, record.leaving.is_some())
 }
 
 /// What a deploy changes, for the audit log.

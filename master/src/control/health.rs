@@ -9,6 +9,6 @@ impl Control {
     /// The store's.
     pub fn unpublished(&self) -> Result<Vec<String>, ControlError> {
         let due = self.db.read(Self::due)?;
-        Ok(due.into_iter().map(|(host, _)| host.name.to_string()).collect())
+        Ok(due.into_iter().map(|due| due.host.name.to_string()).collect())
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: a generation is signed once and served from the store, so no two bundles of one generation exist.
 //! Whoever changes what a host should run raises its generation in the same transaction, so the bundle of a
-//! generation is a function of the snapshot it was compiled from.
+//! generation is a function of the snapshot it was compiled from. Compiling and signing hold nobody up: only what is
+//! signed is written in a transaction, and only where it follows the bundle that is the newest by then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use decnet_pki::envelope::Envelope;
 use decnet_wire::bundle::{self, Bundle, Stack};
-use decnet_wire::ids::{Digest, HostId, Timestamp};
+use decnet_wire::ids::{DeckyName, Digest, HostId, Timestamp};
 use decnet_wire::policy::Policy;
 use tokio::sync::watch;
 
@@ -26,16 +27,25 @@ const BUNDLE_LIFETIME: time::Duration = time::Duration::hours(24);
 
 /// How far a clock is set back when it is only corrected: nothing comes of it.
 const CLOCK_STEP: time::Duration = time::Duration::minutes(5);
-/// How many bundles are stored at once: every commit waits for the disk.
+/// How many bundles are stored at once: every commit waits for the disk, and reports wait behind it.
 const BATCH: usize = 64;
 /// How long a bundle that could not be published waits for the next try, when nothing else wakes the publisher.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// A host's next bundle, compiled from one snapshot.
-struct Due {
-    host: Host,
+/// A host that is to get a bundle.
+pub(super) struct Due {
+    pub(super) host: Host,
     key: Digest,
-    state: HostState,
+    /// The digest of the bundle before, which the next one names.
+    previous: Option<Digest>,
+}
+
+/// A host's next bundle, compiled from one snapshot and signed.
+struct Signed {
+    host: Host,
+    previous: Option<Digest>,
+    record: BundleRecord,
+    envelope: EnvelopeRecord,
 }
 
 /// Everything that a host is to run, before it is signed.
@@ -48,11 +58,11 @@ pub struct HostState {
 
 impl Control {
     /// Compiles what `host` is to run. The bundle and the plan both come from here.
-    pub(super) fn host_state(
+    pub(super) fn host_state<'a>(
         &self,
         settings: &Settings,
         host: &Host,
-        records: &[DeckyRecord],
+        records: impl IntoIterator<Item = &'a DeckyRecord>,
     ) -> Result<HostState, ControlError> {
         let policy = self.policy_for(host.id);
         let policy = policy.as_ref().map(|policy| policy.document());
@@ -61,15 +71,15 @@ impl Control {
 
     /// The same under a policy. Where that sets a ceiling that the compiler knows nothing of, containers get it as their
     /// limit.
-    pub(super) fn state_under(
+    pub(super) fn state_under<'a>(
         &self,
         policy: Option<&Policy>,
         settings: &Settings,
         host: &Host,
-        records: &[DeckyRecord],
+        records: impl IntoIterator<Item = &'a DeckyRecord>,
     ) -> Result<HostState, ControlError> {
         let mine: Vec<&DeckyRecord> = records
-            .iter()
+            .into_iter()
             .filter(|record| record.decky.host == host.id && record.leaving.is_none())
             .collect();
         let running = mine.iter().filter(|record| !record.removing);
@@ -115,9 +125,12 @@ impl Control {
                 });
             }
         }
+        let operations: BTreeMap<&DeckyName, _> = mine
+            .iter()
+            .map(|record| (&record.decky.name, record.operation))
+            .collect();
         for stack in &mut stacks {
-            let record = mine.iter().find(|record| record.decky.name == stack.decky);
-            stack.operation = record.and_then(|record| record.operation);
+            stack.operation = operations.get(&stack.decky).copied().flatten();
         }
         stacks.sort_by(|a, b| a.name.cmp(&b.name));
         let image = self.image.iter().filter(|_| !fleet.deckies.is_empty());
@@ -159,43 +172,43 @@ impl Control {
     /// # Errors
     /// The store's, or a document that cannot be compiled. Other hosts' bundles are published all the same.
     pub fn publish_due(&self) -> Result<(), ControlError> {
-        let mut failed = None;
-        let compiled = self.db.read(|r| {
+        let (due, settings, mut records) = self.db.read(|r| {
             let due = Self::due(r)?;
-            if due.is_empty() {
-                return Ok(Vec::new());
-            }
-            let settings = settings(r)?;
             let mut records: BTreeMap<HostId, Vec<DeckyRecord>> = BTreeMap::new();
+            if due.is_empty() {
+                return Ok((due, None, records));
+            }
             for record in r.all::<DeckyRecord>()? {
                 records.entry(record.decky.host).or_default().push(record);
             }
-            let mut compiled = Vec::new();
-            for (host, key) in due {
-                let mine = records.get(&host.id).map(Vec::as_slice).unwrap_or_default();
-                match self.host_state(&settings, &host, mine) {
-                    Ok(state) => compiled.push(Due {
-                        host,
-                        key,
-                        state,
-                    }),
-                    Err(error) => {
-                        tracing::error!(host = %host.name, error = %crate::text::chain(&error), "no bundle for a host");
-                        failed = Some(error);
-                    }
+            Ok::<_, ControlError>((due, Some(settings(r)?), records))
+        })?;
+        let Some(settings) = settings else {
+            return Ok(());
+        };
+        let mut failed = None;
+        let mut signed = Vec::new();
+        for due in due {
+            let mine = records.remove(&due.host.id).unwrap_or_default();
+            match self.host_state(&settings, &due.host, &mine) {
+                Ok(state) => signed.push(self.signed(due, state)?),
+                Err(error) => {
+                    tracing::error!(host = %due.host.name, error = %crate::text::chain(&error), "no bundle for a host");
+                    failed = Some(error);
                 }
             }
-            Ok::<_, ControlError>(compiled)
-        })?;
-        for batch in compiled.chunks(BATCH) {
-            self.publish_batch(batch)?;
+            if signed.len() == BATCH {
+                self.publish_batch(&std::mem::take(&mut signed))?;
+            }
+        }
+        if !signed.is_empty() {
+            self.publish_batch(&signed)?;
         }
         failed.map_or(Ok(()), Err)
     }
 
-    /// Enrolled hosts whose newest generation has no bundle, with their keys; not those that are awaited after a
-    /// restore.
-    pub(super) fn due(r: &Reader<'_>) -> Result<Vec<(Host, Digest)>, ControlError> {
+    /// Enrolled hosts whose newest generation has no bundle; not those that are awaited after a restore.
+    pub(super) fn due(r: &Reader<'_>) -> Result<Vec<Due>, ControlError> {
         let mut due = Vec::new();
         for host in r.all::<Host>()? {
             let Some(key) = host.key.clone().filter(|_| !host.revoked && host.generation > 0) else {
@@ -205,44 +218,80 @@ impl Control {
                 continue;
             }
             let bundle = r.get::<BundleRecord>(&host.id)?;
-            if bundle.is_none_or(|bundle| bundle.generation < host.generation) {
-                due.push((host, key));
+            if bundle
+                .as_ref()
+                .is_none_or(|bundle| bundle.generation < host.generation)
+            {
+                due.push(Due {
+                    host,
+                    key,
+                    previous: bundle.map(|bundle| bundle.digest),
+                });
             }
         }
         Ok(due)
     }
 
-    fn publish_batch(&self, batch: &[Due]) -> Result<(), ControlError> {
+    /// The bundle of a host's newest generation.
+    fn signed(&self, due: Due, state: HostState) -> Result<Signed, ControlError> {
         let (now, keys) = (self.now(), self.keys());
-        let published = self.db.bookkeep(|w| {
-            let mut published = Vec::new();
-            for Due { host, key, state } in batch {
+        let Due { host, key, previous } = due;
+        let bundle = Bundle {
+            schema: bundle::SCHEMA,
+            fleet: self.fleet,
+            host: host.id,
+            host_key: key,
+            epoch: keys.root.epoch(),
+            generation: host.generation,
+            previous: previous.clone(),
+            issued_at: now,
+            expires_at: Timestamp::new(now.get() + BUNDLE_LIFETIME),
+            networks: state.networks,
+            stacks: state.stacks,
+            blobs: state.blobs,
+        };
+        let (record, envelope) = sign(&keys, &bundle)?;
+        Ok(Signed {
+            host,
+            previous,
+            record,
+            envelope,
+        })
+    }
+
+    fn publish_batch(&self, batch: &[Signed]) -> Result<(), ControlError> {
+        let root_version = self.keys().root.version();
+        let (published, overtaken) = self.db.bookkeep(|w| {
+            let (mut published, mut overtaken) = (Vec::new(), false);
+            for Signed {
+                host,
+                previous,
+                record,
+                envelope,
+            } in batch
+            {
                 let last = w.get::<BundleRecord>(&host.id)?;
-                let newer = |last: &BundleRecord| last.generation >= host.generation;
-                if last.as_ref().is_some_and(newer) {
+                if last
+                    .as_ref()
+                    .is_some_and(|last| last.generation >= host.generation)
+                {
                     continue;
                 }
-                let bundle = Bundle {
-                    schema: bundle::SCHEMA,
-                    fleet: self.fleet,
-                    host: host.id,
-                    host_key: key.clone(),
-                    epoch: keys.root.epoch(),
-                    generation: host.generation,
-                    previous: last.map(|last| last.digest),
-                    issued_at: now,
-                    expires_at: Timestamp::new(now.get() + BUNDLE_LIFETIME),
-                    networks: state.networks.clone(),
-                    stacks: state.stacks.clone(),
-                    blobs: state.blobs.clone(),
-                };
-                let (record, envelope) = sign(&keys, &bundle)?;
-                w.put(&host.id, &record)?;
-                w.put(&host.id, &envelope)?;
+                // It would name another bundle as the one before it than its agent has, or was signed under an earlier
+                // trust root: it is made again.
+                if last.map(|last| last.digest) != *previous || record.root_version != root_version {
+                    overtaken = true;
+                    continue;
+                }
+                w.put(&host.id, record)?;
+                w.put(&host.id, envelope)?;
                 published.push(host);
             }
-            Ok::<_, ControlError>(published)
+            Ok::<_, ControlError>((published, overtaken))
         })?;
+        if overtaken {
+            self.publish.notify_one();
+        }
         self.metrics.bundles.inc_by(published.len() as u64);
         for host in published {
             tracing::info!(host = %host.name, generation = host.generation, "published a bundle");

@@ -2,8 +2,8 @@
 
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use redb::{
@@ -34,10 +34,10 @@ pub struct RedbStore {
     database: Mutex<Option<Arc<Database>>>,
     /// The group that takes members now.
     gathering: Mutex<Option<Group>>,
-    /// Held by who commits.
-    committing: Mutex<()>,
     /// How many are on their way into a group.
     coming: AtomicUsize,
+    /// Nobody is, by now.
+    gathered: Condvar,
 }
 
 impl std::fmt::Debug for RedbStore {
@@ -102,8 +102,8 @@ impl RedbStore {
             path: path.to_owned(),
             database: Mutex::new(Some(Arc::new(database))),
             gathering: Mutex::new(None),
-            committing: Mutex::new(()),
             coming: AtomicUsize::new(0),
+            gathered: Condvar::new(),
         })
     }
 
@@ -228,29 +228,44 @@ impl RedbStore {
         if work(&mut writing) == Decision::Commit {
             writing.keep();
         }
+        if self.coming.load(Ordering::SeqCst) == 0 {
+            self.gathered.notify_one();
+        }
         Ok(end)
     }
 
     /// Until the group of this end is on the disk. Whoever comes first commits it for all.
     fn wait_for(&self, end: &End) -> Result<(), StoreError> {
-        let turn = lock(&self.committing);
-        if let Some(ended) = end.get() {
-            return ended.clone().map_err(Fault::into_error);
-        }
-        let last = Instant::now() + GATHERING;
-        while self.coming.load(Ordering::SeqCst) > 0 && Instant::now() < last {
-            std::thread::yield_now();
-        }
-        // It is there: only who has the turn takes it, and this group has not ended.
-        let Some(group) = lock(&self.gathering).take() else {
-            return Err(Fault::of(&redb::Error::PreviousIo).into_error());
+        let outcome = match end.lead() {
+            Some(leading) => leading.ended(self.commit()),
+            None => end.wait(),
         };
+        outcome.map_err(Fault::into_error)
+    }
+
+    /// Commits the group that gathers. Called once for each.
+    fn commit(&self) -> Result<(), Fault> {
+        let last = Instant::now() + GATHERING;
+        let mut gathering = lock(&self.gathering);
+        while self.coming.load(Ordering::SeqCst) > 0 {
+            let left = last.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let waited = self.gathered.wait_timeout(gathering, left);
+            gathering = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        // It is there: nobody else takes it, and the next one begins after its end.
+        let Some(group) = gathering.take() else {
+            return Err(Fault::of(&redb::Error::PreviousIo));
+        };
+        drop(gathering);
         let Group {
             transaction,
             database,
             wrote,
             fault,
-            end: ended,
+            end: _,
         } = group;
         let outcome = match fault {
             None if wrote => transaction.commit().map_err(|error| Fault::of(&error.into())),
@@ -265,14 +280,56 @@ impl RedbStore {
             // Also reads fail on it from now on.
             self.give_up(database);
         }
-        let outcome = ended.get_or_init(|| outcome).clone();
-        drop(turn);
-        outcome.map_err(Fault::into_error)
+        outcome
     }
 }
 
-/// How a group ended, once it has.
-type End = Arc<OnceLock<Result<(), Fault>>>;
+/// How a group ended, once it has. Its members wait here, and for no other group.
+#[derive(Debug, Clone, Default)]
+struct End(Arc<Ending>);
+
+#[derive(Debug, Default)]
+struct Ending {
+    /// Somebody commits it.
+    led: AtomicBool,
+    outcome: Mutex<Option<Result<(), Fault>>>,
+    told: Condvar,
+}
+
+impl End {
+    /// The one who is to commit.
+    fn lead(&self) -> Option<Leading<'_>> {
+        (!self.0.led.swap(true, Ordering::SeqCst)).then(|| Leading(&self.0))
+    }
+
+    fn wait(&self) -> Result<(), Fault> {
+        let mut outcome = lock(&self.0.outcome);
+        loop {
+            if let Some(outcome) = &*outcome {
+                return outcome.clone();
+            }
+            outcome = self.0.told.wait(outcome).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Who commits for a group. Tells the others also when it panics.
+struct Leading<'a>(&'a Ending);
+
+impl Leading<'_> {
+    fn ended(self, outcome: Result<(), Fault>) -> Result<(), Fault> {
+        *lock(&self.0.outcome) = Some(outcome.clone());
+        outcome
+    }
+}
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        let unknown = || Err(Fault::of(&redb::Error::PreviousIo));
+        lock(&self.0.outcome).get_or_insert_with(unknown);
+        self.0.told.notify_all();
+    }
+}
 
 /// Writes that are committed together: what waits for the disk waits once for all.
 ///
@@ -595,7 +652,10 @@ mod tests {
                 .collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        assert!(ends.iter().all(|end| Arc::ptr_eq(end, &ends[0])), "one commit");
+        assert!(
+            ends.iter().all(|end| Arc::ptr_eq(&end.0, &ends[0].0)),
+            "one commit"
+        );
         assert_eq!(store.view().unwrap().count(Table::Rows).unwrap(), 16);
     }
 
@@ -611,6 +671,21 @@ mod tests {
         let db = Db::new(RedbStore::open(&path).unwrap());
         let hosts: Vec<HostId> = all(&db).into_iter().map(|status| status.host).collect();
         assert_eq!(hosts, [host(1), host(2), host(3)]);
+    }
+
+    /// An answer that came before the disk had what it says would be wrong after a power cut.
+    #[test]
+    fn what_was_answered_is_in_the_file_while_the_store_is_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        let db = Db::new(RedbStore::create(&path).unwrap());
+        for n in 1..=5 {
+            db.bookkeep(|w| put(w, n)).unwrap();
+            let copy = folder.path().join(format!("copy-{n}.redb"));
+            std::fs::copy(&path, &copy).unwrap();
+            let copied = all(&Db::new(RedbStore::open(&copy).unwrap()));
+            assert_eq!(copied, all(&db), "{n}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What is announced, and how often.
 
 use decnet::control::events::topic::Filter;
-use decnet::control::events::{Heard, Reader};
+use decnet::control::events::{Gap, GapReason, Heard, Reader};
 use decnet::fleet::compile::stack_name;
 use decnet::fleet::model::{Interval, Minutes};
 use decnet_wire::observed::{ContainerState, Observed};
@@ -227,5 +227,60 @@ fn a_decky_that_comes_up_elsewhere_is_announced_whatever_its_old_host_said() {
     assert_eq!(
         steps(&mut said),
         [json!(["decky.a.state", "torn_down", "running"])]
+    );
+}
+
+/// Whoever moves a row: who asks, its host, a newer operation, the sweep.
+#[test]
+fn every_transition_of_a_row_is_announced_once() {
+    let master = Master::new();
+    let mut host = Host::enrol(&master, "edge-01");
+    let mut said = reader(&master, "decky.a.lifecycle");
+    let mut announced = || -> Vec<Value> {
+        let events = heard(&mut said).into_iter();
+        events
+            .map(|event| json!([event["lifecycle_id"], event["status"]]))
+            .collect()
+    };
+    let first = master.deploy(TWO, false).unwrap()[0];
+    host.say(&master, first, Outcome::Running);
+    host.say(&master, first, Outcome::Succeeded);
+    host.say(&master, first, Outcome::Succeeded);
+    let expected = ["pending", "running", "succeeded"].map(|status| json!([first, status]));
+    assert_eq!(announced(), expected);
+    let name = "a".parse().unwrap();
+    let second = master.control.mutate(&operator(), &name).unwrap();
+    let third = master.control.mutate(&operator(), &name).unwrap();
+    master.pass(time::Duration::minutes(16));
+    master.control.fail_overdue().unwrap();
+    master.control.fail_overdue().unwrap();
+    let expected = [
+        json!([second, "pending"]),
+        json!([second, "superseded"]),
+        json!([third, "pending"]),
+        json!([third, "failed"]),
+    ];
+    assert_eq!(announced(), expected);
+}
+
+/// Numbers begin anew with each start: an id of before would name another event.
+#[test]
+fn an_id_of_before_a_restart_is_told_from_one_of_now() {
+    let master = Master::new();
+    Host::enrol(&master, "edge-01");
+    let mut reader = master.control.events().subscribe(Filter::all());
+    master.deploy(TWO, false).unwrap();
+    assert!(!heard(&mut reader).is_empty());
+    let last = reader.position().unwrap();
+    drop(reader);
+    let master = master.restart();
+    master.control.mutate(&operator(), &"a".parse().unwrap()).unwrap();
+    let mut resumed = master.control.events().resume(Filter::all(), &last);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let first = std::pin::pin!(resumed.next()).poll(&mut context);
+    let restarted = |gap: &Gap| gap.reason == GapReason::Restarted;
+    assert!(
+        matches!(&first, std::task::Poll::Ready(Heard::Gap(gap)) if restarted(gap)),
+        "{first:?}"
     );
 }

@@ -146,6 +146,19 @@ fn what_comes_back_is_what_ran_and_not_what_was_asked_for_last() {
     assert_eq!(decky(&master, "a").services, ran);
 }
 
+/// What a host says late of an operation that was superseded is about services that nobody asks for any more.
+#[test]
+fn the_end_of_a_superseded_operation_does_not_move_its_decky() {
+    let (master, mut host) = rotating();
+    let first = mutate(&master, "a");
+    let second = mutate(&master, "a");
+    let asked = decky(&master, "a").services;
+    host.say(&master, first, failed());
+    assert_eq!(master.row(first).status, RowStatus::Superseded);
+    assert_eq!(decky(&master, "a").services, asked);
+    assert_eq!(master.row(second).status, RowStatus::Pending);
+}
+
 /// A decky went back to an address that the same description had given to another one.
 #[test]
 fn a_failed_deploy_does_not_bring_back_an_address_that_is_taken() {
@@ -319,4 +332,47 @@ fn drift_is_counted_once_each_and_over_restarts_of_the_master() {
             .1
             .contains("a: it was removed")
     );
+}
+
+/// The flush writes what hosts last said of themselves. How far their events were taken stands in the same record.
+#[test]
+fn a_flush_takes_no_acknowledgement_back() {
+    let (master, mut host) = rotating();
+    host.seq += 1;
+    let drift = Event {
+        seq: host.seq,
+        at: *master.now.lock().unwrap(),
+        body: EventBody::Drift {
+            decky: name("a"),
+            detail: "ssh stopped".to_owned(),
+        },
+    };
+    host.report(&master, None, vec![drift.clone()]);
+    master.pass(time::Duration::seconds(30));
+    host.report(&master, None, vec![]);
+    master.control.flush_status().unwrap();
+    let master = master.restart();
+    assert_eq!(host.report(&master, None, vec![drift.clone()]), host.seq);
+    assert_eq!(master.control.host(host.id).unwrap().status.drifts, 1);
+}
+
+/// An agent that got no answer sends what it has said together with what is new.
+#[test]
+fn an_event_that_comes_again_with_a_newer_one_counts_once() {
+    let (master, mut host) = rotating();
+    let mut drift = || {
+        host.seq += 1;
+        Event {
+            seq: host.seq,
+            at: *master.now.lock().unwrap(),
+            body: EventBody::Drift {
+                decky: name("a"),
+                detail: "ssh stopped".to_owned(),
+            },
+        }
+    };
+    let (first, second) = (drift(), drift());
+    host.report(&master, None, vec![first.clone()]);
+    assert_eq!(host.report(&master, None, vec![first, second]), host.seq);
+    assert_eq!(master.control.host(host.id).unwrap().status.drifts, 2);
 }

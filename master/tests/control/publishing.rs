@@ -1,15 +1,75 @@
 //! Bundles: one content for each generation, whoever asks for them and however often.
 
+use std::sync::{Arc, Mutex};
+
 use decnet::control::Parts;
 use decnet::control::deploy::DeployRequest;
 use decnet::fleet::catalogue::Catalogue;
-use decnet::init;
+use decnet::records::BundleRecord;
+use decnet::store::{Db, Decision, RedbStore, Store, StoreError, Transaction, View};
+use decnet::{init, keys};
+use decnet_pki::envelope::Envelope;
+use decnet_pki::key::SigningKey;
 use decnet_plan::desired::Desired;
 use decnet_plan::policy::{self, Policy};
 use decnet_wire::bundle::{Blob, BlobKind, Bundle};
 use decnet_wire::ids::Digest;
+use decnet_wire::policy::PAYLOAD_TYPE;
 
-use crate::scene::{Host, Master, TWO, names, operator, parts};
+use crate::scene::{Host, Master, TWO, names, operator, parts, parts_over};
+
+/// A store in which something happens just before the next transaction begins.
+#[derive(Clone)]
+struct Meanwhile {
+    store: Arc<RedbStore>,
+    event: Arc<Mutex<Option<Happening>>>,
+}
+
+type Happening = Box<dyn FnOnce() + Send>;
+
+impl Meanwhile {
+    fn happens(&self, event: impl FnOnce() + Send + 'static) {
+        *self.event.lock().unwrap() = Some(Box::new(event));
+    }
+
+    fn has_happened(&self) -> bool {
+        self.event.lock().unwrap().is_none()
+    }
+}
+
+impl std::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meanwhile")
+    }
+}
+
+impl Store for Meanwhile {
+    fn view(&self) -> Result<Box<dyn View + '_>, StoreError> {
+        self.store.view()
+    }
+
+    fn transact(&self, work: &mut dyn FnMut(&mut dyn Transaction) -> Decision) -> Result<(), StoreError> {
+        let event = self.event.lock().unwrap().take();
+        if let Some(event) = event {
+            event();
+        }
+        self.store.transact(work)
+    }
+}
+
+/// The same master, and what may happen between what it reads and what it writes.
+fn interrupted(master: Master) -> (Master, Meanwhile) {
+    let mut store = None;
+    let master = master.restart_from(|folder| {
+        let meanwhile = Meanwhile {
+            store: Arc::new(RedbStore::open(&init::store_path(folder)).unwrap()),
+            event: Arc::default(),
+        };
+        store = Some(meanwhile.clone());
+        parts_over(folder, Db::new(meanwhile))
+    });
+    (master, store.unwrap())
+}
 
 #[test]
 fn publishers_at_once_sign_a_generation_once() {
@@ -140,4 +200,58 @@ fn a_service_that_hosts_build_brings_its_context_and_another_archive_is_publishe
     let master = master.restart_with(with_build(2));
     master.control.publish_due().unwrap();
     assert_eq!(host.bundle(&master).generation, second.generation);
+}
+
+/// A deploy is compiled before its transaction. What its hosts hold by then decides.
+#[test]
+fn a_deploy_is_held_to_what_its_hosts_hold_when_it_is_committed() {
+    let master = Master::new();
+    Host::enrol(&master, "h");
+    let (master, meanwhile) = interrupted(master);
+    let keys = init::keys_path(&master.folder.path().join("master"));
+    let operator_key = std::fs::read_to_string(keys.join(keys::OPERATOR)).unwrap();
+    let operator_key = SigningKey::from_pkcs8_pem(&operator_key).unwrap();
+    let policy = serde_json::json!({
+        "schema": 1, "fleet": master.control.fleet_id(), "version": 1, "issued_at": "2026-01-01T00:00:00.000Z",
+        "expires_at": "2026-02-01T00:00:00.000Z", "rules": { "resources": { "deckies": 1 } },
+    });
+    let policy = Envelope::sign(PAYLOAD_TYPE, policy.to_string().into_bytes(), &[&operator_key]);
+    let control = Arc::downgrade(&master.control);
+    meanwhile.happens(move || {
+        let control = control.upgrade().unwrap();
+        control.take_policy(&operator(), &policy.to_json()).unwrap();
+    });
+    let request = DeployRequest::of_text(TWO, false);
+    let error = master.control.deploy(&operator(), &request).unwrap_err();
+    assert!(meanwhile.has_happened());
+    assert!(error.to_string().contains("would not take this"), "{error}");
+    assert!(master.control.deckies().unwrap().is_empty());
+}
+
+/// A bundle is signed before its transaction. One that names another bundle as the one before it than its host has would
+/// be refused there.
+#[test]
+fn a_bundle_follows_the_one_that_is_the_newest_when_it_is_stored() {
+    let master = Master::new();
+    let host = Host::enrol(&master, "h");
+    let (master, meanwhile) = interrupted(master);
+    let control = &master.control;
+    control
+        .deploy(&operator(), &DeployRequest::of_text(TWO, false))
+        .unwrap();
+    let known = control.bundle(host.id).unwrap().unwrap();
+    let other = Digest::from_sha256([9; 32]);
+    let (db, id, digest) = (Db::new(meanwhile.clone()), host.id, other.clone());
+    // As when a host says, after a restore, what it has accepted.
+    meanwhile.happens(move || {
+        let said = BundleRecord { digest, ..known };
+        db.bookkeep(|w| w.put(&id, &said)).unwrap();
+    });
+    control.publish_due().unwrap();
+    assert!(meanwhile.has_happened());
+    assert_eq!(control.bundle(host.id).unwrap().unwrap().digest, other);
+    assert_eq!(control.unpublished().unwrap(), ["h"]);
+    control.publish_due().unwrap();
+    assert_eq!(host.bundle(&master).previous, Some(other));
+    assert_eq!(names(&host.bundle(&master)), ["a", "b"]);
 }

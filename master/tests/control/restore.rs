@@ -101,6 +101,7 @@ fn a_restored_master_goes_on_after_what_its_hosts_have_accepted() {
     let (master, told) = restored(master, &file);
     assert_eq!(told.awaited.len(), 1);
     assert!(told.replaced.unwrap().exists());
+    let published = master.control.bundle(host.id).unwrap();
     // It says nothing of itself before it has heard.
     let request = decnet::control::deploy::DeployRequest::of_text(MORE, false);
     master.control.deploy(&operator(), &request).unwrap();
@@ -108,6 +109,11 @@ fn a_restored_master_goes_on_after_what_its_hosts_have_accepted() {
     master.control.republish_outdated().unwrap();
     master.control.publish_due().unwrap();
     assert_eq!(master.control.envelope(host.id, 0).unwrap(), None);
+    let signed = master.control.bundle(host.id).unwrap();
+    assert_eq!(
+        signed, published,
+        "its host may have seen another one of that number"
+    );
     assert_eq!(master.control.awaited().unwrap().len(), 1);
     // Also not after another start.
     let master = master.restart();

@@ -222,6 +222,17 @@ fn play(steps: &[Step]) {
                     "{refused:?}"
                 );
             }
+            if row.status.is_terminal() {
+                let other = Row {
+                    updated_at: at(1_000),
+                    ..row.clone()
+                };
+                let refused = db.bookkeep(|w| w.put(&row.id, &other));
+                assert!(
+                    matches!(refused, Err(StoreError::Immutable { .. })),
+                    "{refused:?}"
+                );
+            }
             if !row.status.is_terminal() {
                 let refused = db.bookkeep(|w| w.remove::<Row>(&row.id));
                 assert!(
