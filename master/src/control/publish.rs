@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use decnet_pki::envelope::Envelope;
-use decnet_wire::bundle::{self, Bundle, Stack};
+use decnet_wire::bundle::{self, Bundle, Operation, Stack};
 use decnet_wire::ids::{Digest, HostId, Timestamp};
 use decnet_wire::policy::Policy;
 use tokio::sync::watch;
 
-use super::{Control, ControlError, settings, slot, touch};
+use super::{Control, ControlError, settings, slot, touch, traces};
 use crate::fleet::compile::compile;
 use crate::fleet::model::Fleet;
 use crate::keys::MasterKeys;
-use crate::records::{AwaitedRecord, BundleRecord, DeckyRecord, EnvelopeRecord, Host, Settings};
+use crate::records::{AwaitedRecord, BundleRecord, DeckyRecord, EnvelopeRecord, Host, Row, Settings};
 use crate::store::Reader;
 
 /// How long a bundle is accepted. An agent that has accepted it keeps it up for as long as it must.
@@ -117,7 +117,12 @@ impl Control {
         }
         for stack in &mut stacks {
             let record = mine.iter().find(|record| record.decky.name == stack.decky);
-            stack.operation = record.and_then(|record| record.operation);
+            let operation = record.and_then(|record| record.operation);
+            // Also of what was asked for while there were traces: an agent may be too old to know of them.
+            stack.operation = operation.map(|operation| Operation {
+                traceparent: operation.traceparent.filter(|_| self.tracer.is_on()),
+                ..operation
+            });
         }
         stacks.sort_by(|a, b| a.name.cmp(&b.name));
         let image = self.image.iter().filter(|_| !fleet.deckies.is_empty());
@@ -214,8 +219,9 @@ impl Control {
 
     fn publish_batch(&self, batch: &[Due]) -> Result<(), ControlError> {
         let (now, keys) = (self.now(), self.keys());
-        let published = self.db.bookkeep(|w| {
+        let (published, carried) = self.db.bookkeep(|w| {
             let mut published = Vec::new();
+            let mut carried = Vec::new();
             for Due { host, key, state } in batch {
                 let last = w.get::<BundleRecord>(&host.id)?;
                 let newer = |last: &BundleRecord| last.generation >= host.generation;
@@ -240,9 +246,18 @@ impl Control {
                 w.put(&host.id, &record)?;
                 w.put(&host.id, &envelope)?;
                 published.push(host);
+                let operations = bundle.stacks.iter().filter_map(|stack| stack.operation);
+                for operation in operations.filter(|operation| operation.traceparent.is_some()) {
+                    let row = w.get::<Row>(&operation.id)?;
+                    carried.extend(row.map(|row| (row, host)));
+                }
             }
-            Ok::<_, ControlError>(published)
+            Ok::<_, ControlError>((published, carried))
         })?;
+        for (row, host) in carried {
+            let span = traces::published(&row, host.id, host.generation, now, self.now());
+            span.into_iter().for_each(|span| self.tracer.record(span));
+        }
         self.metrics.bundles.inc_by(published.len() as u64);
         for host in published {
             tracing::info!(host = %host.name, generation = host.generation, "published a bundle");

@@ -80,6 +80,7 @@ pub(crate) fn parts(folder: &Path) -> Parts {
         },
         detect: || None,
         limits: Limits::default(),
+        tracer: decnet_trace::Tracer::off(),
     }
 }
 

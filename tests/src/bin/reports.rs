@@ -189,6 +189,7 @@ fn master(folder: &std::path::Path) -> Result<Arc<Control>> {
         },
         detect: || None,
         limits: Limits::default(),
+        tracer: Default::default(),
     };
     Ok(Control::new(parts, system_clock())?)
 }
