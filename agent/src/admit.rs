@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use decnet_pki::policy::SignedPolicy;
 use decnet_plan::policy::Policy;
-use decnet_wire::bundle::Bundle;
+use decnet_trace::Tracer;
+use decnet_wire::bundle::{Bundle, Stack};
 use decnet_wire::ids::{Digest, Timestamp};
 use tokio::sync::watch;
 
@@ -23,6 +24,7 @@ use crate::ledger::{
     Acceptance, AcceptedRecord, Ledger, LedgerError, PolicyRecord, RefusalRecord, digest_of,
 };
 use crate::policy::{self, Held};
+use crate::traces::Traced;
 use crate::trust::wire_digest;
 
 mod examine;
@@ -81,6 +83,7 @@ pub(crate) struct Admission {
     bundles: Bundles,
     /// As the ledger has it.
     held: Mutex<Option<Arc<Held>>>,
+    tracer: Tracer,
 }
 
 impl Admission {
@@ -96,7 +99,13 @@ impl Admission {
             clock,
             bundles,
             held: Mutex::default(),
+            tracer: Tracer::off(),
         }
+    }
+
+    /// The same, and it tells `tracer` what it admits.
+    pub(crate) fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Publishes what the ledger holds from before. It was checked when it came in; only that it is still
@@ -185,10 +194,31 @@ impl Admission {
             policy,
             wishes: wishes(bundle),
         };
+        let opened = self.opened(bundle)?;
         self.ledger.write(move |tx| tx.accept(&acceptance)).await?;
+        for traced in opened {
+            self.tracer
+                .record(traced.admission(generation, now, self.clock.now()));
+        }
         tracing::info!(generation, stacks = bundle.stacks.len(), digest = %admitted.digest, "bundle accepted");
         self.bundles.send_replace(Some(Arc::new(admitted)));
         Ok(Verdict::Accepted)
+    }
+
+    /// The operations that a bundle opens and that belong to a trace.
+    fn opened(&self, bundle: &Bundle) -> Result<Vec<Traced>, LedgerError> {
+        if !self.tracer.is_on() {
+            return Ok(Vec::new());
+        }
+        let known = self.ledger.operations()?;
+        let opens = |stack: &&Stack| {
+            let operation = stack.operation.as_ref();
+            operation.is_some_and(|operation| !known.contains_key(&operation.id))
+        };
+        let opened = bundle.stacks.iter().filter(opens);
+        Ok(opened
+            .filter_map(|stack| Traced::new(bundle.host, stack))
+            .collect())
     }
 
     /// The version of the policy that is held; zero without one.

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use decnet_pki::files::{self, FileError};
 use decnet_pki::tls::TlsError;
+use decnet_trace::{Exporter, Tracer, Value};
 use decnet_wire::ids::HostId;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::admit::Admission;
 use crate::backoff::{Backoff, Patience, seeded_by_the_system};
@@ -176,10 +178,18 @@ impl Agent {
     /// # Errors
     /// [`RunError`], when the agent cannot go on.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
-        let mut tasks = self.start()?;
+        let (tracer, exporter) = self.tracing();
+        let mut tasks = self.start(&tracer)?;
+        // Ends with this function, at the latest.
+        let exporting =
+            exporter.map(|exporter| AbortOnDropHandle::new(tokio::spawn(exporter.run(shutdown.clone()))));
         tokio::select! {
             () = shutdown.cancelled() => {
                 tasks.shutdown().await;
+                if let Some(exporting) = exporting {
+                    // It does not panic, and nobody else aborts it.
+                    let _ = exporting.await;
+                }
                 Ok(())
             }
             ended = tasks.join_next() => {
@@ -205,7 +215,24 @@ impl Agent {
         })
     }
 
-    fn start(self) -> Result<JoinSet<Result<(), LedgerError>>, RunError> {
+    /// What takes spans, and what sends them, where a collector is configured.
+    fn tracing(&self) -> (Tracer, Option<Exporter>) {
+        let Some(endpoint) = self.config.otlp_endpoint.clone() else {
+            return (Tracer::off(), None);
+        };
+        let identity = self.identity.current();
+        let resource = vec![
+            ("service.name", Value::text("decnet-agent")),
+            ("service.version", Value::text(env!("CARGO_PKG_VERSION"))),
+            ("service.instance.id", Value::text(identity.host)),
+            ("decnet.host.name", Value::text(&identity.name)),
+        ];
+        tracing::info!(to = %endpoint, "operations are traced");
+        let (tracer, exporter) = Tracer::new(endpoint, resource);
+        (tracer, Some(exporter))
+    }
+
+    fn start(self, tracer: &Tracer) -> Result<JoinSet<Result<(), LedgerError>>, RunError> {
         // A connection each: one waits in the long poll, one must never wait.
         let link = || Link::new(self.master.clone(), self.identity.tls()).map_err(RunError::Link);
         let (bundles, _) = watch::channel(None);
@@ -267,13 +294,15 @@ impl Agent {
             retries,
             idle_round: Arc::clone(&idle_round),
             relist,
+            tracer: tracer.clone(),
         };
         let admission = Admission::new(
             self.identity.audience(),
             Arc::clone(&self.ledger),
             Arc::clone(&self.clock),
             bundles,
-        );
+        )
+        .traced(tracer.clone());
         admission.restore().map_err(RunError::Ledger)?;
         let pull = Pull {
             link: link()?,

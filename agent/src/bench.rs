@@ -35,6 +35,7 @@ pub async fn operations(path: &Path, operations: u128, at_once: usize) -> Result
     let operation = |number| Operation {
         id: OperationId::new(Uuid::from_u128(number)),
         kind: OperationKind::Deploy,
+        traceparent: None,
     };
     let stacks: Vec<Stack> = (0..operations)
         .filter_map(|number| {

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use decnet_trace::{Endpoint, EndpointError};
+
 mod ini;
 
 /// Where the agent keeps its identity and its ledger, unless told otherwise.
@@ -35,6 +37,8 @@ pub struct Config {
     /// How long an event of the engine's that was lost goes unnoticed: the longest time between two looks at all that it
     /// has.
     pub relist: Duration,
+    /// The OpenTelemetry collector that gets a trace of every operation that the master traces; none gets none.
+    pub otlp_endpoint: Option<Endpoint>,
 }
 
 impl Config {
@@ -48,6 +52,7 @@ impl Config {
             enrolment: None,
             ipvlan: None,
             relist: RELIST,
+            otlp_endpoint: None,
         }
     }
 
@@ -95,9 +100,15 @@ impl Config {
                             ))
                         })?;
                 }
+                "otlp_endpoint" => {
+                    let endpoint = entry.value.parse();
+                    self.otlp_endpoint =
+                        Some(endpoint.map_err(|error: EndpointError| invalid(error.to_string()))?);
+                }
                 _ => {
                     return Err(invalid(
-                        "there is no such setting; known are: master, ipvlan, relist".to_owned(),
+                        "there is no such setting; known are: master, ipvlan, relist, otlp_endpoint"
+                            .to_owned(),
                     ));
                 }
             }
@@ -245,6 +256,9 @@ mod tests {
         assert_eq!(config.relist, RELIST);
         let config = from_text("[agent]\nrelist = 300\n").unwrap();
         assert_eq!(config.relist, Duration::from_secs(300));
+        assert_eq!(config.otlp_endpoint, None);
+        let config = from_text("[agent]\notlp_endpoint = http://127.0.0.1:4318\n").unwrap();
+        assert_eq!(config.otlp_endpoint, "http://127.0.0.1:4318".parse().ok());
     }
 
     #[test]
@@ -263,6 +277,10 @@ mod tests {
                 "line 2: [agent] relist: \"0\" is no number",
             ),
             ("[agent]\nrelist = 1m\n", "from 1 to 86400"),
+            (
+                "[agent]\notlp_endpoint = collector:4318\n",
+                "line 2: [agent] otlp_endpoint: \"collector:4318\" is not http://host:port",
+            ),
             (
                 "[agent]\n\nmaser = a:1\n",
                 "line 3: [agent] maser: there is no such setting",

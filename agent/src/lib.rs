@@ -24,6 +24,7 @@
 //! | `link` | one HTTP connection to the master |
 //! | `pull`, `admit` | the long poll, and the only way to an admitted bundle |
 //! | [`ledger`] | the agent's memory: bundle, operations, journal, outbox |
+//! | `traces` | what an OpenTelemetry collector is told of operations |
 //! | `blobs`, `transfers` | content by digest, fetched and verified; how far that is |
 //! | `reconcile` | the loop |
 //! | `report` | heartbeat, events, observed state |
@@ -60,6 +61,7 @@ mod pull;
 mod reconcile;
 mod report;
 pub mod status;
+mod traces;
 mod transfers;
 mod trust;
 

@@ -28,7 +28,7 @@ use std::time::Duration;
 use decnet_plan::desired::Leases;
 use decnet_plan::planner::{StackState, plan, stack_states};
 use decnet_plan::step::Plan;
-use decnet_wire::bundle::Operation;
+use decnet_trace::Tracer;
 use decnet_wire::ids::{Digest, HostId, OperationId, StackName};
 use decnet_wire::observed::Observed;
 use tokio::sync::{Notify, watch};
@@ -41,12 +41,14 @@ use crate::error::{error_chain, one_line};
 use crate::ledger::{
     Incident, IncidentCause, LastGood, Ledger, LedgerError, OperationRecord, OperationState, Settled, Trouble,
 };
+use crate::traces::UnderWay;
 pub(crate) use condition::Condition;
 pub(crate) use effective::{Effective, Source, effective};
 use execute::Journal;
 pub(crate) use execute::{Apply, Execution, Outcome, Record};
 pub(crate) use machine::{DockerMachine, Machine};
-use pace::{Pace, Part};
+use pace::Pace;
+pub(crate) use pace::Part;
 use tries::add_blocked;
 pub(crate) use tries::{Retries, quarantined};
 
@@ -77,6 +79,7 @@ pub(crate) struct Reconciler<M> {
     pub(crate) idle_round: Arc<AtomicU64>,
     /// A look at the engine at least this often, whatever the signals say.
     pub(crate) relist: Duration,
+    pub(crate) tracer: Tracer,
 }
 
 /// When the next round is due.
@@ -99,6 +102,7 @@ struct Memory {
     /// When images that nothing needs are looked for; at once when it is not known.
     tidy_at: Option<Instant>,
     rest: Option<Rest>,
+    traced: UnderWay,
 }
 
 /// A round that found nothing to do. As long as all of this is the same, the next one finds nothing either.
@@ -169,7 +173,11 @@ impl<M: Machine> Reconciler<M> {
         let mut tidied = None;
         loop {
             let rested = memory.rest.is_some();
-            let Next::After(pause) = self.round(&mut memory).await? else {
+            let next = self.round(&mut memory).await?;
+            if !memory.traced.is_empty() {
+                memory.traced.end(&self.ledger.operations()?, &self.tracer);
+            }
+            let Next::After(pause) = next else {
                 continue;
             };
             // Where nothing happened, little was freed.
@@ -212,6 +220,9 @@ impl<M: Machine> Reconciler<M> {
         }
         let commits = self.ledger.commits();
         let operations = self.begin(&bundle).await?;
+        memory
+            .traced
+            .take_up(self.host, bundle.bundle(), &operations, &self.tracer);
         let (last_good, troubles) = (self.ledger.last_good()?, self.ledger.troubles()?);
         let effective = match self.aim(memory, &bundle, &troubles, &last_good) {
             Ok(effective) => effective,
@@ -313,7 +324,7 @@ impl<M: Machine> Reconciler<M> {
             .stacks
             .iter()
             .filter_map(|stack| stack.operation)
-            .map(|Operation { id, .. }| id)
+            .map(|operation| operation.id)
             .filter(|id| {
                 operations
                     .get(id)
@@ -524,7 +535,7 @@ impl<M: Machine> Reconciler<M> {
             let busy = consequence::stacks(&served, &chosen);
             let heard = AtomicBool::new(false);
             let outcomes = tokio::select! {
-                outcomes = self.execute(memory, look.plan, &chosen) => outcomes?,
+                outcomes = self.execute(memory, look.plan, &served, &chosen) => outcomes?,
                 failed = self.watch(look, &busy, &heard) => return Err(failed),
             };
             if heard.into_inner() {
@@ -599,6 +610,7 @@ impl<M: Machine> Reconciler<M> {
         &self,
         memory: &mut Memory,
         plan: &Plan,
+        served: &[BTreeSet<Part>],
         chosen: &[bool],
     ) -> Result<Vec<Outcome>, LedgerError> {
         memory.round += 1;
@@ -606,6 +618,9 @@ impl<M: Machine> Reconciler<M> {
             ledger: &self.ledger,
             clock: &self.clock,
             round: memory.round,
+            served,
+            under_way: &memory.traced,
+            tracer: &self.tracer,
         };
         let execution = Execution {
             machine: &*self.machine,

@@ -62,6 +62,7 @@ pub(crate) fn operation(number: u128, kind: OperationKind) -> Operation {
     Operation {
         id: OperationId::new(Uuid::from_u128(number)),
         kind,
+        traceparent: None,
     }
 }
 

@@ -30,6 +30,7 @@ pub mod revoke;
 pub mod rows;
 pub mod sweep;
 pub mod tokens;
+pub(crate) mod traces;
 pub mod trust;
 
 use std::collections::{BTreeSet, HashMap};
@@ -37,6 +38,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use decnet_trace::Tracer;
 use decnet_wire::bundle::Blob;
 use decnet_wire::ids::{DeckyName, FleetId, HostId, OperationId, Timestamp};
 use ipnet::Ipv4Net;
@@ -127,6 +129,7 @@ pub struct Control {
     liveness: Mutex<HashMap<HostId, Liveness>>,
     events: Events,
     metrics: Arc<Metrics>,
+    tracer: Tracer,
     said: announce::LastSaid,
     /// Wakes the publisher.
     publish: Notify,
@@ -166,6 +169,8 @@ pub struct Parts {
     /// The LAN of the master's own default route, for fleets whose description names none.
     pub detect: fn() -> Option<Lan>,
     pub limits: Limits,
+    /// Takes what there is to tell of operations.
+    pub tracer: Tracer,
 }
 
 /// How long operations may take, and how much of them is kept.
@@ -189,8 +194,10 @@ impl Control {
             addresses,
             detect,
             limits,
+            tracer,
         } = parts;
         let metrics = Metrics::new();
+        metrics.traces_are_taken_by(tracer.clone());
         let db = db.measured(metrics.commits());
         let (fleet, status, awaits, said) = db.read(|r| {
             let settings = settings(r)?;
@@ -228,6 +235,7 @@ impl Control {
             liveness: Mutex::new(HashMap::new()),
             events: Events::new(Arc::clone(&metrics)),
             metrics,
+            tracer,
             said,
             publish: Notify::new(),
             published: Mutex::new(HashMap::new()),
@@ -276,7 +284,7 @@ impl Control {
         self.image.as_ref()
     }
 
-    fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         (self.clock.now)()
     }
 

@@ -9,10 +9,11 @@ mod process;
 mod tests;
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use decnet_trace::Tracer;
 use decnet_wire::bundle::OperationKind;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -79,6 +80,7 @@ pub struct Metrics {
     listeners: Listeners,
     taken: Taken,
     store: OnceLock<PathBuf>,
+    tracer: OnceLock<Tracer>,
 }
 
 /// What transactions of the store took.
@@ -145,6 +147,8 @@ struct Taken {
     deckies: Gauges<1>,
     open: Gauges<1>,
     audit: Counter,
+    spans: Counter,
+    lost_spans: Counter,
     store: Gauge,
     process: Process,
 }
@@ -185,6 +189,7 @@ impl Metrics {
             listeners: Listeners::default(),
             taken: Taken::default(),
             store: OnceLock::new(),
+            tracer: OnceLock::new(),
         };
         metrics.register();
         metrics.begin();
@@ -319,6 +324,16 @@ impl Metrics {
             "Alarms, by what somebody tried; also those that the audit log counts without an entry of their own",
             self.alarms.clone(),
         );
+        r.register(
+            "spans_exported",
+            "Spans that the OpenTelemetry collector took",
+            self.taken.spans.clone(),
+        );
+        r.register(
+            "spans_dropped",
+            "Spans that the OpenTelemetry collector did not take, or not in time",
+            self.taken.lost_spans.clone(),
+        );
         self.listeners.register(r);
     }
 
@@ -379,6 +394,12 @@ impl Metrics {
         let _ = self.store.set(path);
     }
 
+    /// Who takes spans.
+    pub(crate) fn traces_are_taken_by(&self, tracer: Tracer) {
+        // It is the one that it was.
+        let _ = self.tracer.set(tracer);
+    }
+
     /// Everything as text, together with what the store holds now.
     ///
     /// # Errors
@@ -413,10 +434,12 @@ impl Metrics {
                 count(&tally.open, &status),
             );
         }
-        taken
-            .audit
-            .inner()
-            .store(tally.audit, std::sync::atomic::Ordering::Relaxed);
+        let store = |counter: &Counter, number| counter.inner().store(number, Ordering::Relaxed);
+        store(&taken.audit, tally.audit);
+        if let Some(tracer) = self.tracer.get() {
+            store(&taken.spans, tracer.sent());
+            store(&taken.lost_spans, tracer.dropped());
+        }
         let bytes = self.store.get().and_then(|path| std::fs::metadata(path).ok());
         taken.store.set(bytes.map_or(0, |file| signed(file.len())));
         taken.process.take();

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::fleet::model::{CustomService, Decky, DeploymentLimit, Lan, Minutes};
 use crate::store::{Record, Table};
 
-pub use row::{Cause, End, Row, RowStatus, Transition};
+pub use row::{Cause, End, Row, RowStatus, Trace, Transition};
 
 /// The fleet's settings: one record under the empty key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

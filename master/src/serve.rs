@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use decnet_pki::ServerName;
 use decnet_pki::files::{self, FileError};
+use decnet_trace::{Endpoint, Exporter, Tracer, Value};
 use hyper::service::service_fn;
 use hyper_util::service::TowerToHyperService;
 use tokio_util::sync::CancellationToken;
@@ -75,6 +76,9 @@ pub struct ServeArgs {
     /// The Docker Engine of the worker on this machine.
     #[arg(long, default_value = "/var/run/docker.sock")]
     pub docker_socket: PathBuf,
+    /// The OpenTelemetry collector that gets a trace of every operation, such as `http://127.0.0.1:4318`; off without one
+    #[arg(long, env = "DECNET_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<Endpoint>,
     #[command(flatten)]
     pub limits: LimitArgs,
 }
@@ -161,7 +165,8 @@ pub async fn run(
         api: api_listener.local_addr().unwrap_or(args.api_listen),
         socket: args.socket.clone(),
     };
-    let (control, names) = load(&args, &bound)?;
+    let (tracer, exporter) = tracing_to(args.otlp_endpoint.as_ref());
+    let (control, names) = load(&args, &bound, tracer)?;
     let socket = listen::bind_unix(&args.socket).await?;
 
     let names = names
@@ -215,6 +220,9 @@ pub async fn run(
         move |remote| TowerToHyperService::new(operator::for_peer(router.clone(), &remote)),
     ));
 
+    // Ends when everybody else has, who may have something to tell until then.
+    let told = CancellationToken::new();
+    let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(told.clone())));
     let renewing = tokio::spawn(certificates.run());
     let publisher = tokio::spawn(Arc::clone(&control).run_publisher());
     let sweep = tokio::spawn(Arc::clone(&control).run_sweep());
@@ -233,11 +241,30 @@ pub async fn run(
     if let Err(error) = control.flush_status() {
         tracing::warn!(error = %crate::text::chain(&error), "the hosts' last words were not stored");
     }
+    told.cancel();
+    if let Some(exporting) = exporting {
+        // It does not panic, and nobody aborts it.
+        let _ = exporting.await;
+    }
     // Nobody is served there any more; a file that stays would only look like a master.
     if let Err(error) = std::fs::remove_file(&args.socket) {
         tracing::debug!(%error, "the socket's file stays");
     }
     Ok(())
+}
+
+/// What takes spans, and what sends them, where there is a collector.
+fn tracing_to(endpoint: Option<&Endpoint>) -> (Tracer, Option<Exporter>) {
+    let Some(endpoint) = endpoint else {
+        return (Tracer::off(), None);
+    };
+    tracing::info!(to = %endpoint, "operations are traced");
+    let resource = vec![
+        ("service.name", Value::text("decnet-master")),
+        ("service.version", Value::text(env!("CARGO_PKG_VERSION"))),
+    ];
+    let (tracer, exporter) = Tracer::new(endpoint.clone(), resource);
+    (tracer, Some(exporter))
 }
 
 /// Where the listeners are.
@@ -249,7 +276,7 @@ pub struct Bound {
     pub socket: PathBuf,
 }
 
-fn load(args: &ServeArgs, bound: &Bound) -> Result<(Arc<Control>, Vec<String>), ServeError> {
+fn load(args: &ServeArgs, bound: &Bound, tracer: Tracer) -> Result<(Arc<Control>, Vec<String>), ServeError> {
     let store = init::store_path(&args.state_dir);
     match store.try_exists() {
         Ok(true) => {}
@@ -288,6 +315,7 @@ fn load(args: &ServeArgs, bound: &Bound) -> Result<(Arc<Control>, Vec<String>), 
         addresses,
         detect: crate::lan::detect,
         limits: args.limits.limits(),
+        tracer,
     };
     let control = Control::new(parts, system_clock())?;
     control.metrics().store_is_at(store);

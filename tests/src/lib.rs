@@ -9,6 +9,7 @@
 //! | [`engine`] | what the Docker Engine says of containers, networks and images |
 //! | [`engine_proxy`] | a socket between an agent and the engine that can hang, cut and pass on |
 //! | [`own_engine`] | an engine of the suite's own, which may be killed |
+//! | [`collector`] | an OpenTelemetry collector, which may refuse and hang |
 //! | [`link`] | what connects an agent to its master, to be cut, stopped and slowed down |
 //! | [`processes`] | master and agents as processes: start, wait until ready, stop, kill, restart |
 //! | [`fleet`] | the CLI with `--json`, and waiting for rows and hosts |
@@ -26,6 +27,7 @@ pub mod agreement;
 pub mod asked;
 pub mod chaos;
 pub mod clients;
+pub mod collector;
 pub mod command;
 pub mod dialogue;
 pub mod ear;

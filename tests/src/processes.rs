@@ -305,6 +305,14 @@ impl Master {
         self
     }
 
+    /// It traces operations for the collector at `endpoint`.
+    #[must_use]
+    pub fn with_collector(mut self, endpoint: &str) -> Self {
+        self.arguments
+            .extend(["--otlp-endpoint".to_owned(), endpoint.to_owned()]);
+        self
+    }
+
     /// Its own worker uses the engine behind `socket`.
     #[must_use]
     pub fn with_engine(mut self, socket: &Path) -> Self {

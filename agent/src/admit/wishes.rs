@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use decnet_wire::bundle::Bundle;
+use decnet_wire::bundle::{Bundle, Operation};
 use decnet_wire::ids::{Digest, StackName};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -14,7 +14,12 @@ pub(crate) fn wishes(bundle: &Bundle) -> BTreeMap<StackName, Digest> {
     add(&mut shared, &(&bundle.networks, &bundle.blobs));
     let stacks = bundle.stacks.iter().map(|stack| {
         let mut hash = shared.clone();
-        add(&mut hash, &(&stack.decky, &stack.compose, stack.operation));
+        // Whether it is traced is no part of what it asks.
+        let operation = stack.operation.map(|operation| Operation {
+            traceparent: None,
+            ..operation
+        });
+        add(&mut hash, &(&stack.decky, &stack.compose, operation));
         (stack.name.clone(), Digest::from_sha256(hash.finalize().into()))
     });
     stacks.collect()
@@ -52,6 +57,15 @@ mod tests {
             first,
             "asked again"
         );
+        let mut traced = web(&["ssh"], 1);
+        traced.operation = traced.operation.map(|operation| Operation {
+            traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+                .parse()
+                .ok(),
+            ..operation
+        });
+        assert!(traced.operation.unwrap().traceparent.is_some());
+        assert_eq!(wish(&signer.bundle(2, vec![traced])), first, "it is only traced");
         let mut image = signer.bundle(2, vec![web(&["ssh"], 1)]);
         image.blobs.pop();
         assert_ne!(wish(&image), first, "another image");

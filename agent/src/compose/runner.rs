@@ -347,8 +347,8 @@ impl Record for Terminal {
         Ok(())
     }
 
-    async fn end(&self, (): (), text: &str, error: Option<&str>) -> Result<(), Infallible> {
-        match error {
+    async fn end(&self, (): (), text: &str, outcome: &Outcome) -> Result<(), Infallible> {
+        match outcome.error() {
             None => self.line(&format!("done: {text}")),
             // It is told in full when all is over.
             Some(_) => self.line(&format!("failed: {text}")),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use decnet_plan::sim;
+use decnet_trace::Tracer;
 use decnet_wire::bundle::Bundle;
 use decnet_wire::ids::{OperationId, Timestamp};
 use decnet_wire::report::{Event, EventBody, Outcome, Report, ReportAnswer, SCHEMA};
@@ -203,6 +204,7 @@ impl Host {
             retries: Arc::new(Retries::default()),
             idle_round: Arc::default(),
             relist: Duration::from_secs(60),
+            tracer: Tracer::off(),
         };
         let reporter = Reporter {
             link: Way {

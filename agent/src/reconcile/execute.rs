@@ -7,14 +7,18 @@ use std::sync::Arc;
 use decnet_docker::{EngineError, Fault};
 use decnet_plan::planner::describe;
 use decnet_plan::step::{Plan, PlannedStep, Step};
+use decnet_trace::Tracer;
+use decnet_wire::ids::Timestamp;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
 
 use super::Machine;
+use super::pace::Part;
 use crate::clock::SharedClock;
 use crate::error::error_chain;
 use crate::ledger::{JournalEntry, Ledger, LedgerError};
+use crate::traces::{Traced, UnderWay};
 
 /// Steps at once that the engine works for; those that only wait are not counted. It is given a little more than the
 /// eight calls that `decnet_docker::Engine` makes at once, so that none waits for the journal. And no more than that:
@@ -38,6 +42,31 @@ pub(crate) enum Outcome {
     Skipped,
 }
 
+impl Outcome {
+    /// What went wrong.
+    pub(crate) fn error(&self) -> Option<&str> {
+        match self {
+            Self::Done | Self::Skipped => None,
+            Self::Failed { error, .. } | Self::Away { error, .. } => Some(error),
+        }
+    }
+
+    /// What kind of thing went wrong, in a word that never changes.
+    pub(crate) const fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Done | Self::Skipped => None,
+            Self::Failed { fault, .. } => Some(match fault {
+                Fault::Passing => "passing",
+                Fault::Host => "host",
+                Fault::Wish => "wish",
+                Fault::Ended => "ended",
+            }),
+            Self::Away { engine: true, .. } => Some("engine-away"),
+            Self::Away { engine: false, .. } => Some("away"),
+        }
+    }
+}
+
 /// Who is told of every step.
 pub(crate) trait Record: Sync {
     type Error: Send;
@@ -57,7 +86,7 @@ pub(crate) trait Record: Sync {
         &self,
         begun: Self::Begun,
         text: &str,
-        error: Option<&str>,
+        outcome: &Outcome,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
 
@@ -66,14 +95,23 @@ pub(crate) struct Journal<'a> {
     pub(crate) ledger: &'a Arc<Ledger>,
     pub(crate) clock: &'a SharedClock,
     pub(crate) round: u64,
+    /// Which parts each step of the plan serves.
+    pub(crate) served: &'a [BTreeSet<Part>],
+    pub(crate) under_way: &'a UnderWay,
+    pub(crate) tracer: &'a Tracer,
 }
 
-impl Record for Journal<'_> {
-    type Error = LedgerError;
-    /// The entry's number.
-    type Begun = u64;
+/// A step that is in the journal and has not ended.
+pub(crate) struct Entry<'a> {
+    number: u64,
+    traced: Option<(&'a Traced, String, Timestamp)>,
+}
 
-    async fn begin(&self, index: usize, planned: &PlannedStep, text: &str) -> Result<u64, LedgerError> {
+impl<'a> Record for Journal<'a> {
+    type Error = LedgerError;
+    type Begun = Entry<'a>;
+
+    async fn begin(&self, index: usize, planned: &PlannedStep, text: &str) -> Result<Entry<'a>, LedgerError> {
         let entry = JournalEntry {
             number: 0,
             round: self.round,
@@ -85,19 +123,32 @@ impl Record for Journal<'_> {
             begun_at: self.clock.now(),
             outcome: None,
         };
+        let traced = self
+            .served
+            .get(index)
+            .and_then(|served| self.under_way.of_step(served));
+        let traced = traced.map(|traced| {
+            let kind = entry.step["do"].as_str().unwrap_or_default();
+            (traced, kind.to_owned(), entry.begun_at)
+        });
         let number = self.ledger.write(move |tx| tx.journal_intent(&entry)).await?;
         tracing::debug!(step = text, "step begun");
-        Ok(number)
+        Ok(Entry { number, traced })
     }
 
-    async fn end(&self, number: u64, text: &str, error: Option<&str>) -> Result<(), LedgerError> {
-        if let Some(error) = error {
+    async fn end(&self, entry: Entry<'a>, text: &str, outcome: &Outcome) -> Result<(), LedgerError> {
+        let Entry { number, traced } = entry;
+        if let Some(error) = outcome.error() {
             tracing::warn!(step = text, error, "step failed");
         }
-        let (at, error) = (self.clock.now(), error.map(str::to_owned));
+        let (at, error) = (self.clock.now(), outcome.error().map(str::to_owned));
         self.ledger
             .write(move |tx| tx.journal_outcome(number, at, error.clone()))
-            .await
+            .await?;
+        if let Some((traced, kind, begun)) = traced {
+            self.tracer.record(traced.step(&kind, begun, at, outcome));
+        }
+        Ok(())
     }
 }
 
@@ -170,11 +221,7 @@ impl<A: Apply, R: Record> Execution<'_, A, R> {
             Ok(()) => Outcome::Done,
             Err(error) => judge(&text, &error),
         };
-        let error = match &outcome {
-            Outcome::Done | Outcome::Skipped => None,
-            Outcome::Failed { error, .. } | Outcome::Away { error, .. } => Some(error.as_str()),
-        };
-        self.record.end(begun, &text, error).await?;
+        self.record.end(begun, &text, &outcome).await?;
         Ok(outcome)
     }
 }

@@ -103,7 +103,8 @@ impl<M: Machine> Reconciler<M> {
         };
         // What fails is in the journal and the log, and is tried again in an hour.
         let all = vec![true; plan.steps.len()];
-        self.execute(memory, &plan, &all).await.map(drop)
+        // They serve no operation, and so belong to no trace.
+        self.execute(memory, &plan, &[], &all).await.map(drop)
     }
 }
 

@@ -1,5 +1,6 @@
 use decnet_docker::EngineError;
 use decnet_plan::step::Step;
+use decnet_trace::Tracer;
 use decnet_wire::bundle::{Bundle, OperationKind, Stack};
 use decnet_wire::ids::Timestamp;
 use decnet_wire::observed::ContainerState;
@@ -67,6 +68,7 @@ impl Lab {
             retries: Arc::clone(&retries),
             idle_round: Arc::default(),
             relist: TIMER,
+            tracer: Tracer::off(),
         };
         let task = tokio::spawn(reconciler.run());
         Loop {

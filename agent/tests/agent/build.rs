@@ -26,6 +26,7 @@ fn deploy(lab: &Lab, lan: &Network, blob: &Blob) -> Stack {
         operation: Some(Operation {
             id: OperationId::new(Uuid::new_v4()),
             kind: OperationKind::Deploy,
+            traceparent: None,
         }),
     }
 }

@@ -17,6 +17,7 @@ fn stack(lab: &Lab, decky: &str, compose: Value, kind: OperationKind) -> Stack {
         operation: Some(Operation {
             id: OperationId::new(Uuid::new_v4()),
             kind,
+            traceparent: None,
         }),
     }
 }

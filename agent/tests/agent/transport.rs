@@ -63,6 +63,7 @@ pub(crate) fn deploy(name: &str) -> Stack {
         operation: Some(Operation {
             id: OperationId::new(Uuid::new_v4()),
             kind: OperationKind::Deploy,
+            traceparent: None,
         }),
     }
 }

@@ -12,6 +12,7 @@ use crate::ids::{
     DeckyName, Digest, FleetId, HostId, InterfaceName, NetworkName, OperationId, ParseError, StackName,
     Timestamp,
 };
+use crate::trace::Traceparent;
 
 /// The DSSE payload type of a bundle.
 pub const PAYLOAD_TYPE: &str = "application/vnd.decnet.bundle+json";
@@ -328,6 +329,10 @@ impl Eq for ComposeDocument {}
 pub struct Operation {
     pub id: OperationId,
     pub kind: OperationKind,
+    /// The master's span of it, while the master traces. Agents of the first versions know no such field and refuse a
+    /// bundle that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<Traceparent>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

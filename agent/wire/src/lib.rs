@@ -13,6 +13,7 @@
 //! | [`trust`] | the trust root that enrolment pins |
 //! | [`policy`] | what bundles may ask of hosts (signed by the operators) |
 //! | [`egress`] | where a decky may call |
+//! | [`trace`] | which trace an operation belongs to |
 
 pub mod bundle;
 pub mod egress;
@@ -21,6 +22,7 @@ pub mod ids;
 pub mod observed;
 pub mod policy;
 pub mod report;
+pub mod trace;
 pub mod trust;
 
 /// Upper bounds on what is read from the other side, in bytes. Checked before anything is parsed.

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use decnet_wire::bundle::{Bundle, ComposeDocument, Network};
+use decnet_wire::bundle::{Bundle, ComposeDocument, Network, Operation};
 use decnet_wire::enrol::{
     EnrolRequest, EnrolResponse, EnrolWaiting, LeafResponse, RejoinRequest, RenewRequest, Token,
 };
@@ -47,6 +47,7 @@ fn documents_of_schema_1_read_and_write_as_they_did() {
     holds::<Bundle>("bundle-1-build.json");
     holds::<Bundle>("bundle-1-host-address.json");
     holds::<Bundle>("bundle-1-ipv6.json");
+    holds::<Bundle>("bundle-1-traceparent.json");
     holds::<Report>("report-1.json");
     holds::<Report>("report-1-network.json");
     holds::<Report>("report-1-pending.json");
@@ -79,6 +80,34 @@ fn an_unknown_field_is_an_error_in_every_document() {
     is_closed::<LeafResponse>("leaf-response-1.json");
     is_closed::<TrustRoot>("trust-root-1.json");
     is_closed::<Policy>("policy-1.json");
+}
+
+/// Agents of the first version know no traces: an operation without one has to look to them as it always did.
+#[test]
+fn an_operation_without_a_trace_is_written_byte_for_byte_as_before_there_were_traces() {
+    let text = r#"{"id":"0190b6f2-7a4e-7c1a-9f57-3b1f6f2f8a11","kind":"deploy"}"#;
+    let operation: Operation = serde_json::from_str(text).unwrap();
+    assert_eq!(operation.traceparent, None);
+    assert_eq!(serde_json::to_string(&operation).unwrap(), text);
+}
+
+#[test]
+fn a_bundle_with_a_traceparent_that_is_none_is_refused() {
+    let text = read("bundle-1-traceparent.json");
+    let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for bad in [
+        "",
+        "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+        "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-state",
+    ] {
+        assert!(
+            serde_json::from_str::<Bundle>(&text.replace(good, bad)).is_err(),
+            "{bad:?}"
+        );
+    }
 }
 
 /// Agents of the first version know no modes: a network without one has to look to them as it always did.

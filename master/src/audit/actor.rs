@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use decnet_wire::ids::{HostId, HostName};
+use decnet_wire::trace::Traceparent;
 use serde::{Deserialize, Serialize};
 
 use crate::records::Role;
@@ -13,6 +14,8 @@ use crate::records::Role;
 pub struct Actor {
     who: Who,
     from: Option<IpAddr>,
+    /// The span of the request.
+    trace: Option<Traceparent>,
 }
 
 /// Who, as an entry has it.
@@ -39,6 +42,7 @@ impl Actor {
         Self {
             who: Who::Token { name, role },
             from,
+            trace: None,
         }
     }
 
@@ -52,6 +56,7 @@ impl Actor {
         Self {
             who: Who::Local { name, uid },
             from: None,
+            trace: None,
         }
     }
 
@@ -61,6 +66,7 @@ impl Actor {
         Self {
             who: Who::Host { name, id },
             from,
+            trace: None,
         }
     }
 
@@ -70,6 +76,7 @@ impl Actor {
         Self {
             who: Who::Master {},
             from: None,
+            trace: None,
         }
     }
 
@@ -79,6 +86,7 @@ impl Actor {
         Self {
             who: Who::Stranger {},
             from,
+            trace: None,
         }
     }
 
@@ -86,6 +94,21 @@ impl Actor {
     #[must_use]
     pub const fn proved(&self, id: HostId, name: HostName) -> Self {
         Self::host(id, name, self.from)
+    }
+
+    /// The same caller, whose request belongs to a trace.
+    #[must_use]
+    pub fn traced(self, request: Traceparent) -> Self {
+        Self {
+            trace: Some(request),
+            ..self
+        }
+    }
+
+    /// The span of the request that it asks by, if that belongs to a trace.
+    #[must_use]
+    pub const fn trace(&self) -> Option<Traceparent> {
+        self.trace
     }
 
     #[must_use]

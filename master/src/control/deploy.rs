@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use super::error::FleetProblem;
 use super::events::{Event, Trigger};
 use super::{Control, ControlError, rows, settings, slot, targets, touch};
-use crate::audit::{Action, Actor, Change, Who, names};
+use crate::audit::{Action, Actor, Change, names};
 use crate::fleet::build::{Built, ChangeKind, Deploy, Hosts, build, unpinned_images};
 use crate::fleet::generate::generate;
 use crate::fleet::ini;
@@ -132,12 +132,12 @@ impl Control {
             self.accept_again(&draft, &accepted)?;
             let change = deployment(&draft, request);
             let events = mutations(&draft, by, now);
-            let (deployed, changed) = self.commit(w, draft, by.who(), now)?;
+            let (deployed, changed) = self.commit(w, draft, by, now)?;
             Ok::<_, ControlError>(change.done((deployed, changed, events)))
         })?;
         self.publish.notify_one();
         self.events.publish(events);
-        self.events.announce(&changed);
+        self.announce(&changed);
         Ok(deployed)
     }
 
@@ -236,7 +236,7 @@ impl Control {
         &self,
         w: &mut Writer<'_>,
         draft: Draft,
-        by: &Who,
+        by: &Actor,
         now: Timestamp,
     ) -> Result<(Deployed, Vec<Row>), ControlError> {
         let Draft {
@@ -250,7 +250,7 @@ impl Control {
         let mut ids = Vec::new();
         let mut changed = Vec::new();
         for Next { mut record, kind } in next {
-            changed.extend(rows::begin(w, &mut record, kind, by, now)?);
+            changed.extend(rows::begin(w, &mut record, kind, by, now, &self.tracer)?);
             ids.extend(record.operation.map(|operation| operation.id));
             w.put(&record.decky.name.clone(), &record)?;
         }

@@ -76,7 +76,7 @@ impl Control {
                 kept.last_drift.clone_from(&status.last_drift);
             }
             drop(kept);
-            self.events.announce(&changed);
+            self.announce(&changed);
             if let Some(seen) = seen {
                 self.note_deckies(host, seen, now);
             }

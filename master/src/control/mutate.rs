@@ -42,7 +42,7 @@ impl Control {
         })?;
         self.publish.notify_one();
         self.events.publish([event]);
-        self.events.announce(&changed);
+        self.announce(&changed);
         Ok(id)
     }
 
@@ -102,7 +102,7 @@ impl Control {
         if !changed.is_empty() {
             self.publish.notify_one();
             self.events.publish(events);
-            self.events.announce(&changed);
+            self.announce(&changed);
         }
         Ok(changed.len())
     }
@@ -163,7 +163,7 @@ impl Control {
         let before = std::mem::replace(&mut record.decky.services, services);
         record.decky.last_mutated = now;
         self.check_drawn(w, &record)?;
-        let changed = rows::begin(w, &mut record, OperationKind::Mutate, by.who(), now)?;
+        let changed = rows::begin(w, &mut record, OperationKind::Mutate, by, now, &self.tracer)?;
         touch(w, record.decky.host)?;
         let Some(operation) = record.operation else {
             return Ok(None);

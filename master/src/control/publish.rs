@@ -10,16 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use decnet_pki::envelope::Envelope;
-use decnet_wire::bundle::{self, Bundle, Stack};
-use decnet_wire::ids::{DeckyName, Digest, HostId, Timestamp};
+use decnet_wire::bundle::{self, Bundle, Operation, Stack};
+use decnet_wire::ids::{DeckyName, Digest, HostId, OperationId, Timestamp};
 use decnet_wire::policy::Policy;
 use tokio::sync::watch;
 
-use super::{Control, ControlError, settings, slot, touch};
+use super::{Control, ControlError, settings, slot, touch, traces};
 use crate::fleet::compile::compile;
 use crate::fleet::model::Fleet;
 use crate::keys::MasterKeys;
-use crate::records::{AwaitedRecord, BundleRecord, DeckyRecord, EnvelopeRecord, Host, Settings};
+use crate::records::{AwaitedRecord, BundleRecord, DeckyRecord, EnvelopeRecord, Host, Row, Settings};
 use crate::store::Reader;
 
 /// How long a bundle is accepted. An agent that has accepted it keeps it up for as long as it must.
@@ -46,6 +46,8 @@ struct Signed {
     previous: Option<Digest>,
     record: BundleRecord,
     envelope: EnvelopeRecord,
+    /// The operations in it that belong to a trace.
+    traced: Vec<OperationId>,
 }
 
 /// Everything that a host is to run, before it is signed.
@@ -130,7 +132,12 @@ impl Control {
             .map(|record| (&record.decky.name, record.operation))
             .collect();
         for stack in &mut stacks {
-            stack.operation = operations.get(&stack.decky).copied().flatten();
+            let operation = operations.get(&stack.decky).copied().flatten();
+            // Also of what was asked for while there were traces: an agent may be too old to know of them.
+            stack.operation = operation.map(|operation| Operation {
+                traceparent: operation.traceparent.filter(|_| self.tracer.is_on()),
+                ..operation
+            });
         }
         stacks.sort_by(|a, b| a.name.cmp(&b.name));
         let image = self.image.iter().filter(|_| !fleet.deckies.is_empty());
@@ -251,23 +258,27 @@ impl Control {
             blobs: state.blobs,
         };
         let (record, envelope) = sign(&keys, &bundle)?;
+        let operations = bundle.stacks.iter().filter_map(|stack| stack.operation);
+        let traced = operations.filter(|operation| operation.traceparent.is_some());
         Ok(Signed {
             host,
             previous,
             record,
             envelope,
+            traced: traced.map(|operation| operation.id).collect(),
         })
     }
 
     fn publish_batch(&self, batch: &[Signed]) -> Result<(), ControlError> {
         let root_version = self.keys().root.version();
-        let (published, overtaken) = self.db.bookkeep(|w| {
-            let (mut published, mut overtaken) = (Vec::new(), false);
+        let (published, carried, overtaken) = self.db.bookkeep(|w| {
+            let (mut published, mut carried, mut overtaken) = (Vec::new(), Vec::new(), false);
             for Signed {
                 host,
                 previous,
                 record,
                 envelope,
+                traced,
             } in batch
             {
                 let last = w.get::<BundleRecord>(&host.id)?;
@@ -286,11 +297,19 @@ impl Control {
                 w.put(&host.id, record)?;
                 w.put(&host.id, envelope)?;
                 published.push(host);
+                for operation in traced {
+                    let row = w.get::<Row>(operation)?;
+                    carried.extend(row.map(|row| (row, host, record.issued_at)));
+                }
             }
-            Ok::<_, ControlError>((published, overtaken))
+            Ok::<_, ControlError>((published, carried, overtaken))
         })?;
         if overtaken {
             self.publish.notify_one();
+        }
+        for (row, host, since) in carried {
+            let span = traces::published(&row, host.id, host.generation, since, self.now());
+            span.into_iter().for_each(|span| self.tracer.record(span));
         }
         self.metrics.bundles.inc_by(published.len() as u64);
         for host in published {

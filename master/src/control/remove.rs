@@ -36,7 +36,7 @@ impl Control {
             let event = (!record.removing).then(retired);
             record.removing = true;
             record.previous = None;
-            let mut changed = rows::begin(w, &mut record, OperationKind::Teardown, by.who(), now)?;
+            let mut changed = rows::begin(w, &mut record, OperationKind::Teardown, by, now, &self.tracer)?;
             let host = w.get::<Host>(&record.decky.host)?;
             let gone = host.is_none_or(|host| host.key.is_none() || host.revoked);
             if gone && let Some(row) = changed.last_mut() {
@@ -66,7 +66,7 @@ impl Control {
         })?;
         self.publish.notify_one();
         self.events.publish(event);
-        self.events.announce(&changed);
+        self.announce(&changed);
         Ok(id)
     }
 }

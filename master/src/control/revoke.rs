@@ -97,7 +97,7 @@ impl Control {
             Ok(change.done((name, ended)))
         })?;
         self.note_host(id);
-        self.events.announce(&ended);
+        self.announce(&ended);
         self.forget_lists();
         let connections = self.connections.cut(&id);
         tracing::warn!(host = %name, %id, connections, "a host was revoked");

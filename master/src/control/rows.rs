@@ -1,11 +1,13 @@
 //! Lifecycle rows: `pending → running → succeeded | failed | superseded`. The last three never change.
 
+use decnet_trace::Tracer;
 use decnet_wire::bundle::{Operation, OperationKind};
 use decnet_wire::ids::{HostId, OperationId, Timestamp};
 use decnet_wire::report::Outcome;
 
+use super::traces::place;
 use super::{Control, ControlError};
-use crate::audit::Who;
+use crate::audit::{Actor, Who};
 use crate::records::{Cause, DeckyRecord, End, Host, Row, RowStatus};
 use crate::store::{StoreError, Writer};
 use crate::text::from_host;
@@ -18,12 +20,16 @@ pub(super) fn begin(
     w: &mut Writer<'_>,
     record: &mut DeckyRecord,
     kind: OperationKind,
-    by: &Who,
+    by: &Actor,
     now: Timestamp,
+    tracer: &Tracer,
 ) -> Result<Vec<Row>, StoreError> {
+    let trace = place(tracer, by);
+    let by = by.who();
     let operation = Operation {
         id: super::new_operation(),
         kind,
+        traceparent: trace.map(|trace| trace.traceparent),
     };
     let mut changed = Vec::new();
     if let Some(open) = record.operation
@@ -37,6 +43,7 @@ pub(super) fn begin(
     record.newest = Some(operation.id);
     let host = record.decky.host;
     let mut row = Row::begin(operation.id, kind, record.decky.name.clone(), host, by, now);
+    row.trace = trace;
     row.generation = w.get::<Host>(&host)?.map(|host| host.generation + 1);
     w.put(&row.id, &row)?;
     changed.push(row);

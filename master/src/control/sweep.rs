@@ -163,7 +163,7 @@ impl Control {
             }
             Ok::<_, ControlError>((changed, touched))
         })?;
-        self.events.announce(&changed);
+        self.announce(&changed);
         if touched {
             self.publish.notify_one();
         }

@@ -144,6 +144,8 @@ async fn a_new_master_is_scraped_and_every_family_is_told_of() {
         ("decnet_listener_refused", "counter"),
         ("decnet_audit_entries", "counter"),
         ("decnet_alarms", "counter"),
+        ("decnet_spans_exported", "counter"),
+        ("decnet_spans_dropped", "counter"),
         ("process_resident_memory_bytes", "gauge"),
         ("process_open_fds", "gauge"),
         ("process_max_fds", "gauge"),

@@ -3,6 +3,7 @@
 use decnet_wire::bundle::OperationKind;
 use decnet_wire::ids::{DeckyName, HostId, OperationId, Timestamp};
 use decnet_wire::report::Outcome;
+use decnet_wire::trace::{SpanId, Traceparent};
 use serde::{Deserialize, Serialize};
 
 use crate::audit::Who;
@@ -40,6 +41,20 @@ pub struct Row {
     pub late: Option<Outcome>,
     #[serde(default)]
     pub late_at: Option<Timestamp>,
+    /// Its place in a trace, when it was asked for while operations were traced. Written only then: older masters know
+    /// no such field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Trace>,
+}
+
+/// Where an operation stands in a trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trace {
+    /// The operation's own span: what comes of it is below that.
+    pub traceparent: Traceparent,
+    /// The span of the request; none when the master itself began it.
+    pub parent: Option<SpanId>,
 }
 
 /// One transition of a row. Why it ended stands in [`Row::error`].
@@ -164,6 +179,7 @@ impl Row {
             transitions: Vec::with_capacity(1),
             late: None,
             late_at: None,
+            trace: None,
         };
         row.note(RowStatus::Pending, by, at, None);
         row
@@ -239,7 +255,8 @@ impl Record for Row {
             && self.host == next.host
             && self.operation == next.operation
             && self.generation == next.generation
-            && self.started_at == next.started_at;
+            && self.started_at == next.started_at
+            && self.trace == next.trace;
         if !same {
             Some("it would be another operation's")
         } else if self.status.is_terminal() {

@@ -39,6 +39,7 @@ pub(super) fn spawn(
     config.docker_socket.clone_from(&args.docker_socket);
     let master = loopback(bound.agent);
     config.master = master.to_string().parse().ok();
+    config.otlp_endpoint.clone_from(&args.otlp_endpoint);
     let enrol_at = loopback(bound.enrolment).to_string();
     config.enrolment = enrol_at.parse().ok();
     tasks.spawn(async move {

@@ -1,7 +1,7 @@
 //! The operator API under `/api/v1`, served over HTTPS and on the Unix socket.
 //!
 //! ```text
-//!  request ─▶ catch panics ─▶ who is it (401) ─▶ content type (415) ─▶ handler: may they (403), body, control
+//!  request ─▶ catch panics ─▶ who is it (401) ─▶ trace ─▶ content type (415) ─▶ handler: may they (403), body, control
 //! ```
 //!
 //! Every route is registered together with its description, so the OpenAPI document at `/api/v1/openapi.json`
@@ -28,6 +28,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod traces;
 mod trust;
 pub mod views;
 
@@ -111,6 +112,7 @@ pub fn router(control: Arc<Control>, end: CancellationToken) -> Router {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
         })
         .layer(middleware::from_fn(json_only))
+        .layer(middleware::from_fn_with_state(app.clone(), traces::trace))
         .layer(middleware::from_fn_with_state(app.clone(), access::authenticate))
         .layer(middleware::from_fn(catch_panics))
         .with_state(app)

@@ -86,6 +86,7 @@ pub(crate) fn parts_over(folder: &Path, db: Db) -> Parts {
         },
         detect: || None,
         limits: Limits::default(),
+        tracer: decnet_trace::Tracer::off(),
     }
 }
 

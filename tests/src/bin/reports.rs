@@ -410,6 +410,7 @@ fn master(folder: &Path) -> Result<Arc<Control>> {
         },
         detect: || None,
         limits: Limits::default(),
+        tracer: Default::default(),
     };
     Ok(Control::new(parts, system_clock())?)
 }

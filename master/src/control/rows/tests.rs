@@ -158,8 +158,8 @@ fn play(steps: &[Step]) {
         let at_n = |n: &usize| (!ids.is_empty()).then(|| ids[n % ids.len()]);
         match step {
             Step::Begin => {
-                let by = Who::Master {};
-                db.bookkeep(|w| begin(w, &mut decky, OperationKind::Mutate, &by, now))
+                let (by, tracer) = (Actor::master(), Tracer::off());
+                db.bookkeep(|w| begin(w, &mut decky, OperationKind::Mutate, &by, now, &tracer))
                     .unwrap();
                 ids.extend(decky.operation.map(|operation| operation.id));
             }

@@ -8,6 +8,7 @@ use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use decnet_wire::trace::Traceparent;
 use hyper::StatusCode;
 use hyper::header::AUTHORIZATION;
 use sha2::{Digest as _, Sha256};
@@ -42,6 +43,11 @@ impl Caller {
                 None => std::future::pending().await,
             }
         }
+    }
+
+    /// The span of its request, which what it asks for is below.
+    pub(super) fn traced(&mut self, request: Traceparent) {
+        self.actor = self.actor.clone().traced(request);
     }
 
     pub(super) fn role(&self) -> Role {

@@ -88,6 +88,7 @@ impl Master {
             },
             detect: || None,
             limits: Limits::default(),
+            tracer: decnet_trace::Tracer::off(),
         };
         let control = Control::new(parts, system_clock()).unwrap();
         let viewer = control
