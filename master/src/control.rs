@@ -117,7 +117,10 @@ pub struct Control {
     keys: watch::Sender<Arc<MasterKeys>>,
     /// Held while the trust root is replaced.
     following: Mutex<()>,
+    /// Never held while the store is waited for: whoever has the store asks what holds for a host.
     policies: RwLock<policy::Policies>,
+    /// Held while a policy is taken.
+    taking: Mutex<()>,
     catalogue: Catalogue,
     image: Option<DecoyImage>,
     addresses: Addresses,
@@ -225,6 +228,7 @@ impl Control {
             keys: watch::Sender::new(Arc::new(keys)),
             following: Mutex::new(()),
             policies,
+            taking: Mutex::default(),
             catalogue,
             image,
             addresses,

@@ -94,7 +94,8 @@ impl Control {
     pub fn take_policy(&self, by: &Actor, envelope: &[u8]) -> Result<u64, ControlError> {
         let now = self.now();
         let root = self.keys();
-        let mut policies = self.policies.write().unwrap_or_else(PoisonError::into_inner);
+        let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
+        let policies = self.policies();
         let newest = policies.values().next_back().cloned();
         let policy = SignedPolicy::admit(envelope, &root.root, None, newest.as_deref(), now)
             .map_err(|error: PolicyError| ControlError::Invalid(chain(&error)))?;
@@ -142,8 +143,7 @@ impl Control {
         })?;
         let mut all = BTreeMap::clone(&policies);
         all.insert(version, Arc::new(policy));
-        *policies = Arc::new(all);
-        drop(policies);
+        *self.policies.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(all);
         tracing::info!(version, "a policy was taken");
         self.publish.notify_one();
         Ok(version)

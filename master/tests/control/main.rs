@@ -13,6 +13,7 @@ mod history;
 mod host_states;
 mod moves;
 mod outcomes;
+mod policies;
 mod publishing;
 mod restore;
 mod rows;
