@@ -208,6 +208,9 @@ fn compare_ledger(worker: &dyn Worker, operator: &Operator, differences: &mut Ve
     if status["host"] != worker.host() {
         differences.push(format!("{name} says that it is another host: {}", status["host"]));
     }
+    if status["running"]["converged"] != true {
+        differences.push(format!("{name} has not seen yet that all is done"));
+    }
     if status["waiting_events"] != 0 {
         differences.push(format!("{name} keeps {} events", status["waiting_events"]));
     }

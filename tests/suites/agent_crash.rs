@@ -260,10 +260,11 @@ impl Stage {
         counts.collect()
     }
 
-    /// Counting begins anew.
+    /// Counting begins anew, once what an agent does at its start is done.
     fn again(&mut self) -> Result<()> {
         self.agent.stop()?;
-        self.agent.start()
+        self.agent.start()?;
+        self.agree()
     }
 
     /// Does it with an agent that dies at `point`. Whether it was passed.

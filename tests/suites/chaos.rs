@@ -11,7 +11,7 @@ use decnet_tests::chaos::{Scale, Stage};
 #[test]
 fn once_all_faults_are_over_master_ledgers_and_engine_agree() -> Result<()> {
     let scale = Scale {
-        lasts: Duration::from_secs(asked("DECNET_CHAOS_SECONDS", 45)?),
+        lasts: Duration::from_secs(asked("DECNET_CHAOS_SECONDS", 30)?),
         deckies: asked("DECNET_CHAOS_DECKIES", 16)?,
     };
     let mut stage = Stage::set("chaos")?;
