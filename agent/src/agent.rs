@@ -1,7 +1,7 @@
 //! An agent: opened, then run.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use decnet_pki::files::{self, FileError};
@@ -316,6 +316,7 @@ impl Agent {
                 identity: Arc::clone(&self.identity),
                 clock: Arc::clone(&self.clock),
                 enrol_at: self.enrol_at(),
+                mistimed: Mutex::default(),
             },
             recoveries: 0,
         };

@@ -21,6 +21,8 @@ use decnet_pki::root::Root;
 use decnet_pki::tls::{self, TlsError};
 use decnet_wire::ids::{HostId, Timestamp};
 
+use crate::link;
+
 pub(crate) use recovery::Recovery;
 pub(crate) use renewal::Renewal;
 
@@ -31,7 +33,7 @@ pub enum CheckError {
     Read(#[source] CertificateError),
     #[error("it is for another key than this host's")]
     Key,
-    #[error("the master's own listeners would refuse it")]
+    #[error("the master's own listeners would refuse it{}", link::clock_hint(.0))]
     Leaf(#[source] TlsError),
     #[error("it is no host certificate")]
     Peer(#[source] PeerError),

@@ -57,7 +57,7 @@ pub enum LinkError {
         #[source]
         source: std::io::Error,
     },
-    #[error("no TLS connection with {to}")]
+    #[error("no TLS connection with {to}{}", clock_hint(.source))]
     Tls {
         to: HostPort,
         #[source]
@@ -65,7 +65,7 @@ pub enum LinkError {
     },
     #[error("{to} did not answer within {} s", .after.as_secs())]
     Timeout { to: HostPort, after: Duration },
-    #[error("the exchange with {to} broke off")]
+    #[error("the exchange with {to} broke off{}", clock_hint(.source))]
     Exchange {
         to: HostPort,
         #[source]
@@ -123,6 +123,32 @@ impl LinkError {
     /// Whether the other side ended the handshake, as a master does that believes this host's certificate no more.
     pub(crate) fn is_alert(&self) -> bool {
         matches!(tls_error(self), Some(rustls::Error::AlertReceived(_)))
+    }
+}
+
+/// Whether a certificate, of whichever side, is of another time than it is where it was looked at.
+pub(crate) fn is_about_time(error: &(dyn std::error::Error + 'static)) -> bool {
+    use rustls::{AlertDescription, CertificateError, Error};
+    matches!(
+        tls_error(error),
+        Some(
+            Error::AlertReceived(AlertDescription::CertificateExpired)
+                | Error::InvalidCertificate(
+                    CertificateError::Expired
+                        | CertificateError::ExpiredContext { .. }
+                        | CertificateError::NotValidYet
+                        | CertificateError::NotValidYetContext { .. },
+                ),
+        )
+    )
+}
+
+/// What to do about such a certificate.
+pub(crate) fn clock_hint(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    if is_about_time(error) {
+        ": a certificate is of another time; look at the clocks of this host and of the master"
+    } else {
+        ""
     }
 }
 

@@ -236,6 +236,8 @@ pub struct Master {
     pub api_port: u16,
     /// Where TOML files that add to the catalogue lie.
     pub catalogue_dir: PathBuf,
+    /// Set for the program.
+    pub environment: Vec<(&'static str, OsString)>,
     /// Where it listens, in `namespace` or on the machine itself.
     address: String,
     namespace: Option<String>,
@@ -293,6 +295,7 @@ impl Master {
             arguments: Vec::new(),
             logs: None,
             days_ahead: 0,
+            environment: Vec::new(),
             process: None,
             state_dir,
         })
@@ -352,6 +355,7 @@ impl Master {
             command.env("DECNET_LOG", filter);
         }
         set_clock(&mut command, self.days_ahead)?;
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let mut process = Process::start(&mut command, &self.log)?;
         until("the master answers on its socket", READY, || {
             process.check().context("the master does not run")?;

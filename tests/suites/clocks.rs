@@ -1,7 +1,9 @@
-//! An agent's clock that is set a year ahead or a year back: nothing that runs is touched, nothing fails for it, and once it is right everything goes on by itself.
+//! Clocks of an agent and of a master that are set a year ahead, a year back, or stand at 1970: nothing that runs is touched,
+//! nothing fails for it, and once they are right everything goes on by itself.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use decnet_tests::engine;
@@ -14,12 +16,15 @@ use decnet_tests::wait::{Seen, until};
 const YEAR: i64 = 365 * 24 * 3600;
 const HOST: &str = "edge";
 
-/// A host with one decky, a clock, and what must not change.
+/// A host with one decky, two clocks, and what must not change.
 struct Stage {
     agent: Agent,
     scene: Scene,
     lan: Lan,
     agents: Clock,
+    /// How much of the agent's log was read.
+    read: Cell<usize>,
+    masters: Clock,
     host: String,
     decky: String,
     start: Instant,
@@ -27,8 +32,11 @@ struct Stage {
 
 impl Stage {
     fn set() -> Result<Self> {
-        let mut scene = Scene::swarm("clocks")?;
+        let mut scene = Scene::prepare("clocks", |master, _| Ok(master.without_worker()))?;
+        let masters = Clock::right(scene.folder(), "master")?;
         let agents = Clock::right(scene.folder(), "agent")?;
+        scene.master.environment = masters.environment()?;
+        scene.master.start()?;
         let lan = Lan::create(&scene.seed)?;
         let mut agent = Agent::new(scene.folder(), HOST);
         agent.environment = agents.environment()?;
@@ -45,6 +53,8 @@ impl Stage {
             scene,
             lan,
             agents,
+            read: Cell::default(),
+            masters,
             host,
             decky,
             start: Instant::now(),
@@ -70,17 +80,19 @@ impl Stage {
         self.identities()?.remove(&name).context("no base")
     }
 
-    /// Asks for other services under a clock that is wrong, waits until `noticed` says something, sets it right, and
+    /// Asks for other services under clocks that are wrong, waits until `noticed` says something, sets the clocks right, and
     /// waits for the services. In between nothing may have been touched.
     fn wrong(
         &self,
         what: &str,
-        ahead: i64,
+        (agents, masters): (i64, i64),
         noticed: impl Fn(&Self, &str) -> Result<Option<String>>,
     ) -> Result<()> {
         let before = self.identities()?;
         let base = self.base()?;
-        self.agents.set(ahead)?;
+        self.read_log()?;
+        self.agents.set(agents)?;
+        self.masters.set(masters)?;
         let row = self.scene.operator.mutate(&self.decky)?;
         let seen = until(&format!("{what}: it is noticed"), SETTLED, || {
             Ok(match noticed(self, &row)? {
@@ -100,9 +112,16 @@ impl Stage {
             ensure!(self.identities()? == before, "{what}: something was touched");
         }
         self.agents.set(0)?;
+        self.masters.set(0)?;
         self.goes_on(what, &row)?;
         ensure!(self.base()? == base, "{what}: the base was touched");
         println!("{:6.1} s  {what}: over", self.start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// What the log says up to now is of no interest any more.
+    fn read_log(&self) -> Result<()> {
+        self.read.set(std::fs::read_to_string(&self.agent.log)?.len());
         Ok(())
     }
 
@@ -127,6 +146,16 @@ fn refused(stage: &Stage, _: &str) -> Result<Option<String>> {
     Ok(reason.filter(|reason| reason.contains("clock")))
 }
 
+/// What the agent's log says about clocks since it was looked at last.
+fn warned(stage: &Stage, _: &str) -> Result<Option<String>> {
+    let log = std::fs::read_to_string(&stage.agent.log)?;
+    let new = log.get(stage.read.get()..).unwrap_or_default();
+    Ok(new
+        .lines()
+        .find(|line| line.contains("clocks"))
+        .map(str::to_owned))
+}
+
 /// The operation went on all the same.
 fn done(stage: &Stage, row: &str) -> Result<Option<String>> {
     let rows = stage.scene.operator.rows_of(&[row.to_owned()])?;
@@ -138,10 +167,31 @@ fn done(stage: &Stage, row: &str) -> Result<Option<String>> {
 
 #[test]
 fn no_clock_that_is_set_touches_what_runs_and_all_goes_on_when_it_is_right() -> Result<()> {
-    let stage = Stage::set()?;
+    let mut stage = Stage::set()?;
     // The time that the master last signed counts as well.
-    stage.wrong("the agent's clock a year back", -YEAR, done)?;
-    stage.wrong("the agent's clock a year ahead", YEAR, refused)?;
+    stage.wrong("the agent's clock a year back", (-YEAR, 0), done)?;
+    stage.wrong("the agent's clock a year ahead", (YEAR, 0), refused)?;
+    stage.wrong("the master's clock a year ahead", (0, YEAR), warned)?;
+    stage.wrong("the master's clock a year back", (0, -YEAR), warned)?;
+
+    let before = stage.identities()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    stage.agent.stop()?;
+    stage.read_log()?;
+    stage.agents.set(60 - i64::try_from(now)?)?;
+    stage.agent.start()?;
+    let row = stage.scene.operator.mutate(&stage.decky)?;
+    let said = until("the agent says what it makes of 1970", SETTLED, || {
+        Ok(match warned(&stage, &row)? {
+            Some(line) => Seen::Done(line),
+            None => Seen::not_yet(tail(&stage.agent.log)),
+        })
+    })?;
+    println!("1970: {said}");
+    ensure!(stage.identities()? == before, "1970: something was touched");
+    stage.agents.set(0)?;
+    stage.goes_on("1970", &row)?;
+    println!("{:6.1} s  1970: over", stage.start.elapsed().as_secs_f64());
 
     let Stage {
         agent, scene, lan, ..

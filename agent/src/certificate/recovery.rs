@@ -1,12 +1,14 @@
 //! The way back to a master that this host and its certificate have grown too old for.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use decnet_pki::csr;
 use decnet_pki::tls;
 use decnet_wire::enrol::{LeafResponse, RejoinRequest, SCHEMA};
 use decnet_wire::limits;
 use http::StatusCode;
+use tokio::time::Instant;
 
 use super::check;
 use crate::clock::SharedClock;
@@ -15,6 +17,9 @@ use crate::identity::IdentityStore;
 use crate::link::{self, Link, LinkError, Wait};
 use crate::trust::{self, ROOTS_AT_ONCE};
 
+/// How long nothing is asked for after a certificate that is of another time. The next one would be like it until a clock
+/// is set; and then the certificate that is there is good again.
+const NOT_AGAIN: Duration = Duration::from_secs(300);
 /// Under what trust roots are found, by version.
 const TRUST_ROOT: &str = "/enroll/v1/trust-root/";
 
@@ -26,6 +31,8 @@ pub(crate) struct Recovery {
     pub(crate) clock: SharedClock,
     /// Where the enrolment listener is; none for an identity of an older version.
     pub(crate) enrol_at: Option<HostPort>,
+    /// When a certificate was given that is of another time than this host's.
+    pub(crate) mistimed: Mutex<Option<Instant>>,
 }
 
 impl Recovery {
@@ -77,6 +84,10 @@ impl Recovery {
     /// Gets another certificate for the present key.
     async fn rejoin(&self) -> Result<(), Error> {
         let identity = self.identity.current();
+        let mistimed = *self.mistimed.lock().unwrap_or_else(PoisonError::into_inner);
+        if mistimed.is_some_and(|at| at.elapsed() < NOT_AGAIN) {
+            return Err("the certificate that the master gave last is of another time".into());
+        }
         let request = RejoinRequest {
             schema: SCHEMA,
             host: identity.host,
@@ -97,7 +108,12 @@ impl Recovery {
             identity.host,
             &identity.root,
             now,
-        )?;
+        )
+        .inspect_err(|error| {
+            if link::is_about_time(error) {
+                *self.mistimed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            }
+        })?;
         self.identity.recertify(&leaf)?;
         tracing::info!("this host is back with a new certificate for its known key");
         Ok(())

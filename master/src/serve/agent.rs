@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use decnet_pki::peer::PeerIdentity;
 use decnet_wire::enrol::RenewRequest;
-use decnet_wire::ids::{Digest, HostId};
+use decnet_wire::ids::{Digest, HostId, Timestamp};
 use decnet_wire::limits;
 use decnet_wire::policy;
 use decnet_wire::report::{self, Report};
@@ -151,10 +151,14 @@ impl AgentApi {
                 "the client certificate is another fleet's".to_owned(),
             ));
         }
-        if peer.not_after <= time::OffsetDateTime::now_utc() {
-            return Err(ControlError::Forbidden(
-                "the client certificate has expired".to_owned(),
-            ));
+        let now = Timestamp::new(time::OffsetDateTime::now_utc());
+        if peer.not_after <= now.get() {
+            // The next connection is refused by TLS, with an alert of which the host knows what to do.
+            connection.cut.cancel();
+            return Err(ControlError::Conflict(format!(
+                "the client certificate ended at {}, and it is {now} here: connect again; if that is not so, look at both clocks",
+                Timestamp::new(peer.not_after)
+            )));
         }
         let id = HostId::new(peer.host);
         let key = Digest::from_sha256(*peer.key.sha256().as_bytes());

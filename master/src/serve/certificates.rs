@@ -20,8 +20,8 @@ use crate::text::chain;
 const LIFETIME: time::Duration = time::Duration::days(398);
 /// How long until one that could not be made is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
-/// The longest until the clock is looked at again: timers stand still while a machine sleeps.
-const LOOK: Duration = Duration::from_secs(3600);
+/// The longest until the clock is looked at again: it may be set, and timers stand still while a machine sleeps.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// What listeners take for each new connection.
 pub(super) type Tls = watch::Receiver<Arc<ServerConfig>>;
