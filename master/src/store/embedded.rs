@@ -572,6 +572,36 @@ mod tests {
         assert!(all(&db).is_empty());
     }
 
+    /// In a group that another member's writes keep, what is undone goes back to what was there before the first of its writes.
+    #[test]
+    fn what_is_written_twice_and_not_kept_is_as_it_was_before_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = RedbStore::create(&folder.path().join("store.redb")).unwrap();
+        let (old, new) = (b"old".as_slice(), b"new".as_slice());
+        let end = store
+            .join(&mut |t| {
+                t.put(Table::Hosts, old, b"0").unwrap();
+                Decision::Commit
+            })
+            .unwrap();
+        let undone = store.join(&mut |t| {
+            for value in [b"1", b"2"] {
+                t.put(Table::Hosts, old, value).unwrap();
+                t.put(Table::Hosts, new, value).unwrap();
+            }
+            t.remove(Table::Hosts, old).unwrap();
+            Decision::Abort
+        });
+        assert!(Arc::ptr_eq(&undone.unwrap().0, &end.0), "they share a commit");
+        store.wait_for(&end).unwrap();
+        let view = store.view().unwrap();
+        assert_eq!(
+            view.get(Table::Hosts, old).unwrap().as_deref(),
+            Some(b"0".as_slice())
+        );
+        assert_eq!(view.get(Table::Hosts, new).unwrap(), None);
+    }
+
     /// Members of one group that fail, write nothing or panic leave the others' writes alone, and leave none of theirs.
     #[test]
     fn whoever_shares_a_commit_keeps_its_writes_whole_or_loses_them_whole() {

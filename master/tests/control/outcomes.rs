@@ -1,13 +1,18 @@
 //! What hosts say late, twice, too much or not at all.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use decnet::control::hosts::{DeckyState, HostState};
 use decnet::fleet::model::{Decky, Interval, Minutes};
+use decnet::init;
 use decnet::records::RowStatus;
+use decnet::store::{Db, Decision, RedbStore, Store, StoreError, Transaction, View};
 use decnet_wire::ids::{DeckyName, OperationId};
 use decnet_wire::observed::Observed;
 use decnet_wire::report::{Event, EventBody, Outcome, PendingStack};
 
-use crate::scene::{Host, Master, TWO, operator};
+use crate::scene::{Host, Master, TWO, operator, parts_over};
 
 fn failed() -> Outcome {
     Outcome::Failed {
@@ -375,4 +380,58 @@ fn an_event_that_comes_again_with_a_newer_one_counts_once() {
     host.report(&master, None, vec![first.clone()]);
     assert_eq!(host.report(&master, None, vec![first, second]), host.seq);
     assert_eq!(master.control.host(host.id).unwrap().status.drifts, 2);
+}
+
+/// A store whose disk takes nothing while it is full. What fits nowhere is found out at the commit.
+#[derive(Debug)]
+struct Filling {
+    store: RedbStore,
+    full: Arc<AtomicBool>,
+}
+
+impl Store for Filling {
+    fn view(&self) -> Result<Box<dyn View + '_>, StoreError> {
+        self.store.view()
+    }
+
+    fn transact(&self, work: &mut dyn FnMut(&mut dyn Transaction) -> Decision) -> Result<(), StoreError> {
+        if !self.full.load(Ordering::SeqCst) {
+            return self.store.transact(work);
+        }
+        self.store.transact(&mut |transaction| {
+            work(transaction);
+            Decision::Abort
+        })?;
+        Err(StoreError::Access {
+            action: "commit to",
+            source: redb::Error::Io(std::io::ErrorKind::StorageFull.into()),
+        })
+    }
+}
+
+/// The master lives on after a commit that failed, and takes what was not kept when it comes again.
+#[test]
+fn what_could_not_be_kept_is_not_acknowledged_and_counts_when_it_comes_again() {
+    let full = Arc::<AtomicBool>::default();
+    let master = Master::new().restart_from(|folder| {
+        let store = RedbStore::open(&init::store_path(folder)).unwrap();
+        let full = Arc::clone(&full);
+        parts_over(folder, Db::new(Filling { store, full }))
+    });
+    let mut host = Host::enrol(&master, "h");
+    let rows = master.deploy(TWO, false).unwrap();
+    let acked = host.report(&master, None, vec![]);
+    let event = host.event(&master, &master.row(rows[0]), Outcome::Running);
+    full.store(true, Ordering::SeqCst);
+    host.try_report(&master, None, vec![event.clone()]).unwrap_err();
+    assert_eq!(master.row(rows[0]).status, RowStatus::Pending);
+    // A heartbeat is answered from memory.
+    assert_eq!(
+        host.report(&master, None, vec![]),
+        acked,
+        "what was not kept is not acknowledged"
+    );
+    full.store(false, Ordering::SeqCst);
+    assert_eq!(host.report(&master, None, vec![event.clone()]), event.seq);
+    assert_eq!(master.row(rows[0]).status, RowStatus::Running);
 }
