@@ -583,7 +583,13 @@ fn an_agent_that_dies_at_any_commit_or_call_brings_everything_to_its_end_once() 
             "{operation}: of {} points, {} survived, {} not passed that time",
             tally.points, tally.survived, tally.not_reached
         );
-        ensure!(tally.survived > 0, "no agent died during {operation}");
     }
+    // What an operation needs differs from time to time, but not by half.
+    let sum = |of: fn(&Tally) -> u64| tally.values().map(of).sum::<u64>();
+    let (survived, not_reached) = (sum(|tally| tally.survived), sum(|tally| tally.not_reached));
+    ensure!(
+        survived > not_reached,
+        "{survived} agents died, {not_reached} did not"
+    );
     stage.end()
 }
