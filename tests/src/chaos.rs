@@ -25,8 +25,6 @@ pub use fault::Fault;
 
 /// How long it may take until all is as it should be again, with hundreds of containers to start.
 const PEACE: Duration = Duration::from_secs(900);
-/// Runs that last as long kill the engine as well.
-const LONG: Duration = Duration::from_secs(60);
 /// How often what is not so yet is printed.
 const TELL: Duration = Duration::from_secs(20);
 
@@ -132,10 +130,6 @@ impl Stage {
             let fault = Fault::drawn(&self.scene.seed);
             let lasts = Duration::from_millis(u64::from(self.scene.seed.below(5000)));
             if ills.iter().any(|(_, ill)| ill.excludes(fault)) {
-                continue;
-            }
-            // Open: a task that containerd still has after such a death can keep a decky away (docs-dev/status.md).
-            if scale.lasts < LONG && matches!(fault, Fault::EngineKilled | Fault::EngineAndContainersKilled) {
                 continue;
             }
             println!("{:7.2} s  {fault}", start.elapsed().as_secs_f64());

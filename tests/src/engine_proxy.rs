@@ -171,7 +171,11 @@ impl Shared {
         }
         let shared = Arc::clone(self);
         // An engine that is not there looks to the agent as it would without the proxy: a closed connection.
-        thread::spawn(move || drop(shared.pass(&agent)));
+        thread::spawn(move || {
+            drop(shared.pass(&agent));
+            // Dropping it leaves its copy open.
+            drop(agent.shutdown(Shutdown::Both));
+        });
     }
 
     fn pass(self: &Arc<Self>, agent: &UnixStream) -> io::Result<()> {

@@ -1,6 +1,8 @@
 //! A Docker Engine of a suite's own, which may be killed like a power cut, stopped and started again. The machine's own
 //! is not touched.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -79,7 +81,10 @@ impl OwnEngine {
         ] {
             command.arg(flag).arg(self.folder.path().join(name));
         }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::iter::once(self.programs()).chain(std::env::split_paths(&path));
         command
+            .env("PATH", std::env::join_paths(path)?)
             .arg("--host")
             .arg(format!("unix://{}", self.socket.display()))
             .args(["--bridge", &self.bridge])
@@ -131,6 +136,37 @@ impl OwnEngine {
             self.unmount();
         }
         Ok(())
+    }
+
+    /// Holds every container up in the middle of its creation, from now on or no more: its shim runs, its process does not.
+    ///
+    /// # Errors
+    ///
+    /// When the program that does this cannot be put before the real one, or not be removed.
+    pub fn hold(&self, held: bool) -> Result<()> {
+        let program = self.programs().join("runc");
+        if !held {
+            return Ok(std::fs::remove_file(program)?);
+        }
+        let script = format!(
+            "#!/bin/sh\ncase \" $* \" in *' create '*) touch {} && exec sleep 600;; esac\n\
+             PATH=${{PATH#*:}} exec runc \"$@\"\n",
+            self.holds().display()
+        );
+        std::fs::create_dir_all(self.programs())?;
+        std::fs::write(&program, script)?;
+        Ok(std::fs::set_permissions(&program, Permissions::from_mode(0o755))?)
+    }
+
+    /// There once a container is held up.
+    #[must_use]
+    pub fn holds(&self) -> PathBuf {
+        self.folder.path().join("held")
+    }
+
+    /// Programs that the engine uses before those of the machine.
+    fn programs(&self) -> PathBuf {
+        self.folder.path().join("bin")
     }
 
     /// Where it keeps what it knows of a container. Only an engine that does not run may be lied to.

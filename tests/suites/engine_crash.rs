@@ -96,3 +96,32 @@ fn a_container_that_the_engine_has_forgotten_is_ended_before_it_starts_or_goes()
     drop((agent, lan, own));
     ended
 }
+
+#[test]
+fn a_container_whose_creation_the_engine_did_not_outlive_is_started_all_the_same() -> Result<()> {
+    let mut own = OwnEngine::start()?;
+    engine::ask(own.socket());
+    let mut scene = Scene::swarm("held engine")?;
+    let lan = Lan::create(&scene.seed)?;
+    let (agent, host) = scene.agent("east", &lan, Some(own.socket()))?;
+    scene.explained(scene.operator.active("east"))?;
+    let name = format!("{}-n", scene.prefix);
+    let text = format!("{}\n[{name}]\nservices = redis\n", scene.lan.general());
+    let file = scene.describe("a.ini", &text)?;
+
+    own.hold(true)?;
+    let rows = scene.operator.deploy(&file, false)?;
+    until("a container is held up", SETTLED, || {
+        Ok(Seen::when(own.holds().exists(), "none is"))
+    })?;
+    own.kill(false)?;
+    own.hold(false)?;
+    own.begin()?;
+    own.answers()?;
+
+    scene.exactly(&host, &[(&name, &["redis"])])?;
+    scene.explained(scene.operator.succeeded(&rows))?;
+    let ended = scene.end();
+    drop((agent, lan, own));
+    ended
+}

@@ -201,7 +201,23 @@ impl Engine {
 
     /// Kills what still runs of a container that the engine says does not run or is not there.
     async fn end_leftovers(&self, name: &str, id: &str) -> Result<bool, EngineError> {
-        let killed = leftovers::end(id).await.map_err(|source| EngineError::Host {
+        let killed = leftovers::end(id).await;
+        self.tell_of_leftovers(name, id, killed)
+    }
+
+    /// Kills what looked after the processes of a container that the engine says does not run.
+    async fn end_shims(&self, name: &str, id: &str) -> Result<bool, EngineError> {
+        let killed = leftovers::end_shims(id).await;
+        self.tell_of_leftovers(name, id, killed)
+    }
+
+    fn tell_of_leftovers(
+        &self,
+        name: &str,
+        id: &str,
+        killed: io::Result<usize>,
+    ) -> Result<bool, EngineError> {
+        let killed = killed.map_err(|source| EngineError::Host {
             what: format!("end what is left of container {name}"),
             source,
         })?;

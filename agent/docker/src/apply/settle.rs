@@ -56,11 +56,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Kills what runs of a container that the engine takes for one that does not run.
+    /// Kills what runs of a container that the engine takes for one that does not run, and what looked after it.
     async fn end_forgotten(&self, name: &str) -> Result<bool, EngineError> {
         let container = self.inspect(name).await?;
         match container.id {
-            Some(id) if !is_up(&container) => self.end_leftovers(name, &id).await,
+            Some(id) if !is_up(&container) => {
+                let ran = self.end_leftovers(name, &id).await?;
+                Ok(self.end_shims(name, &id).await? || ran)
+            }
             _ => Ok(false),
         }
     }

@@ -3,9 +3,14 @@
 //! An engine that is killed in the middle of a start takes the container, once it is back, for one that does not run. Its
 //! processes live on, and with them its network namespace, its address and its MAC; neither a start nor the removal of
 //! the container ends them.
+//!
+//! What looked after them, containerd's shim, may live on as well. As long as it does, containerd has a task of that
+//! container, with or without a process, and refuses to make another one; without it, containerd clears the task away.
 
+use std::ffi::OsStr;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -29,32 +34,103 @@ const POLL: Duration = Duration::from_millis(10);
 /// Kills what still runs of a container that the engine says does not run or is not there. Gives how many processes were
 /// killed. An engine that was told to use other control groups than its own (`--cgroup-parent`) is not looked into.
 pub(crate) async fn end(id: &str) -> io::Result<usize> {
-    // Only an id is part of a path: nothing that came from elsewhere climbs out of it.
-    if id.len() != 64 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    if !is_id(id) {
         return Ok(0);
     }
-    let start = Instant::now();
     let mut killed = 0;
-    loop {
+    poll("its processes do not end", || {
         let processes = processes(id)?;
-        if processes.is_empty() {
-            return Ok(killed);
+        for process in &processes {
+            killed += usize::from(end_process(*process)?);
         }
+        Ok(processes.is_empty())
+    })
+    .await?;
+    Ok(killed)
+}
+
+/// Kills the shims of a container that the engine says does not run, and waits until containerd has cleared away what they
+/// looked after. Gives how many there were. Every process of the machine is looked at, so this is nothing for each step.
+pub(crate) async fn end_shims(id: &str) -> io::Result<usize> {
+    if !is_id(id) {
+        return Ok(0);
+    }
+    let shims = shims(id)?;
+    for shim in &shims {
+        end_process(shim.process)?;
+    }
+    poll(
+        "containerd does not clear away what its shim looked after",
+        || {
+            // A containerd that does not run does that when it starts; until then it refuses no task.
+            Ok(shims.iter().all(|shim| !shim.bundle.exists()))
+        },
+    )
+    .await?;
+    Ok(shims.len())
+}
+
+/// Only an id is part of a path: nothing that came from elsewhere climbs out of it.
+fn is_id(id: &str) -> bool {
+    id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Waits for a condition, for as long as killed processes may take to be gone.
+async fn poll(late: &str, mut done: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
+    let start = Instant::now();
+    while !done()? {
         if start.elapsed() > LIMIT {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("{processes:?} do not end"),
-            ));
-        }
-        for process in processes {
-            match kill(process, Signal::SIGKILL) {
-                Ok(()) => killed += 1,
-                Err(Errno::ESRCH) => {}
-                Err(error) => return Err(error.into()),
-            }
+            return Err(io::Error::new(io::ErrorKind::TimedOut, late));
         }
         tokio::time::sleep(POLL).await;
     }
+    Ok(())
+}
+
+/// Whether it was there.
+fn end_process(process: Pid) -> io::Result<bool> {
+    match kill(process, Signal::SIGKILL) {
+        Ok(()) => Ok(true),
+        Err(Errno::ESRCH) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[derive(Debug)]
+struct Shim {
+    process: Pid,
+    /// Where containerd keeps the task, which is where its shim stands.
+    bundle: PathBuf,
+}
+
+/// The shims that were started for a container: `containerd-shim-runc-v2 -namespace moby -id ID -address …`.
+fn shims(id: &str) -> io::Result<Vec<Shim>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let Some(process) = path.file_name().and_then(OsStr::to_str) else {
+            continue;
+        };
+        let Ok(process) = process.parse() else { continue };
+        // One that has ended meanwhile is none any more.
+        let command = std::fs::read(path.join("cmdline")).unwrap_or_default();
+        if is_shim_of(&command, id)
+            && let Ok(bundle) = std::fs::read_link(path.join("cwd"))
+        {
+            let process = Pid::from_raw(process);
+            found.push(Shim { process, bundle });
+        }
+    }
+    Ok(found)
+}
+
+fn is_shim_of(command: &[u8], id: &str) -> bool {
+    let mut arguments = command.split(|byte| *byte == 0);
+    let program = arguments.next().map(OsStr::from_bytes).map(Path::new);
+    let name = program.and_then(Path::file_name).unwrap_or_default();
+    name.as_bytes().starts_with(b"containerd-shim")
+        && arguments.any(|argument| argument == b"-id")
+        && arguments.next() == Some(id.as_bytes())
 }
 
 /// The processes of a container, by its control groups.
@@ -88,4 +164,24 @@ fn groups(id: &str) -> impl Iterator<Item = PathBuf> {
     HIERARCHIES
         .into_iter()
         .flat_map(move |hierarchy| names.clone().map(|name| PathBuf::from(hierarchy).join(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shim_is_known_by_the_id_that_it_was_given() {
+        let (id, other) = ("a".repeat(64), "b".repeat(64));
+        let command = |program: &str, id: &str| {
+            format!("{program}\0-namespace\0moby\0-id\0{id}\0-address\0/run/containerd/containerd.sock\0")
+        };
+        let of = |command: String| is_shim_of(command.as_bytes(), &id);
+        assert!(of(command("/usr/bin/containerd-shim-runc-v2", &id)));
+        assert!(of(command("containerd-shim", &id)));
+        assert!(!of(command("/usr/bin/containerd-shim-runc-v2", &other)));
+        assert!(!of(command("/usr/bin/less", &id)), "who names an id is no shim");
+        assert!(!of(format!("/usr/bin/containerd-shim-runc-v2\0{id}\0-id\0")));
+        assert!(!of(String::new()), "threads of the kernel have no command line");
+    }
 }
