@@ -64,9 +64,8 @@ impl Post for Link {
     async fn post(&mut self, report: &Report) -> Result<ReportAnswer, SendError> {
         let body = serde_json::to_vec(report).map_err(SendError::Answer)?;
         let request = link::post("/agent/v1/report", body).map_err(SendError::Link)?;
-        let wait = Wait::USUAL;
         let (_, body) = self
-            .exchange(&request, &[StatusCode::OK], limits::REPORT_ANSWER, wait)
+            .exchange(&request, &[StatusCode::OK], limits::REPORT_ANSWER, Wait::USUAL)
             .await
             .map_err(SendError::Link)?;
         serde_json::from_slice(&body).map_err(SendError::Answer)

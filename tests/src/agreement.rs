@@ -9,6 +9,7 @@ use crate::engine::{self, Container};
 use crate::fleet::{Decky, Operator, Row};
 use crate::lan::Lan;
 use crate::processes::Agent;
+use crate::wait::Seen;
 
 /// A host, and how to ask about it without the master.
 pub trait Worker {
@@ -76,12 +77,20 @@ impl Worker for Local<'_> {
     }
 }
 
+/// Whether there are no [`differences`]; who cannot be asked yet is one.
+pub fn look(operator: &Operator, workers: &[&dyn Worker]) -> Seen<()> {
+    match differences(operator, workers) {
+        Ok(found) => Seen::when(found.is_empty(), found.join("\n  ")),
+        Err(error) => Seen::not_yet(format!("{error:#}")),
+    }
+}
+
 /// Where the master's rows and deckies, the ledgers of its hosts and their engines differ; nothing, once all work is done.
 ///
 /// # Errors
 ///
 /// When somebody does not answer.
-pub fn differences(operator: &Operator, workers: &[&dyn Worker]) -> Result<Vec<String>> {
+fn differences(operator: &Operator, workers: &[&dyn Worker]) -> Result<Vec<String>> {
     let mut differences = Vec::new();
     let open = operator.many_rows(&["--open"])?.len();
     if open > 0 {

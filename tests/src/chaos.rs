@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use crate::agreement::{Local, Worker, differences};
+use crate::agreement::{self, Local, Worker};
 use crate::engine;
 use crate::engine_proxy::{EngineProxy, Mode};
 use crate::lan::Lan;
@@ -169,17 +169,14 @@ impl Stage {
         let workers = self.players.each_ref().map(Player::worker);
         let workers = workers.each_ref().map(|worker| worker as &dyn Worker);
         let agreed = until("everybody agrees", PEACE, || {
-            let found = match differences(&self.scene.operator, &workers) {
-                Ok(found) if found.is_empty() => return Ok(Seen::Done(())),
-                Ok(found) => found.join("\n  "),
-                // Somebody is not ready yet to be asked.
-                Err(error) => format!("{error:#}"),
-            };
-            if start.elapsed() > told + TELL {
+            let seen = agreement::look(&self.scene.operator, &workers);
+            if let Seen::NotYet(found) = &seen
+                && start.elapsed() > told + TELL
+            {
                 told = start.elapsed();
                 println!("not after {} s:\n  {found}", told.as_secs());
             }
-            Ok(Seen::not_yet(found))
+            Ok(seen)
         });
         self.scene.explained(agreed)?;
         let (deckies, rows) = (
@@ -210,9 +207,7 @@ impl Stage {
             mut engine,
             ..
         } = self;
-        let names = scene.operator.deckies()?;
-        let names: Vec<&str> = names.keys().map(String::as_str).collect();
-        scene.operator.remove(&names)?;
+        scene.remove_all()?;
         // Engine 20.10 that was killed may count an endpoint that is gone, and keeps its network until it begins anew.
         engine.kill(false)?;
         engine.begin()?;

@@ -410,17 +410,21 @@ fn set_clock(command: &mut Command, days_ahead: u32) -> Result<()> {
         return Ok(());
     }
     command
-        .env("LD_PRELOAD", libfaketime()?)
-        .env("FAKETIME", format!("+{days_ahead}d"))
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        .envs(libfaketime()?)
+        .env("FAKETIME", format!("+{days_ahead}d"));
     Ok(())
 }
 
-fn libfaketime() -> Result<PathBuf> {
-    std::fs::read_dir("/usr/lib")?
+/// What puts another clock before a program, and leaves its timers as they are.
+fn libfaketime() -> Result<[(&'static str, OsString); 2]> {
+    let library = std::fs::read_dir("/usr/lib")?
         .filter_map(|entry| Some(entry.ok()?.path().join("faketime/libfaketimeMT.so.1")))
         .find(|path| path.exists())
-        .context("there is no libfaketime: install the package faketime (tests/setup.sh does)")
+        .context("there is no libfaketime: install the package faketime (tests/setup.sh does)")?;
+    Ok([
+        ("LD_PRELOAD", library.into()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+    ])
 }
 
 /// A clock that somebody sets while programs run by it. Their timers run as they do.
@@ -461,12 +465,10 @@ impl Clock {
     ///
     /// When libfaketime is not there.
     pub fn environment(&self) -> Result<Vec<(&'static str, OsString)>> {
-        Ok(vec![
-            ("LD_PRELOAD", libfaketime()?.into()),
-            ("FAKETIME_TIMESTAMP_FILE", self.file.clone().into()),
-            ("FAKETIME_NO_CACHE", "1".into()),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
-        ])
+        let mut environment = libfaketime()?.to_vec();
+        environment.push(("FAKETIME_TIMESTAMP_FILE", self.file.clone().into()));
+        environment.push(("FAKETIME_NO_CACHE", "1".into()));
+        Ok(environment)
     }
 }
 

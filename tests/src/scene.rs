@@ -213,9 +213,7 @@ impl Scene {
     ///
     /// When something stays.
     pub fn end(self) -> Result<()> {
-        let names = self.operator.deckies()?;
-        let names: Vec<&str> = names.keys().map(String::as_str).collect();
-        self.operator.remove(&names)?;
+        self.remove_all()?;
         if !self.alarms {
             self.no_alarms()?;
         }
@@ -228,6 +226,17 @@ impl Scene {
             }
             Ok(Seen::when(left.is_empty(), format!("{left:?}")))
         })
+    }
+
+    /// Takes every decky out of the fleet.
+    ///
+    /// # Errors
+    ///
+    /// When the master refuses it, or one stays.
+    pub fn remove_all(&self) -> Result<()> {
+        let names = self.operator.deckies()?;
+        let names: Vec<&str> = names.keys().map(String::as_str).collect();
+        self.operator.remove(&names)
     }
 
     /// Fails with the end of the master's log when `outcome` does: what a run in CI leaves to look at.

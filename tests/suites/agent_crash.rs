@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use decnet_tests::agreement::{Local, differences};
+use decnet_tests::agreement::{self, Local};
 use decnet_tests::command::{SHORT, run};
 use decnet_tests::engine;
 use decnet_tests::fleet::{Decky, SETTLED};
@@ -229,19 +229,13 @@ impl Stage {
         }
     }
 
-    fn differences(&self) -> Result<String> {
-        Ok(differences(&self.scene.operator, &[&self.worker()])?.join("\n  "))
+    fn agreement(&self) -> Seen<()> {
+        agreement::look(&self.scene.operator, &[&self.worker()])
     }
 
     fn agree(&self) -> Result<()> {
-        until("everybody agrees", SETTLED, || {
-            Ok(match self.differences() {
-                Ok(found) => Seen::when(found.is_empty(), found),
-                // Somebody is not ready yet to be asked.
-                Err(error) => Seen::not_yet(format!("{error:#}")),
-            })
-        })
-        .with_context(|| format!("the agent's log ends with:\n{}", tail(&self.agent.log)))
+        until("everybody agrees", SETTLED, || Ok(self.agreement()))
+            .with_context(|| format!("the agent's log ends with:\n{}", tail(&self.agent.log)))
     }
 
     /// Does it undisturbed, and counts how often each point is passed until all is done.
@@ -275,10 +269,9 @@ impl Stage {
             if self.agent.aborted()? {
                 return Ok(Seen::Done(true));
             }
-            Ok(match self.differences() {
-                Ok(found) if found.is_empty() => Seen::Done(false),
-                Ok(found) => Seen::not_yet(found),
-                Err(error) => Seen::not_yet(format!("{error:#}")),
+            Ok(match self.agreement() {
+                Seen::Done(()) => Seen::Done(false),
+                Seen::NotYet(found) => Seen::NotYet(found),
             })
         })?;
         self.disarm()?;

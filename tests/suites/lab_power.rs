@@ -9,14 +9,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use decnet_tests::agreement::{Worker, differences};
+use decnet_tests::agreement::{self, Worker};
 use decnet_tests::asked::asked;
 use decnet_tests::engine::Container;
 use decnet_tests::fleet::Operator;
 use decnet_tests::lab::{Host, Lab};
 use decnet_tests::processes::{Master, tail};
 use decnet_tests::seed::Seed;
-use decnet_tests::wait::{Seen, until};
+use decnet_tests::wait::until;
 use serde_json::Value;
 
 /// A guest starts slowly what its disk has lost.
@@ -114,13 +114,7 @@ impl Ordeal {
 
     fn agree(&self) -> Result<()> {
         until("everybody agrees after the cut", BACK, || {
-            let found = match differences(&self.operator, &[self]) {
-                Ok(found) if found.is_empty() => return Ok(Seen::Done(())),
-                Ok(found) => found.join("\n  "),
-                // The agent or the engine is not ready yet to be asked.
-                Err(error) => format!("{error:#}"),
-            };
-            Ok(Seen::not_yet(found))
+            Ok(agreement::look(&self.operator, &[self]))
         })
     }
 

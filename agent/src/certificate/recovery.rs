@@ -96,9 +96,8 @@ impl Recovery {
         let request = link::post("/enroll/v1/rejoin", serde_json::to_vec(&request)?)?;
         let config = tls::client_config_without_certificate(identity.root.authorities())?;
         let mut link = Link::new(self.at()?, link::fixed(config))?;
-        let wait = Wait::USUAL;
         let (_, body) = link
-            .exchange(&request, &[StatusCode::OK], limits::ENROLMENT, wait)
+            .exchange(&request, &[StatusCode::OK], limits::ENROLMENT, Wait::USUAL)
             .await?;
         let response: LeafResponse = serde_json::from_slice(&body)?;
         let now = self.clock.now();

@@ -137,10 +137,9 @@ impl Renewal {
         };
         let body = serde_json::to_vec(&request).map_err(RenewError::Document)?;
         let request = link::post("/agent/v1/renew", body).map_err(RenewError::Ask)?;
-        let wait = Wait::USUAL;
         let (_, body) = self
             .link
-            .exchange(&request, &[StatusCode::OK], limits::ENROLMENT, wait)
+            .exchange(&request, &[StatusCode::OK], limits::ENROLMENT, Wait::USUAL)
             .await
             .map_err(RenewError::Ask)?;
         serde_json::from_slice(&body).map_err(RenewError::Document)

@@ -103,6 +103,16 @@ impl Lab {
 }
 
 impl Loop {
+    /// A bundle comes while the engine is looked at.
+    fn admit_meanwhile(&self, lab: &Lab, bundle: &Bundle) {
+        let envelope = lab.signer.sign(bundle);
+        let admission = Arc::clone(&self.admission);
+        *lab.machine.meanwhile.lock().unwrap() = Some(Box::pin(async move {
+            let verdict = admission.admit(envelope).await.unwrap();
+            assert!(matches!(verdict, Verdict::Accepted), "{verdict:?}");
+        }));
+    }
+
     async fn admit(&self, lab: &Lab, bundle: &Bundle) {
         let verdict = self.admission.admit(lab.signer.sign(bundle)).await.unwrap();
         assert!(matches!(verdict, Verdict::Accepted), "{verdict:?}");
@@ -379,12 +389,7 @@ async fn what_was_seen_under_an_older_bundle_is_not_written_down_under_the_newer
     let ssh = lab.container("ssh");
     lab.machine.engine.lock().unwrap().containers.remove(&ssh);
     let second = lab.bundle(2, vec![web(&["http"], 2, OperationKind::Mutate)]);
-    let envelope = lab.signer.sign(&second);
-    let admission = Arc::clone(&running.admission);
-    *lab.machine.meanwhile.lock().unwrap() = Some(Box::pin(async move {
-        let verdict = admission.admit(envelope).await.unwrap();
-        assert!(matches!(verdict, Verdict::Accepted), "{verdict:?}");
-    }));
+    running.admit_meanwhile(&lab, &second);
     running.wake.notify_one();
     running.accepted(second.generation).await;
     running.converged().await;
@@ -410,12 +415,7 @@ async fn what_an_older_bundle_had_running_is_not_kept_as_good_under_one_that_doe
     running.admit(&lab, &first).await;
     running.converged().await;
     // Asked once more: the next look has nothing to do but to write down that it is so.
-    let gone = lab.signer.sign(&lab.bundle(3, vec![]));
-    let admission = Arc::clone(&running.admission);
-    *lab.machine.meanwhile.lock().unwrap() = Some(Box::pin(async move {
-        let verdict = admission.admit(gone).await.unwrap();
-        assert!(matches!(verdict, Verdict::Accepted), "{verdict:?}");
-    }));
+    running.admit_meanwhile(&lab, &lab.bundle(3, vec![]));
     let second = lab.bundle(2, vec![web(&["ssh"], 2, OperationKind::Deploy)]);
     running.admit(&lab, &second).await;
     running.accepted(3).await;

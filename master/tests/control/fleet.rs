@@ -8,7 +8,7 @@ use decnet_pki::key::HostKey;
 use decnet_wire::bundle::{Bundle, OperationKind};
 use decnet_wire::enrol::EnrolRequest;
 use decnet_wire::ids::{DeckyName, Digest, OperationId};
-use decnet_wire::report::{Event, EventBody, Outcome, PendingStack};
+use decnet_wire::report::{Outcome, PendingStack};
 
 use crate::audit::entries;
 use crate::scene::{Host, Master, TWO, invitation, names, operator, request, sha, stranger};
@@ -160,17 +160,7 @@ fn what_a_host_says_of_another_hosts_decky_is_not_heard() {
         )
         .unwrap();
     let mut thief = Host::enrol(&master, "b-host");
-    thief.seq += 1;
-    let body = EventBody::Drift {
-        decky: "a".parse().unwrap(),
-        detail: "gone".to_owned(),
-    };
-    let at = *master.now.lock().unwrap();
-    let drift = Event {
-        seq: thief.seq,
-        at,
-        body,
-    };
+    let drift = thief.drift(&master, "a", "gone");
     thief.converged = false;
     thief.pending = vec![PendingStack {
         stack: "decnet-a".parse().unwrap(),

@@ -308,23 +308,12 @@ fn what_a_host_has_quarantined_stands_with_its_decky() {
 #[test]
 fn drift_is_counted_once_each_and_over_restarts_of_the_master() {
     let (master, mut host) = rotating();
-    let drift = |host: &mut Host, master: &Master, detail: &str| {
-        host.seq += 1;
-        Event {
-            seq: host.seq,
-            at: *master.now.lock().unwrap(),
-            body: EventBody::Drift {
-                decky: name("a"),
-                detail: detail.to_owned(),
-            },
-        }
-    };
-    let first = drift(&mut host, &master, "it ended");
+    let first = host.drift(&master, "a", "it ended");
     host.report(&master, None, vec![first.clone()]);
     // Its answer was lost.
     host.report(&master, None, vec![first]);
     let master = master.restart();
-    let second = drift(&mut host, &master, "it was removed");
+    let second = host.drift(&master, "a", "it was removed");
     host.report(&master, None, vec![second]);
     let hosts = master.control.hosts().unwrap();
     let status = &hosts.iter().find(|view| view.host.id == host.id).unwrap().status;
@@ -343,15 +332,7 @@ fn drift_is_counted_once_each_and_over_restarts_of_the_master() {
 #[test]
 fn a_flush_takes_no_acknowledgement_back() {
     let (master, mut host) = rotating();
-    host.seq += 1;
-    let drift = Event {
-        seq: host.seq,
-        at: *master.now.lock().unwrap(),
-        body: EventBody::Drift {
-            decky: name("a"),
-            detail: "ssh stopped".to_owned(),
-        },
-    };
+    let drift = host.drift(&master, "a", "ssh stopped");
     host.report(&master, None, vec![drift.clone()]);
     master.pass(time::Duration::seconds(30));
     host.report(&master, None, vec![]);
@@ -365,18 +346,8 @@ fn a_flush_takes_no_acknowledgement_back() {
 #[test]
 fn an_event_that_comes_again_with_a_newer_one_counts_once() {
     let (master, mut host) = rotating();
-    let mut drift = || {
-        host.seq += 1;
-        Event {
-            seq: host.seq,
-            at: *master.now.lock().unwrap(),
-            body: EventBody::Drift {
-                decky: name("a"),
-                detail: "ssh stopped".to_owned(),
-            },
-        }
-    };
-    let (first, second) = (drift(), drift());
+    let first = host.drift(&master, "a", "ssh stopped");
+    let second = host.drift(&master, "a", "ssh stopped");
     host.report(&master, None, vec![first.clone()]);
     assert_eq!(host.report(&master, None, vec![first, second]), host.seq);
     assert_eq!(master.control.host(host.id).unwrap().status.drifts, 2);

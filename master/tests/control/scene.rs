@@ -321,13 +321,27 @@ impl Host {
     }
 
     pub(crate) fn event(&mut self, master: &Master, row: &Row, outcome: Outcome) -> Event {
-        self.seq += 1;
         let body = EventBody::Operation {
             id: row.id,
             decky: row.decky.clone(),
             kind: row.operation,
             outcome,
         };
+        self.says(master, body)
+    }
+
+    /// That a decky left its state.
+    pub(crate) fn drift(&mut self, master: &Master, decky: &str, detail: &str) -> Event {
+        let body = EventBody::Drift {
+            decky: decky.parse().unwrap(),
+            detail: detail.to_owned(),
+        };
+        self.says(master, body)
+    }
+
+    /// What it says next.
+    fn says(&mut self, master: &Master, body: EventBody) -> Event {
+        self.seq += 1;
         Event {
             seq: self.seq,
             at: *master.now.lock().unwrap(),

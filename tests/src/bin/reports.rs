@@ -34,6 +34,7 @@ use decnet::store::{Db, Reader, RedbStore};
 use decnet_pki::csr;
 use decnet_pki::envelope::Envelope;
 use decnet_pki::key::HostKey;
+use decnet_tests::asked::asked;
 use decnet_wire::bundle::{self, Blob, BlobKind, Bundle};
 use decnet_wire::enrol::{EnrolRequest, Token};
 use decnet_wire::ids::{DeckyName, Digest, HostId, Timestamp};
@@ -45,10 +46,10 @@ const MEANWHILE: Duration = Duration::from_millis(5);
 
 fn main() -> Result<()> {
     let (hosts, deckies, seconds, rate) = (
-        number("HOSTS", 100)?,
-        number("FLEET", 500)?,
-        number("LASTS", 20)?,
-        number("RATE", 0)?,
+        asked::<u64>("HOSTS", 100)?,
+        asked::<u64>("FLEET", 500)?,
+        asked::<u64>("LASTS", 20)?,
+        asked::<u64>("RATE", 0)?,
     );
     let folder = tempfile::tempdir().context("no folder")?;
     let control = master(folder.path())?;
@@ -370,13 +371,6 @@ fn percentiles(sorted: &[Duration]) -> Result<String> {
         at(90),
         at(99)
     ))
-}
-
-fn number(name: &str, usual: u64) -> Result<u64> {
-    match std::env::var(name) {
-        Ok(text) => text.parse().with_context(|| format!("{name} is no number")),
-        Err(_) => Ok(usual),
-    }
 }
 
 fn master(folder: &Path) -> Result<Arc<Control>> {
