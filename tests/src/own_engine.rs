@@ -179,6 +179,15 @@ impl OwnEngine {
             .join("config.v2.json")
     }
 
+    /// The folder in which containerd keeps a container's task while there is one.
+    #[must_use]
+    pub fn task_of(&self, container: &str) -> PathBuf {
+        self.folder
+            .path()
+            .join("run/containerd/daemon/io.containerd.runtime.v2.task/moby")
+            .join(container)
+    }
+
     /// Sends the engine itself a signal.
     ///
     /// # Errors

@@ -54,6 +54,9 @@ pub enum EngineError {
         /// The last lines that it wrote, or nothing; starts with a separator.
         logs: String,
     },
+    /// The engine had kept something of a container that never let it start again; it is removed, to be made anew.
+    #[error("container {name} could not be started any more and is made anew: {why}")]
+    Spoilt { name: String, why: String },
     /// A container has not become healthy in time, or says that it is not.
     #[error("container {name} is not healthy: {how}")]
     Unhealthy { name: String, how: String },
@@ -172,6 +175,7 @@ impl EngineError {
             Self::AddressTaken { .. } | Self::Taken { .. } | Self::Host { .. } | Self::ListInterfaces(_) => {
                 Fault::Host
             }
+            Self::Spoilt { .. } => Fault::Passing,
             Self::ReadBlob { source, .. } if source.kind() != io::ErrorKind::NotFound => Fault::Passing,
             // What the build's own programs wrote says nothing about the host.
             Self::Build { why, .. } => of_words(why, true),
@@ -182,6 +186,14 @@ impl EngineError {
                 of_words(said(source), fetches)
             }
             _ => Fault::Wish,
+        }
+    }
+
+    /// The engine's own words; nothing where it has said none.
+    pub(crate) fn said(&self) -> &str {
+        match self {
+            Self::Call { source, .. } => said(source),
+            _ => "",
         }
     }
 
@@ -199,6 +211,7 @@ impl EngineError {
             Self::Foreign { .. }
             | Self::Taken { .. }
             | Self::Unsettled { .. }
+            | Self::Spoilt { .. }
             | Self::Unhealthy { .. }
             | Self::Incomplete { .. }
             | Self::PackFiles { .. }

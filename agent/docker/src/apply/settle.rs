@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bollard::models::{ContainerInspectResponse, HealthStatusEnum};
-use bollard::query_parameters::LogsOptions;
+use bollard::query_parameters::{LogsOptions, RemoveContainerOptions};
 use decnet_wire::observed::ContainerState;
 use futures_util::StreamExt;
 use tokio::time::Instant;
@@ -42,6 +42,9 @@ impl Engine {
             result = start().await;
         }
         if let Err(error) = result {
+            if let Some(spoilt) = self.remove_spoilt(name, &error).await? {
+                return Err(spoilt);
+            }
             return Err(self.owner_ended(name).await.unwrap_or(error));
         }
         drop(turn);
@@ -66,6 +69,38 @@ impl Engine {
             }
             _ => Ok(false),
         }
+    }
+
+    /// Removes a container that the engine refuses to start for what it has kept of it: another one has nothing of that. Its
+    /// anonymous volumes stay.
+    async fn remove_spoilt(
+        &self,
+        name: &str,
+        refusal: &EngineError,
+    ) -> Result<Option<EngineError>, EngineError> {
+        if status(refusal) != Some(500) || !says_that_something_is_there(refusal.said()) {
+            return Ok(None);
+        }
+        let container = self.inspect(name).await?;
+        let id = container.id.clone().unwrap_or_default();
+        if is_up(&container) || id.is_empty() || !refusal.said().contains(&id) {
+            return Ok(None);
+        }
+        let options = RemoveContainerOptions {
+            v: false,
+            force: false,
+            link: false,
+        };
+        let what = || format!("remove container {name}");
+        let call = self.docker.remove_container(&id, Some(options));
+        self.call(CHANGE, what, call).await?;
+        self.known.no_container(name);
+        let spoilt = EngineError::Spoilt {
+            name: name.to_owned(),
+            why: refusal.to_string(),
+        };
+        tracing::warn!(container = name, id, %spoilt, "removed");
+        Ok(Some(spoilt))
     }
 
     /// What has become of the container whose network namespace this one cannot join, if that is why it cannot start.
@@ -126,6 +161,14 @@ impl Engine {
 }
 
 /// Whether a start leaves the container as it is.
+/// A start that is refused with these words and the container's own id is so because something of that id is there: a task
+/// of containerd's, or its folder.
+fn says_that_something_is_there(said: &str) -> bool {
+    ["already exists", "file exists", "already in use"]
+        .iter()
+        .any(|words| said.contains(words))
+}
+
 fn is_up(container: &ContainerInspectResponse) -> bool {
     matches!(
         to_state(container),
