@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, OpenError, RunError};
 use crate::compose::{self, ComposeError};
-use crate::config::{CONFIG_FILE, Config, DOCKER_SOCKET, STATE_DIR};
+use crate::config::{CONFIG_FILE, Config, DOCKER_SOCKET, HostPort, STATE_DIR};
 use crate::control::{self, ControlError};
 use crate::doctor;
 use crate::enrol::{self, EnrolError, Existing, LONGEST_TOKEN};
@@ -191,7 +191,13 @@ enum Command {
         limit: usize,
     },
     /// Look for what keeps this host from working, and say what to do about it.
-    Doctor(Output),
+    Doctor {
+        #[command(flatten)]
+        output: Output,
+        /// Where the master's enrolment listener is, before this host is enrolled
+        #[arg(long, value_name = "HOST:PORT")]
+        master: Option<HostPort>,
+    },
     /// Run a Compose project on this machine's engine.
     Compose(compose::Options),
     /// Print the completions of a shell.
@@ -350,8 +356,8 @@ impl Cli {
                     };
                 output.print(&entries, |entries| journal_text(entries))
             }
-            Command::Doctor(output) => {
-                let findings = doctor::examine(&config).await;
+            Command::Doctor { output, master } => {
+                let findings = doctor::examine(&config, master.as_ref()).await;
                 output.print(&findings, |findings| doctor::to_text(findings))?;
                 let unwell = findings
                     .iter()

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bollard::models::SystemVersion;
+use bollard::models::{SystemInfo, SystemVersion};
 use bollard::{API_DEFAULT_VERSION, Docker};
 use bytes::Bytes;
 use decnet_plan::unused::Disk;
@@ -31,6 +31,28 @@ pub(crate) const LOOK: Duration = Duration::from_secs(30);
 pub(crate) const CHANGE: Duration = Duration::from_secs(120);
 /// For the load or pull of an image.
 pub(crate) const TRANSFER: Duration = Duration::from_secs(30 * 60);
+
+/// The oldest API that has what steps are made of: that of Docker 20.10.
+const OLDEST_API: (usize, usize) = (1, 41);
+
+/// What an engine says of itself and of the host that it is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Such as `20.10.24`.
+    pub version: String,
+    /// The newest that it speaks, such as `1.41`.
+    pub api: String,
+    /// It speaks none that serves.
+    pub is_too_old: bool,
+    /// The folder of its images and containers.
+    pub root: Option<String>,
+    /// It runs in a user namespace, where it has no part in the host's networks.
+    pub is_rootless: bool,
+    /// A container's limit of memory is kept to.
+    pub limits_memory: bool,
+    /// A container's limit of processes is kept to.
+    pub limits_processes: bool,
+}
 
 /// A Docker Engine on this machine, version 20.10 (API 1.41) or newer. Clones share the connection.
 ///
@@ -151,14 +173,37 @@ impl Engine {
         self.call(LOOK, what, self.docker.version()).await
     }
 
+    /// What the engine says of itself.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn facts(&self) -> Result<Facts, EngineError> {
+        let about = self.about().await?;
+        let info = self.info().await?;
+        let options = info.security_options.unwrap_or_default();
+        Ok(Facts {
+            version: about.version.unwrap_or_default(),
+            api: about.api_version.unwrap_or_default(),
+            is_too_old: !self.api_at_least(OLDEST_API.0, OLDEST_API.1),
+            root: info.docker_root_dir,
+            is_rootless: options.iter().any(|option| option == "name=rootless"),
+            limits_memory: info.memory_limit.unwrap_or_default(),
+            limits_processes: info.pids_limit.unwrap_or_default(),
+        })
+    }
+
+    async fn info(&self) -> Result<SystemInfo, EngineError> {
+        let what = || "ask the engine about its host".to_owned();
+        self.call(LOOK, what, self.docker.info()).await
+    }
+
     /// The disk that the engine keeps its images on; None where its folder cannot be seen from here.
     ///
     /// # Errors
     /// The engine does not answer.
     pub async fn disk(&self) -> Result<Option<Disk>, EngineError> {
-        let what = || "ask the engine where it keeps its images".to_owned();
-        let info = self.call(LOOK, what, self.docker.info()).await?;
-        let Some(found) = info.docker_root_dir.and_then(|root| statvfs(root.as_str()).ok()) else {
+        let root = self.info().await?.docker_root_dir;
+        let Some(found) = root.and_then(|root| statvfs(root.as_str()).ok()) else {
             return Ok(None);
         };
         let bytes = |blocks: u64| blocks.saturating_mul(found.fragment_size());

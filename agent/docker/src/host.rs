@@ -5,6 +5,8 @@
 //! | --- | --- |
 //! | `netlink` | one exchange with the kernel |
 //! | `links` | the links of a namespace: list, make, remove |
+//! | `routes` | the way out of the host's LANs |
+//! | `port` | whether a LAN takes other MAC addresses from this host |
 //! | `namespace` | threads that stand in another network namespace |
 //! | `kernel` | whether the kernel has what networks of deckies need, found out by trying |
 //! | `arp` | who on a LAN has an address |
@@ -22,7 +24,11 @@ pub(crate) mod lock;
 pub(crate) mod namespace;
 pub(crate) mod nd;
 mod netlink;
+mod port;
+mod routes;
 
 pub use crate::observe::interfaces;
 pub use kernel::{closes, lacks};
 pub use lock::{EgressCounters, Way};
+pub use port::{Port, try_port};
+pub use routes::{DefaultRoute, default_routes};

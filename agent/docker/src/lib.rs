@@ -28,7 +28,7 @@ mod observe;
 mod progress;
 
 pub use apply::{BlobSource, Builder};
-pub use engine::Engine;
+pub use engine::{Engine, Facts};
 pub use error::{EngineError, Fault};
 pub use list::{Listed, LogLine};
 pub use observe::Observer;

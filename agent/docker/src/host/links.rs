@@ -125,12 +125,7 @@ fn finish(index: u32, link: &HostLink) -> Result<(), Errno> {
         .push(AddressAttribute::Local(link.address.into()));
     ask(NEW_ADDRESS, REQUEST | ACK | CREATE | EXCLUSIVE, &address)?;
 
-    let mut up = LinkMessage::default();
-    up.header.index = index;
-    up.header.flags = LinkFlags::Up;
-    up.header.change_mask = LinkFlags::Up;
-    ask(NEW_LINK, REQUEST | ACK, &up)?;
-
+    set_up(index)?;
     for decky in &link.routes {
         let mut route = RouteMessage::default();
         route.header = RouteHeader {
@@ -154,6 +149,14 @@ fn finish(index: u32, link: &HostLink) -> Result<(), Errno> {
     alias.header.index = index;
     alias.attributes.push(LinkAttribute::IfAlias(link.alias.clone()));
     ask(NEW_LINK, REQUEST | ACK, &alias).map(drop)
+}
+
+pub(crate) fn set_up(index: u32) -> Result<(), Errno> {
+    let mut up = LinkMessage::default();
+    up.header.index = index;
+    up.header.flags = LinkFlags::Up;
+    up.header.change_mask = LinkFlags::Up;
+    ask(NEW_LINK, REQUEST | ACK, &up).map(drop)
 }
 
 /// Removes a link if this is written on it.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bollard::query_parameters::{KillContainerOptions, RestartContainerOptions};
 use decnet_docker::EngineError;
-use decnet_docker::host::{EgressCounters, Way};
+use decnet_docker::host::{self, EgressCounters, Port, Way};
 use decnet_plan::planner::describe;
 use decnet_wire::bundle::Network;
 use decnet_wire::observed::ContainerState;
@@ -364,6 +364,44 @@ async fn opens_what_is_declared(way: Way) {
     assert!(counters(&lab).await.allowed > 0);
 }
 
+/// The machine at the other end answers no question that is so.
+fn refuse_arp(peer: &Peer, questions: String) {
+    let rules = format!(
+        "add table arp port\nadd chain arp port input {{ type filter hook input priority 0; }}\n\
+         add rule arp port input {questions} drop\n"
+    );
+    within(peer.namespace(), move || {
+        let made = Command::new("nft").arg(rules).status();
+        assert!(
+            made.is_ok_and(|status| status.success()),
+            "missing: nftables with the family arp"
+        );
+    });
+}
+
+/// Before there is any decky.
+#[tokio::test]
+async fn it_is_seen_beforehand_whether_a_port_takes_other_macs_than_the_hosts() {
+    let mut lab = Lab::new().await;
+    let peer = Peer::new(&mut lab);
+    let parent = peer.network.parent.clone().unwrap();
+    let port = || host::try_port(&parent, address(&peer.network, PEER)).unwrap();
+    assert_eq!(port(), Port::Open);
+    let interfaces = host::interfaces().unwrap();
+    assert!(
+        interfaces
+            .iter()
+            .all(|found| found.parent.as_ref() != Some(&parent)),
+        "something stays: {interfaces:?}"
+    );
+
+    let own = std::fs::read_to_string(format!("/sys/class/net/{parent}/address")).unwrap();
+    refuse_arp(&peer, format!("arp saddr ether != {}", own.trim()));
+    assert_eq!(port(), Port::OwnMacOnly);
+    peer.ip(&["link", "set", "lan0", "down"]);
+    assert_eq!(port(), Port::Silent, "then nobody is to blame");
+}
+
 /// A port that lets frames of the host's own MAC address pass only, as hypervisors have it by default.
 #[tokio::test]
 async fn a_port_that_takes_the_hosts_own_mac_only_is_suspected() {
@@ -375,18 +413,7 @@ async fn a_port_that_takes_the_hosts_own_mac_only_is_suspected() {
     let base = lab.container("web", "base").await.id;
     assert!(lab.engine.check_reach(&base).await.unwrap().is_empty());
 
-    let rules = format!(
-        "add table arp port\nadd chain arp port input {{ type filter hook input priority 0; }}\n\
-         add rule arp port input arp saddr ether {} drop\n",
-        mac_of(DECKY)
-    );
-    within(peer.namespace(), move || {
-        let made = Command::new("nft").arg(rules).status();
-        assert!(
-            made.is_ok_and(|status| status.success()),
-            "missing: nftables with the family arp"
-        );
-    });
+    refuse_arp(&peer, format!("arp saddr ether {}", mac_of(DECKY)));
     let warnings = lab.engine.check_reach(&base).await.unwrap();
     println!("{warnings:?}");
     assert_eq!(warnings.len(), 1);
@@ -420,7 +447,7 @@ async fn the_host_reaches_its_deckies_by_a_link_of_its_own() {
     assert!(pings(to), "the host does not reach its decky any more");
 
     lab.converge(&lab.desire(&[], &[])).await;
-    let left = decnet_docker::host::interfaces().unwrap();
+    let left = host::interfaces().unwrap();
     assert!(left.iter().all(|interface| interface.name != name), "{left:?}");
 }
 
