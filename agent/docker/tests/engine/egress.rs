@@ -365,7 +365,7 @@ async fn opens_what_is_declared(way: Way) {
 }
 
 /// The machine at the other end answers no question that is so.
-fn refuse_arp(peer: &Peer, questions: String) {
+fn refuse_arp(peer: &Peer, questions: &str) {
     let rules = format!(
         "add table arp port\nadd chain arp port input {{ type filter hook input priority 0; }}\n\
          add rule arp port input {questions} drop\n"
@@ -396,7 +396,7 @@ async fn it_is_seen_beforehand_whether_a_port_takes_other_macs_than_the_hosts() 
     );
 
     let own = std::fs::read_to_string(format!("/sys/class/net/{parent}/address")).unwrap();
-    refuse_arp(&peer, format!("arp saddr ether != {}", own.trim()));
+    refuse_arp(&peer, &format!("arp saddr ether != {}", own.trim()));
     assert_eq!(port(), Port::OwnMacOnly);
     peer.ip(&["link", "set", "lan0", "down"]);
     assert_eq!(port(), Port::Silent, "then nobody is to blame");
@@ -413,7 +413,7 @@ async fn a_port_that_takes_the_hosts_own_mac_only_is_suspected() {
     let base = lab.container("web", "base").await.id;
     assert!(lab.engine.check_reach(&base).await.unwrap().is_empty());
 
-    refuse_arp(&peer, format!("arp saddr ether {}", mac_of(DECKY)));
+    refuse_arp(&peer, &format!("arp saddr ether {}", mac_of(DECKY)));
     let warnings = lab.engine.check_reach(&base).await.unwrap();
     println!("{warnings:?}");
     assert_eq!(warnings.len(), 1);
