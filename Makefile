@@ -50,13 +50,17 @@ image: ## the decoy image, as target/decoy-image.tar
 	@echo 'the decoy image is $(DECOY_IMAGE)'
 
 .PHONY: packages
-packages: image $(if $(filter dev,$(PROFILE)),build,shipped) ## deb and rpm of agent and master, under target/packages (PROFILE=dev packages what tests use)
+packages: image $(if $(filter dev,$(PROFILE)),programs,shipped) ## deb and rpm of agent and master, under target/packages (PROFILE=dev packages what tests use)
 	$(CARGO) build --locked --quiet -p decnet-packaging --bin decnet-pack
 	@for package in decnet-agent decnet; do for format in deb rpm; do \
 		$(TARGET_DIR)/debug/decnet-pack $$format --package $$package --binary $(PACKAGED)/$$package \
 			--decoy-image $(DECOY_IMAGE) $(if $(filter dev,$(PROFILE)),--level 0,$(BUILDER_FOLDERS:%=--forbid %)) \
 			$(if $(MAINTAINER),--maintainer '$(MAINTAINER)') --out $(TARGET_DIR)/packages; \
 	done; done
+
+.PHONY: programs
+programs:
+	$(CARGO) build --locked -p decnet -p decnet-agent --bins
 
 # In a folder of its own: other flags than those of `cargo build --release`.
 .PHONY: shipped

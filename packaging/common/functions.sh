@@ -8,6 +8,11 @@ systemd_runs() {
     [ -d /run/systemd/system ] && command -v systemctl >/dev/null 2>&1
 }
 
+# Before enrolment, or `decnet init`, there is nothing to run: a start would only fail.
+has_state() {
+    [ -n "$(ls -A "$state" 2>/dev/null)" ]
+}
+
 # The user that the program runs as, unless that is root or there already. Nobody logs in as it.
 make_user() {
     if [ "$owner" = root ] || getent passwd "$owner" >/dev/null; then

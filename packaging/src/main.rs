@@ -96,7 +96,7 @@ struct PackageArgs {
     /// Who answers for the package
     #[arg(long, value_name = "NAME <ADDRESS>", default_value = MAINTAINER)]
     maintainer: String,
-    /// How hard xz tries
+    /// How hard xz tries; 0 compresses nothing, for packages that only a test installs
     #[arg(long, value_name = "0-9", default_value_t = 9, value_parser = clap::value_parser!(u8).range(0..=9))]
     level: u8,
     /// Fail when the program holds this text, such as the builder's folders; may be given again
@@ -159,9 +159,7 @@ fn main() -> anyhow::Result<()> {
         } => make_image(&binary, &out, reference, arch),
         Command::Tree { package, format, out } => {
             let tree = package::tree::make(&package.recipe()?, format, &out)?;
-            for entry in &tree.entries {
-                println!("{entry}");
-            }
+            print!("{}", tree.manifest()?);
             Ok(())
         }
         Command::Deb { package, out } => {

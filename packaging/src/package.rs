@@ -102,7 +102,7 @@ pub struct Recipe {
     pub epoch: u32,
     /// Who answers for the package: a name and an address.
     pub maintainer: String,
-    /// How hard xz tries, 0 to 9.
+    /// How hard xz tries, 1 to 9; 0 compresses nothing.
     pub level: u8,
     /// Texts that must not be in the program, such as the builder's folders.
     pub forbidden: Vec<String>,

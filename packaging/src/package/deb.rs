@@ -1,11 +1,10 @@
 //! A package for dpkg, by `dpkg-deb`.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::table::{Format, Kind};
 use super::tool::{program, run};
-use super::tree::{self, Tree, temporary};
+use super::tree::{self, Tree, set_mode, temporary};
 use super::{PackageError, Recipe, make_folder, template, write};
 
 /// Besides the control file; the same for every package.
@@ -20,6 +19,7 @@ pub fn build(recipe: &Recipe, folder: &Path) -> Result<PathBuf, PackageError> {
     let tree = tree::make(recipe, Format::Deb, &work.path().join("tree"))?;
     let control = tree.root.join("DEBIAN");
     make_folder(&control)?;
+    set_mode(&control, 0o755)?;
 
     let mut values = template::common(recipe);
     values.push(("ARCHITECTURE", tree.arch.to_string()));
@@ -64,8 +64,11 @@ pub fn build(recipe: &Recipe, folder: &Path) -> Result<PathBuf, PackageError> {
         program("dpkg-deb")
             .env("SOURCE_DATE_EPOCH", recipe.epoch.to_string())
             // One thread: with several, their number decides where blocks end.
-            .args(["--root-owner-group", "--threads-max=1", "-Zxz"])
-            .arg(format!("-z{}", recipe.level))
+            .args(["--root-owner-group", "--threads-max=1"])
+            .args(match recipe.level {
+                0 => vec!["-Znone".to_owned()],
+                level => vec!["-Zxz".to_owned(), format!("-z{level}")],
+            })
             .arg("--build")
             .arg(&tree.root)
             .arg(&out),
@@ -101,10 +104,5 @@ fn libraries(recipe: &Recipe, tree: &Tree, work: &Path) -> Result<String, Packag
 
 fn install(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PackageError> {
     write(path, bytes)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(|source| {
-        PackageError::Write {
-            path: path.to_owned(),
-            source,
-        }
-    })
+    set_mode(path, mode)
 }

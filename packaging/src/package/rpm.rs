@@ -28,15 +28,17 @@ pub fn build(recipe: &Recipe, folder: &Path) -> Result<PathBuf, PackageError> {
     values.push(("DATE", date));
     values.push(("TREE", tree.root.display().to_string()));
     values.push(("FILES", files(&tree)));
-    values.push(("LEVEL", recipe.level.to_string()));
+    let payload = match recipe.level {
+        0 => "w.ufdio".to_owned(),
+        level => format!("w{level}.xzdio"),
+    };
+    values.push(("PAYLOAD", payload));
     let mut text = template::fill(&recipe.folder().join("spec"), &values)?;
     text.push('\n');
     text.push_str(&template::fill(&recipe.packaging().join("rpm/rest"), &values)?);
     let spec = work.path().join(format!("{}.spec", recipe.name));
     write(&spec, text.as_bytes())?;
-    let macros = work.path().join("macros");
-    let filled = template::fill(&recipe.packaging().join("rpm/macros"), &values)?;
-    write(&macros, filled.as_bytes())?;
+    let macros = template::fill(&recipe.packaging().join("rpm/macros"), &values)?;
 
     let arch = match tree.arch {
         Arch::Amd64 => "x86_64",
@@ -48,14 +50,17 @@ pub fn build(recipe: &Recipe, folder: &Path) -> Result<PathBuf, PackageError> {
     );
     make_folder(folder)?;
     let built = work.path().join("built");
+    let mut rpmbuild = program("rpmbuild");
+    // Not as a file with --load, which --target makes it forget.
+    for line in macros.lines().filter_map(|line| line.strip_prefix('%')) {
+        rpmbuild.args(["--define", line]);
+    }
     run(
-        program("rpmbuild")
+        rpmbuild
             .env("SOURCE_DATE_EPOCH", recipe.epoch.to_string())
             // The caller's own macros have no say.
             .env("HOME", work.path())
             .arg("-bb")
-            .arg("--load")
-            .arg(&macros)
             .arg("--define")
             .arg(format!("_topdir {}", work.path().display()))
             .arg("--define")

@@ -1,6 +1,6 @@
 //! A package's files in a folder, as they will be on a host, and the manifest of them.
 
-use std::fmt;
+use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -24,15 +24,6 @@ pub struct Entry {
     pub mode: u32,
     /// In bytes; 0 of a folder.
     pub size: u64,
-    /// SHA-256 in hex; empty for a folder.
-    pub digest: String,
-}
-
-impl fmt::Display for Entry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digest = if self.digest.is_empty() { "-" } else { &self.digest };
-        write!(f, "{:04o} {:>9} {digest} {}", self.mode, self.size, self.path)
-    }
 }
 
 /// A package's files.
@@ -48,6 +39,27 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// One line for each entry: mode, size in bytes, SHA-256 (- of a folder), path.
+    ///
+    /// # Errors
+    /// A file cannot be read again.
+    pub fn manifest(&self) -> Result<String, PackageError> {
+        let mut text = String::new();
+        for entry in &self.entries {
+            let digest = match entry.kind {
+                Kind::Folder => "-".to_owned(),
+                _ => hex::encode(Sha256::digest(read(&within(&self.root, &entry.path))?)),
+            };
+            // Writing to a text does not fail.
+            let _ = writeln!(
+                text,
+                "{:04o} {:>9} {digest} {}",
+                entry.mode, entry.size, entry.path
+            );
+        }
+        Ok(text)
+    }
+
     /// What the files take, in KiB, each rounded up.
     #[must_use]
     pub fn size_kib(&self) -> u64 {
@@ -108,7 +120,6 @@ impl Builder<'_> {
                     kind: row.kind,
                     mode: row.mode,
                     size: 0,
-                    digest: String::new(),
                 });
                 Ok(())
             }
@@ -168,7 +179,6 @@ impl Builder<'_> {
             kind: row.kind,
             mode: row.mode,
             size: bytes.len() as u64,
-            digest: hex::encode(Sha256::digest(bytes)),
         });
         Ok(())
     }
@@ -248,7 +258,7 @@ fn within(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
 }
 
-fn set_mode(path: &Path, mode: u32) -> Result<(), PackageError> {
+pub(super) fn set_mode(path: &Path, mode: u32) -> Result<(), PackageError> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(|source| {
         PackageError::Write {
             path: path.to_owned(),
