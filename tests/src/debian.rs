@@ -57,6 +57,10 @@ impl Debian {
         for folder in ["upper", "work", "merged"] {
             std::fs::create_dir(layer.path().join(folder))?;
         }
+        // Thrown away: nothing has to be safe on disk after each package.
+        let settings = layer.path().join("upper/etc/dpkg/dpkg.cfg.d");
+        std::fs::create_dir_all(&settings)?;
+        std::fs::write(settings.join("layer"), "force-unsafe-io\n")?;
         Ok(Self {
             base,
             layer,
