@@ -13,6 +13,12 @@ DECOY_TARGET ?= $(shell uname -m)-unknown-linux-gnu
 DECOY_BINARY := $(TARGET_DIR)/decoy/$(DECOY_TARGET)/release/decnet-decoy
 DECOY_IMAGE := $(TARGET_DIR)/decoy-image.tar
 DECOY_ARCH := $(if $(filter aarch64%,$(DECOY_TARGET)),arm64,amd64)
+# What is shipped holds no folder of its builder, so that the same source gives the same bytes wherever it is built.
+BUILDER_FOLDERS := $(CURDIR) $(or $(CARGO_HOME),$(HOME)/.cargo)
+REMAP := --remap-path-prefix=$(CURDIR)=/decnet --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
+# `make packages PROFILE=dev` packages what `make build` has built, for trying: a release takes minutes.
+PROFILE ?= release
+PACKAGED := $(if $(filter dev,$(PROFILE)),$(TARGET_DIR)/debug,$(TARGET_DIR)/shipped/release)
 
 .PHONY: help
 help: ## this list
@@ -37,11 +43,29 @@ build: ## all programs
 
 .PHONY: image
 image: ## the decoy image, as target/decoy-image.tar
-	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --locked --release -p decnet-decoy \
+	RUSTFLAGS='-C target-feature=+crt-static $(REMAP)' $(CARGO) build --locked --release -p decnet-decoy \
 		--target $(DECOY_TARGET) --target-dir $(TARGET_DIR)/decoy
 	$(CARGO) run --locked --quiet -p decnet-packaging --bin decnet-pack -- \
 		image --binary $(DECOY_BINARY) --arch $(DECOY_ARCH) --out $(DECOY_IMAGE) >/dev/null
 	@echo 'the decoy image is $(DECOY_IMAGE)'
+
+.PHONY: packages
+packages: image $(if $(filter dev,$(PROFILE)),programs,shipped) ## deb and rpm of agent and master, under target/packages (PROFILE=dev packages what tests use)
+	$(CARGO) build --locked --quiet -p decnet-packaging --bin decnet-pack
+	@for package in decnet-agent decnet; do for format in deb rpm; do \
+		$(TARGET_DIR)/debug/decnet-pack $$format --package $$package --binary $(PACKAGED)/$$package \
+			--decoy-image $(DECOY_IMAGE) $(if $(filter dev,$(PROFILE)),--level 0,$(BUILDER_FOLDERS:%=--forbid %)) \
+			$(if $(MAINTAINER),--maintainer '$(MAINTAINER)') --out $(TARGET_DIR)/packages; \
+	done; done
+
+.PHONY: programs
+programs:
+	$(CARGO) build --locked -p decnet -p decnet-agent --bins
+
+# In a folder of its own: other flags than those of `cargo build --release`.
+.PHONY: shipped
+shipped:
+	RUSTFLAGS='$(REMAP)' $(CARGO) build --locked --release -p decnet -p decnet-agent --bins --target-dir $(TARGET_DIR)/shipped
 
 .PHONY: lab-image
 lab-image: ## the disk of lab hosts, under target/lab; made again when its recipe changes (root)

@@ -52,6 +52,13 @@ readonly needed=(
     'debootstrap:debootstrap'
     'mke2fs:e2fsprogs'
     'setpriv:util-linux'
+    # Packages: what makes them, and what judges them.
+    'dpkg-shlibdeps:dpkg-dev'
+    'strip:binutils'
+    'rpmbuild:rpm'
+    'lintian:lintian'
+    'rpmlint:rpmlint'
+    'debugfs:e2fsprogs'
 )
 
 # The peer of the Compose engine. Debian 13 has it as a package, Debian 12 in no release of its own.

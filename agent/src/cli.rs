@@ -25,6 +25,7 @@ use crate::enrol::{self, EnrolError, Existing, LONGEST_TOKEN};
 use crate::error::error_chain;
 use crate::ledger::JournalEntry;
 use crate::logging;
+use crate::manual::Manual;
 use crate::status::{Preview, Retried, Status, journal_text};
 
 /// How long `run` waits for whoever holds the ledger.
@@ -202,6 +203,12 @@ enum Command {
     Compose(compose::Options),
     /// Print the completions of a shell.
     Completions { shell: Shell },
+    /// Print the manual page, or write one for each command into a folder.
+    Man {
+        /// The folder.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -285,6 +292,9 @@ impl Cli {
             clap_complete::generate(shell, &mut Self::command(), "decnet-agent", &mut script);
             return written(&script);
         }
+        if let Command::Man { dir } = &self.command {
+            return print_manual(dir.as_deref());
+        }
         if let Command::Compose(options) = self.command {
             return Ok(match compose::run(options, &self.common.docker_socket).await? {
                 compose::Ended::Done => Exit::Done,
@@ -365,7 +375,7 @@ impl Cli {
                 Ok(if unwell { Exit::Unwell } else { Exit::Done })
             }
             // Answered above, before any file was looked at.
-            Command::Completions { .. } | Command::Compose(_) => Ok(Exit::Done),
+            Command::Completions { .. } | Command::Man { .. } | Command::Compose(_) => Ok(Exit::Done),
         }
     }
 }
@@ -390,6 +400,26 @@ impl Output {
         }
         written(out.as_bytes())
     }
+}
+
+fn print_manual(folder: Option<&Path>) -> Result<Exit, Failure> {
+    let manual = Manual {
+        command: Cli::command(),
+        source: concat!("decnet-agent ", env!("CARGO_PKG_VERSION")),
+        exit_codes: EXIT_CODES,
+    };
+    let Some(folder) = folder else {
+        let mut page = Vec::new();
+        manual
+            .page(&mut page)
+            .map_err(|error| Failure::new(Exit::Failed, &error))?;
+        return written(&page);
+    };
+    manual.write_all(folder).map_err(|error| Failure {
+        text: format!("cannot write to {}: {}", folder.display(), error_chain(&error)),
+        exit: Exit::Failed,
+    })?;
+    Ok(Exit::Done)
 }
 
 fn written(out: &[u8]) -> Result<Exit, Failure> {

@@ -56,6 +56,7 @@ mod identity;
 pub mod ledger;
 mod link;
 pub mod logging;
+pub mod manual;
 mod policy;
 mod pull;
 mod reconcile;

@@ -15,6 +15,7 @@
 //! | [`fleet`] | the CLI with `--json`, and waiting for rows and hosts |
 //! | [`clients`] | one visit by its ordinary client for each service |
 //! | [`lab`] | whole Debian hosts with their own kernel and systemd, for reboots, power cuts, units and packages |
+//! | [`debian`] | a Debian's files to install packages in, thrown away afterwards |
 //! | [`scene`] | a master, its worker and a LAN, made together and removed together |
 //! | [`oracle`] | the same Compose files through Docker Compose and through the agent's engine |
 //! | [`siege`] | agents that do what agents do, and clients that misbehave |
@@ -29,6 +30,7 @@ pub mod chaos;
 pub mod clients;
 pub mod collector;
 pub mod command;
+pub mod debian;
 pub mod dialogue;
 pub mod ear;
 pub mod engine;
