@@ -100,7 +100,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
             findings.extend(master(config, &identity).await);
         }
         Err(error @ IdentityError::NotEnrolled { .. }) => {
-            let advice = "make a token at the master and run `decnet-agent enroll TOKEN`";
+            let advice = "run `decnet host enroll NAME` at the master, then here, as root, the `decnet-agent enroll` that it prints";
             findings.push(Finding::fail("identity", error.to_string(), advice));
         }
         Err(error) => {

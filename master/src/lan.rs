@@ -10,7 +10,7 @@ use crate::fleet::model::Lan;
 /// The interface, subnet and gateway of the default route, if there is one.
 #[must_use]
 pub fn detect() -> Option<Lan> {
-    let (interface, gateway) = default_route(&std::fs::read_to_string("/proc/net/route").ok()?)?;
+    let (interface, gateway) = default_route(&std::fs::read_to_string("/proc/self/net/route").ok()?)?;
     let subnet = nix::ifaddrs::getifaddrs().ok()?.find_map(|address| {
         if address.interface_name != interface {
             return None;
