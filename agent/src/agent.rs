@@ -374,7 +374,8 @@ impl Agent {
     }
 }
 
-/// Tells every condition that is another one than before. Ends with the loop that makes them, which ends the agent.
+/// Tells every condition that is another one than before, for ever: why the loop that makes them has ended is the loop's
+/// own to say.
 async fn tell_conditions(supervisor: &Supervisor, mut shown: watch::Receiver<Condition>) {
     let mut told = String::new();
     loop {
@@ -384,7 +385,7 @@ async fn tell_conditions(supervisor: &Supervisor, mut shown: watch::Receiver<Con
             told = text;
         }
         if shown.changed().await.is_err() {
-            return;
+            return std::future::pending().await;
         }
     }
 }
