@@ -482,8 +482,10 @@ impl<M: Machine> Reconciler<M> {
             return Ok(());
         }
         for Settled { stack, operation, .. } in &settled {
-            if let Some(operation) = operation {
-                tracing::info!(%stack, %operation, "operation succeeded");
+            if let Some(operation) = operation
+                && let Some(aim) = look.effective.aims.get(stack)
+            {
+                tracing::info!(%stack, decky = %aim.decky, %operation, "operation succeeded");
             }
         }
         let (now, bundle) = (self.clock.now(), look.bundle.clone());
@@ -509,7 +511,7 @@ impl<M: Machine> Reconciler<M> {
                 continue;
             };
             if look.ran_before(name) && look.open(name).is_none() && !look.incidents.contains_key(name) {
-                tracing::warn!(stack = %name, reason, "left the desired state");
+                tracing::warn!(stack = %name, decky = %aim.decky, reason, "left the desired state");
                 drifted.push((name.clone(), aim.decky.clone(), one_line(reason)));
             }
         }

@@ -6,7 +6,7 @@
 //! | `PRIORITY` | 3 error, 4 warning, 6 info, 7 debug and trace (syslog(3)) |
 //! | `SYSLOG_IDENTIFIER` | the program |
 //! | `DECNET_HOST` | the host that it is about: an agent's own, or the one that a master's line names |
-//! | `DECNET_DECKY`, `DECNET_OPERATION` | likewise; an agent's stack is its decky |
+//! | `DECNET_DECKY`, `DECNET_STACK`, `DECNET_OPERATION` | likewise |
 //! | `DECNET_TARGET` | the part of the program |
 //!
 //! The protocol is one datagram an entry, `NAME=value` a line; a value with line breaks stands behind its length (systemd's
@@ -31,7 +31,7 @@ const LONGEST: usize = 48 * 1024;
 const FIELDS: [(&str, &str); 4] = [
     ("host", "DECNET_HOST"),
     ("decky", "DECNET_DECKY"),
-    ("stack", "DECNET_DECKY"),
+    ("stack", "DECNET_STACK"),
     ("operation", "DECNET_OPERATION"),
 ];
 
@@ -142,9 +142,7 @@ impl Line {
         }
         self.said.push_str(&format!(" {}={shown}", field.name()));
         let known = FIELDS.iter().find(|(name, _)| *name == field.name());
-        if let Some((_, name)) = known
-            && !self.names(name)
-        {
+        if let Some((_, name)) = known {
             self.fields.push((name, value.to_owned()));
         }
     }
@@ -190,8 +188,8 @@ mod tests {
     #[test]
     fn a_line_has_its_decky_operation_and_host_as_fields_and_reads_as_before() {
         let entries = entries(|| {
-            let (stack, operation) = ("web", 7);
-            tracing::info!(%stack, %operation, "operation succeeded");
+            let (stack, decky, operation) = ("decnet-web", "web", 7);
+            tracing::info!(%stack, %decky, %operation, "operation succeeded");
             tracing::warn!(host = "h1", decky = %"mail", error = "no room", tries = 2, "not yet");
             tracing::error!("broken");
         });
@@ -199,9 +197,10 @@ mod tests {
         for line in [
             "PRIORITY=6",
             "SYSLOG_IDENTIFIER=decnet-test",
+            "DECNET_STACK=decnet-web",
             "DECNET_DECKY=web",
             "DECNET_OPERATION=7",
-            "MESSAGE=operation succeeded stack=web operation=7",
+            "MESSAGE=operation succeeded stack=decnet-web decky=web operation=7",
         ] {
             assert!(has(&entries[0], line), "{line}: {}", entries[0]);
         }
