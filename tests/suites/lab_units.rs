@@ -13,6 +13,8 @@ use serde_json::Value;
 /// As long as anything here may take on a guest that is busy.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
 const UNITS: &str = "/usr/lib/systemd/system";
+/// What `systemd-analyze security` may say at most: `systemd/README.md` says what stays open and why.
+const EXPOSURES: [(&str, f32); 2] = [("decnet-agent.service", 2.8), ("decnet-master.service", 1.5)];
 
 struct Machine {
     host: Host,
@@ -43,13 +45,11 @@ impl Machine {
         self.agent_that_is_not_enrolled_says_how_and_rests()?;
         self.master_serves_as_its_own_user()?;
         self.agent_starts_without_an_engine()?;
-        let containers = self.decky_comes_once_the_engine_does()?;
+        self.decky_comes_once_the_engine_does()?;
         self.journal_has_fields()?;
         self.engine_restarts_under_the_agent()?;
         self.stops_touch_no_decky()?;
-        self.a_loop_that_stands_still_is_ended_and_begun_again()?;
-        ensure!(!containers.is_empty(), "no containers");
-        Ok(())
+        self.a_loop_that_stands_still_is_ended_and_begun_again()
     }
 
     fn at(&self, what: &str) {
@@ -116,10 +116,7 @@ impl Machine {
             "systemd-analyze verify: {}",
             verified.said()
         );
-        for (unit, most) in [
-            ("decnet-agent.service", AGENT_EXPOSURE),
-            ("decnet-master.service", 1.5),
-        ] {
+        for (unit, most) in EXPOSURES {
             let said = self.ok(&format!("systemd-analyze security --no-pager {unit} | tail -n 1"))?;
             let exposure: f32 = said
                 .rsplit_once(&format!("{unit}: "))
@@ -207,10 +204,11 @@ impl Machine {
             let deckies: Value = serde_json::from_str(text).unwrap_or_default();
             deckies[0]["state"] == "running"
         })?;
+        self.until("its containers run", "docker ps -q | wc -l", |text| text == "2")?;
         self.until_status("decnet-agent", "converged").map(drop)
     }
 
-    fn decky_comes_once_the_engine_does(&self) -> Result<String> {
+    fn decky_comes_once_the_engine_does(&self) -> Result<()> {
         self.ok("systemctl start docker.socket docker.service")?;
         self.until_converged()?;
         let restarts = self.property("decnet-agent", "NRestarts")?;
@@ -228,7 +226,7 @@ impl Machine {
         let rules = self.ok(&format!("nsenter -t {pid} -n iptables -S OUTPUT"))?;
         ensure!(rules.contains("DROP"), "the decky's namespace is open: {rules}");
         self.at("the decky runs");
-        self.containers()
+        Ok(())
     }
 
     fn journal_has_fields(&self) -> Result<()> {
@@ -261,6 +259,12 @@ impl Machine {
     fn engine_restarts_under_the_agent(&self) -> Result<()> {
         let pid = self.property("decnet-agent", "MainPID")?;
         self.ok("systemctl restart docker.service")?;
+        // What it said before that is no answer.
+        self.until(
+            "the agent is connected again",
+            "journalctl -u decnet-agent -o cat --no-pager | grep -c '^connected to the Docker Engine'",
+            |text| text == "2",
+        )?;
         self.until_converged()?;
         let now = self.property("decnet-agent", "MainPID")?;
         ensure!(pid == now, "the agent was {pid} and is {now}");
@@ -311,6 +315,3 @@ impl Machine {
         Ok(())
     }
 }
-
-/// What `systemd-analyze security` may say of the agent at most.
-const AGENT_EXPOSURE: f32 = 2.8;
