@@ -24,9 +24,10 @@ use crate::identity::{Identity, IdentityError, IdentityStore};
 use crate::ledger::{Ledger, LedgerError};
 use crate::link::{Link, LinkError};
 use crate::pull::Pull;
-use crate::reconcile::{Condition, DockerMachine, Reconciler, Retries};
+use crate::reconcile::{Condition, DockerMachine, Pulse, Reconciler, Retries};
 use crate::report::Reporter;
 use crate::status::{Contact, Preview, PreviewError, Retried, Status};
+use crate::supervisor::Supervisor;
 use crate::transfers::Transfers;
 
 /// How long a poll waits until the master says otherwise.
@@ -42,6 +43,7 @@ pub struct Agent {
     master: HostPort,
     ledger: Arc<Ledger>,
     clock: SharedClock,
+    supervisor: Supervisor,
 }
 
 /// An agent that cannot be opened.
@@ -116,7 +118,15 @@ impl Agent {
             master,
             ledger: Arc::new(opened.ledger),
             clock,
+            supervisor: Supervisor::default(),
         })
+    }
+
+    /// The same agent, which tells whoever started this process that it is ready, what it does, and that it is alive.
+    #[must_use]
+    pub fn supervised_by(mut self, supervisor: Supervisor) -> Self {
+        self.supervisor = supervisor;
+        self
     }
 
     /// The host that this agent works for.
@@ -256,6 +266,7 @@ impl Agent {
         let socket = self.config.docker_socket.clone();
         let machine = DockerMachine::new(socket, host, blobs, Arc::clone(&transfers), relist);
         let machine = Arc::new(machine);
+        let (supervisor, shown) = (self.supervisor.clone(), condition.subscribe());
         let listener = control::listen(&self.config.socket_path()).map_err(RunError::Control)?;
         let control = Control {
             identity: Arc::clone(&self.identity),
@@ -295,6 +306,7 @@ impl Agent {
             idle_round: Arc::clone(&idle_round),
             relist,
             tracer: tracer.clone(),
+            pulse: Pulse::new(self.supervisor.clone()),
         };
         let admission = Admission::new(
             self.identity.audience(),
@@ -349,6 +361,31 @@ impl Agent {
             control::serve(listener, control).await;
             Ok(())
         });
+        // Neither the engine nor the master is waited for: an agent that has its ledger keeps what runs, and says in its
+        // status what it waits for.
+        supervisor.ready("started");
+        if supervisor.is_there() {
+            tasks.spawn(async move {
+                tell_conditions(&supervisor, shown).await;
+                Ok(())
+            });
+        }
         Ok(tasks)
+    }
+}
+
+/// Tells every condition that is another one than before, for ever: why the loop that makes them has ended is the loop's
+/// own to say.
+async fn tell_conditions(supervisor: &Supervisor, mut shown: watch::Receiver<Condition>) {
+    let mut told = String::new();
+    loop {
+        let text = shown.borrow_and_update().in_a_line();
+        if text != told {
+            supervisor.status(&text);
+            told = text;
+        }
+        if shown.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
 }

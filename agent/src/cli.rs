@@ -1,7 +1,7 @@
 //! The commands of `decnet-agent`.
 
 use std::fmt;
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,6 +27,7 @@ use crate::ledger::JournalEntry;
 use crate::logging;
 use crate::manual::Manual;
 use crate::status::{Preview, Retried, Status, journal_text};
+use crate::supervisor::Supervisor;
 
 /// How long `run` waits for whoever holds the ledger.
 const LOOKED_AT: Duration = Duration::from_secs(5);
@@ -103,7 +104,11 @@ impl From<OpenError> for Failure {
         } else {
             Exit::Failed
         };
-        Self::new(exit, &error)
+        match error {
+            // What to do stands in its own line, which is all that somebody needs.
+            OpenError::Identity(not_enrolled) if exit == Exit::NotEnrolled => Self::new(exit, &not_enrolled),
+            error => Self::new(exit, &error),
+        }
     }
 }
 
@@ -254,11 +259,11 @@ impl Cli {
             _ => "info",
         };
         let asked = self.common.log.as_deref().unwrap_or(usual);
-        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         if self.common.log_json {
+            let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
             logging::begin(asked, lines.json().flatten_event(true));
         } else {
-            logging::begin(asked, lines.with_ansi(std::io::stderr().is_terminal()));
+            logging::for_people(asked, "decnet-agent");
         }
     }
 
@@ -310,7 +315,12 @@ impl Cli {
                 let token = read_token(token.as_ref(), file.as_deref())?;
                 enroll(token.reveal(), force, &config).await
             }
-            Command::Run => run(config).await,
+            Command::Run => {
+                let supervisor = Supervisor::from_environment();
+                run(config, &supervisor)
+                    .await
+                    .inspect_err(|failure| supervisor.status(&failure.text))
+            }
             Command::Status(output) => {
                 let status: Status = match asked(&config, "/status").await? {
                     Some(status) => status,
@@ -517,20 +527,23 @@ async fn open(config: Config) -> Result<Agent, OpenError> {
     }
 }
 
-async fn run(config: Config) -> Result<Exit, Failure> {
+async fn run(config: Config, supervisor: &Supervisor) -> Result<Exit, Failure> {
     crate::core_dumps::forbid();
-    let mut agent = open(config.clone()).await?;
+    let mut agent = open(config.clone()).await?.supervised_by(supervisor.clone());
+    logging::concerns_host(agent.host());
     let shutdown = CancellationToken::new();
     let failed = |error: std::io::Error| Failure::new(Exit::Failed, &error);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let cancel = shutdown.clone();
+    let told = supervisor.clone();
     let signals = tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         tracing::info!("stopping; the deckies keep running");
+        told.stopping("stopping; the deckies keep running");
         cancel.cancel();
     });
     let outcome = loop {
@@ -542,8 +555,8 @@ async fn run(config: Config) -> Result<Exit, Failure> {
             }
             Err(error) => break Err(Failure::new(Exit::Failed, &error)),
         }
-        match reopen(&config, &shutdown).await {
-            Ok(Some(opened)) => agent = opened,
+        match reopen(&config, &shutdown, supervisor).await {
+            Ok(Some(opened)) => agent = opened.supervised_by(supervisor.clone()),
             Ok(None) => break Ok(Exit::Done),
             Err(error) => break Err(error.into()),
         }
@@ -552,9 +565,16 @@ async fn run(config: Config) -> Result<Exit, Failure> {
     outcome
 }
 
-/// Opens the state again once the disk lets it; none when the agent is to end before that.
-async fn reopen(config: &Config, shutdown: &CancellationToken) -> Result<Option<Agent>, OpenError> {
+/// Opens the state again once the disk lets it; none when the agent is to end before that. There is no reconcile loop
+/// meanwhile: this one is alive in its place.
+async fn reopen(
+    config: &Config,
+    shutdown: &CancellationToken,
+    supervisor: &Supervisor,
+) -> Result<Option<Agent>, OpenError> {
+    supervisor.status("waiting until the ledger can be written again");
     loop {
+        supervisor.alive();
         tokio::select! {
             () = tokio::time::sleep(DISK) => {}
             () = shutdown.cancelled() => return Ok(None),

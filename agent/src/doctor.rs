@@ -105,7 +105,7 @@ fn not_enrolled(error: &IdentityError) -> Finding {
         IdentityError::NotEnrolled { .. } => Finding::fail(
             CHECK,
             "this host is not enrolled",
-            "make a token at the master and run `decnet-agent enroll TOKEN`",
+            "run `decnet host enroll NAME` at the master, then here, as root, the `decnet-agent enroll` that it prints",
         ),
         error => Finding::fail(
             CHECK,

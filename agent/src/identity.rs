@@ -101,7 +101,7 @@ pub(crate) struct Identity {
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     #[error(
-        "this host is not enrolled: there is no {path}; make a token at the master and run `decnet-agent enroll TOKEN`"
+        "this host is not enrolled (there is no {path}): run `decnet host enroll NAME` at the master, then here, as root, the `decnet-agent enroll` that it prints"
     )]
     NotEnrolled { path: PathBuf },
     #[error("cannot read the identity")]

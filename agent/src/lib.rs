@@ -30,6 +30,7 @@
 //! | `report` | heartbeat, events, observed state |
 //! | `control`, [`status`], [`doctor`] | what people on the host can ask |
 //! | `compose` | Compose projects of this machine, without a master |
+//! | [`supervisor`] | what the service manager is told |
 //! | [`cli`] | the commands |
 
 mod admit;
@@ -62,6 +63,7 @@ mod pull;
 mod reconcile;
 mod report;
 pub mod status;
+pub mod supervisor;
 mod traces;
 mod transfers;
 mod trust;

@@ -15,6 +15,7 @@ mod execute;
 mod images;
 mod machine;
 mod pace;
+mod pulse;
 mod suspicions;
 mod tries;
 
@@ -49,6 +50,8 @@ pub(crate) use execute::{Apply, Execution, Outcome, Record};
 pub(crate) use machine::{DockerMachine, Machine};
 use pace::Pace;
 pub(crate) use pace::Part;
+use pulse::Progress;
+pub(crate) use pulse::Pulse;
 use tries::add_blocked;
 pub(crate) use tries::{Retries, quarantined};
 
@@ -80,6 +83,7 @@ pub(crate) struct Reconciler<M> {
     /// A look at the engine at least this often, whatever the signals say.
     pub(crate) relist: Duration,
     pub(crate) tracer: Tracer,
+    pub(crate) pulse: Pulse,
 }
 
 /// When the next round is due.
@@ -172,6 +176,7 @@ impl<M: Machine> Reconciler<M> {
         };
         let mut tidied = None;
         loop {
+            self.pulse.beat();
             let rested = memory.rest.is_some();
             let next = self.round(&mut memory).await?;
             if !memory.traced.is_empty() {
@@ -186,13 +191,18 @@ impl<M: Machine> Reconciler<M> {
                 decnet_heap::give_back();
                 tidied = Some(Instant::now());
             }
-            tokio::select! {
-                changed = self.bundles.changed() => if changed.is_err() {
-                    // Nobody is left to publish: the agent is shutting down.
-                    return Ok(());
-                },
-                () = self.wake.notified() => {}
-                () = tokio::time::sleep(pause.min(self.relist)) => {}
+            let pause = pause.min(self.relist);
+            let (bundles, wake) = (&mut self.bundles, &self.wake);
+            let waiting = async {
+                tokio::select! {
+                    changed = bundles.changed() => changed.is_ok(),
+                    () = wake.notified() => true,
+                    () = tokio::time::sleep(pause) => true,
+                }
+            };
+            if !self.pulse.during(pause, waiting).await {
+                // Nobody is left to publish: the agent is shutting down.
+                return Ok(());
             }
         }
     }
@@ -203,7 +213,7 @@ impl<M: Machine> Reconciler<M> {
             self.say(|condition| condition.reason = Some("no bundle was accepted yet".to_owned()));
             return Ok(Next::After(TIMER));
         };
-        let seen = self.machine.observe().await;
+        let seen = self.pulse.during(pulse::LOOKING, self.machine.observe()).await;
         if let Some(rest) = memory.rest.take()
             && rest.bundle == *bundle.digest()
             && rest.commits == self.ledger.commits()
@@ -472,8 +482,10 @@ impl<M: Machine> Reconciler<M> {
             return Ok(());
         }
         for Settled { stack, operation, .. } in &settled {
-            if let Some(operation) = operation {
-                tracing::info!(%stack, %operation, "operation succeeded");
+            if let Some(operation) = operation
+                && let Some(aim) = look.effective.aims.get(stack)
+            {
+                tracing::info!(%stack, decky = %aim.decky, %operation, "operation succeeded");
             }
         }
         let (now, bundle) = (self.clock.now(), look.bundle.clone());
@@ -499,7 +511,7 @@ impl<M: Machine> Reconciler<M> {
                 continue;
             };
             if look.ran_before(name) && look.open(name).is_none() && !look.incidents.contains_key(name) {
-                tracing::warn!(stack = %name, reason, "left the desired state");
+                tracing::warn!(stack = %name, decky = %aim.decky, reason, "left the desired state");
                 drifted.push((name.clone(), aim.decky.clone(), one_line(reason)));
             }
         }
@@ -614,6 +626,7 @@ impl<M: Machine> Reconciler<M> {
         chosen: &[bool],
     ) -> Result<Vec<Outcome>, LedgerError> {
         memory.round += 1;
+        let progress = Progress::new();
         let journal = Journal {
             ledger: &self.ledger,
             clock: &self.clock,
@@ -621,12 +634,15 @@ impl<M: Machine> Reconciler<M> {
             served,
             under_way: &memory.traced,
             tracer: &self.tracer,
+            progress: &progress,
         };
         let execution = Execution {
             machine: &*self.machine,
             record: &journal,
         };
-        execution.run(plan, chosen, || self.is_outdated()).await
+        let running = execution.run(plan, chosen, || self.is_outdated());
+        let told = || self.machine.told();
+        self.pulse.during_steps(&progress, told, running).await
     }
 
     /// Whether the round is about a bundle that is not the newest any more, or the agent is shutting down.

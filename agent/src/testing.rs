@@ -1,7 +1,7 @@
 //! What the unit tests share: a signer, documents, a clock that stands still, and the simulated engine as a
 //! machine.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use decnet_docker::EngineError;
@@ -263,6 +263,8 @@ pub(crate) struct SimMachine {
     /// After so many steps the machine hangs for ever, which is what a kill looks like from here.
     pub(crate) hang_at: AtomicUsize,
     pub(crate) hung: Notify,
+    /// What transfers have told so far.
+    pub(crate) told: AtomicU64,
 }
 
 impl SimMachine {
@@ -282,6 +284,7 @@ impl SimMachine {
             applied: AtomicUsize::new(0),
             hang_at: AtomicUsize::new(usize::MAX),
             hung: Notify::new(),
+            told: AtomicU64::new(0),
         })
     }
 
@@ -365,6 +368,10 @@ impl Machine for SimMachine {
 
     async fn disk(&self) -> Option<Disk> {
         *self.disk.lock().unwrap()
+    }
+
+    fn told(&self) -> u64 {
+        self.told.load(Ordering::SeqCst)
     }
 
     async fn expect(&self, _blobs: Vec<Blob>) {}

@@ -1,7 +1,8 @@
 //! What is being fetched: pulls layer by layer, builds line by line, blobs byte by byte. For people who look; nothing
-//! is decided by it.
+//! is decided by it, but that an agent whose transfers go on is not stuck.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,10 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Everything that is under way, by the name of its image or blob.
 #[derive(Debug, Default)]
-pub(crate) struct Transfers(Mutex<BTreeMap<String, Transfer>>);
+pub(crate) struct Transfers {
+    under_way: Mutex<BTreeMap<String, Transfer>>,
+    told: AtomicU64,
+}
 
 #[derive(Debug)]
 struct Transfer {
@@ -116,7 +120,13 @@ impl Transfers {
         }
     }
 
+    /// How often anything has told how far it is. Who sees the number change sees that something goes on.
+    pub(crate) fn told(&self) -> u64 {
+        self.told.load(Ordering::Relaxed)
+    }
+
     fn change(&self, name: &str, change: impl FnOnce(&mut Transfer)) {
+        self.told.fetch_add(1, Ordering::Relaxed);
         let mut all = self.lock();
         let transfer = all.entry(name.to_owned()).or_insert_with(|| Transfer {
             parts: BTreeMap::new(),
@@ -131,7 +141,7 @@ impl Transfers {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Transfer>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,6 +8,7 @@ use clap::Parser as _;
 use decnet::cli::{self, AdminCommand, Cli, Command, Console};
 use decnet::init::{self, InitArgs};
 use decnet::serve::{self, Bound, ServeArgs};
+use decnet_agent::supervisor::Supervisor;
 use decnet_wire::ids::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -83,8 +84,7 @@ fn initialise(args: &InitArgs) -> anyhow::Result<()> {
 
 fn run_master(args: ServeArgs) -> anyhow::Result<()> {
     let asked = std::env::var("DECNET_LOG").unwrap_or_else(|_| "info".to_owned());
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    decnet_agent::logging::begin(&asked, lines);
+    decnet_agent::logging::for_people(&asked, "decnet");
     decnet_agent::core_dumps::forbid();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -102,10 +102,11 @@ fn run_master(args: ServeArgs) -> anyhow::Result<()> {
             }
             asked.cancel();
         });
-        serve::run(args, end, |bound: &Bound| {
+        let supervisor = Supervisor::from_environment();
+        let serving = serve::run(args, end, supervisor.clone(), |bound: &Bound| {
             tracing::info!(?bound, "the master serves");
-        })
-        .await
-        .map_err(Into::into)
+        });
+        let served = serving.await.map_err(anyhow::Error::from);
+        served.inspect_err(|error| supervisor.status(&format!("{error:#}")))
     })
 }

@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use decnet_agent::supervisor::Supervisor;
 use decnet_pki::ServerName;
 use decnet_pki::files::{self, FileError};
 use decnet_trace::{Endpoint, Exporter, Tracer, Value};
@@ -146,13 +147,15 @@ pub enum ServeError {
     Listen(#[from] listen::ListenError),
 }
 
-/// Serves until `end`. `ready` is called once every listener is open.
+/// Serves until `end`. `ready` is called once every listener is open; `supervisor` is told that as well, and from then on
+/// that the master is alive.
 ///
 /// # Errors
 /// Something that it needs is not there. After `ready` it does not fail.
 pub async fn run(
     args: ServeArgs,
     end: CancellationToken,
+    supervisor: Supervisor,
     ready: impl FnOnce(&Bound),
 ) -> Result<(), ServeError> {
     let agents = listen::agent_limits(listen::allow_files());
@@ -225,13 +228,22 @@ pub async fn run(
     let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(told.clone())));
     let renewing = tokio::spawn(certificates.run());
     let publisher = tokio::spawn(Arc::clone(&control).run_publisher());
-    let sweep = tokio::spawn(Arc::clone(&control).run_sweep());
+    let watcher = supervisor.clone();
+    let sweep = tokio::spawn(Arc::clone(&control).run_sweep(move || watcher.alive()));
     let listening = tokio::spawn(Arc::clone(&control).run_listening());
     if !args.no_local_worker {
         embedded::spawn(&tasks, &args, &bound, Arc::clone(&control), end.clone());
     }
     ready(&bound);
+    supervisor.ready(&format!(
+        "agents at {}, enrolment at {}, operators at {} and {}",
+        bound.agent,
+        bound.enrolment,
+        bound.api,
+        bound.socket.display()
+    ));
     end.cancelled().await;
+    supervisor.stopping("stopping");
     tasks.close();
     tasks.wait().await;
     renewing.abort();

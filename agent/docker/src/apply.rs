@@ -13,7 +13,7 @@ use decnet_wire::ids::Digest;
 use decnet_wire::observed::ContainerState;
 use tokio::fs::File;
 
-use crate::engine::CHANGE;
+use crate::engine::{CHANGE, TRANSFER};
 use crate::error::{is_absent, status};
 use crate::host::leftovers;
 use crate::observe::{label, name_of, to_state};
@@ -40,6 +40,25 @@ pub trait BlobSource: Send + Sync {
 
 /// How often a removal that somebody else has begun is looked at.
 const REMOVAL_POLL: Duration = Duration::from_millis(200);
+
+/// For a step that changes an object: it makes a handful of calls, and waits its turn among those of other steps.
+const A_FEW_CALLS: Duration = Duration::from_secs(10 * CHANGE.as_secs());
+
+/// The longest that a step can be under way while it tells nothing of itself; none where it ends only with what it
+/// waits for. After that, something hangs that has a limit of its own.
+#[must_use]
+pub fn longest_silence(step: &Step) -> Option<Duration> {
+    let more = match step {
+        Step::LoadImage { .. } | Step::PullImage { .. } | Step::BuildImage { .. } => TRANSFER,
+        Step::WaitHealthy { timeout_s, .. } | Step::WaitCompleted { timeout_s, .. } => {
+            Duration::from_secs((*timeout_s)?.into())
+        }
+        Step::StopContainer { timeout_s, .. } => Duration::from_secs((*timeout_s).into()),
+        Step::StartContainer { settle_ms, .. } => Duration::from_millis(*settle_ms),
+        _ => Duration::ZERO,
+    };
+    Some(A_FEW_CALLS + more)
+}
 
 impl Engine {
     /// Applies one step. Repeating a step that was applied, wholly or in part, is fine.

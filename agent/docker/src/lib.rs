@@ -27,7 +27,7 @@ mod list;
 mod observe;
 mod progress;
 
-pub use apply::{BlobSource, Builder};
+pub use apply::{BlobSource, Builder, longest_silence};
 pub use engine::{Engine, Facts};
 pub use error::{EngineError, Fault};
 pub use list::{Listed, LogLine};

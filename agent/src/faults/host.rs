@@ -22,7 +22,7 @@ use crate::clock::Clock as _;
 use crate::config::HostPort;
 use crate::ledger::{Ledger, LedgerError};
 use crate::link::LinkError;
-use crate::reconcile::{Condition, Reconciler, Retries};
+use crate::reconcile::{Condition, Pulse, Reconciler, Retries};
 use crate::report::{Post, Reporter, SendError};
 use crate::status::Contact;
 use crate::testing::{FixedClock, Signer, SimMachine, now};
@@ -205,6 +205,7 @@ impl Host {
             idle_round: Arc::default(),
             relist: Duration::from_secs(60),
             tracer: Tracer::off(),
+            pulse: Pulse::default(),
         };
         let reporter = Reporter {
             link: Way {

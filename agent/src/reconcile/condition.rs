@@ -64,6 +64,24 @@ impl Condition {
         stacks
     }
 
+    /// In a few words, for whoever looks at the service.
+    pub(crate) fn in_a_line(&self) -> String {
+        match (&self.digest, &self.engine, &self.reason) {
+            (None, _, None) => "started".to_owned(),
+            (None, _, Some(reason)) => reason.clone(),
+            (Some(_), None, reason) => {
+                let reason = reason.as_deref().unwrap_or("it does not answer");
+                format!("waiting for the Docker Engine: {reason}")
+            }
+            (Some(_), Some(_), Some(reason)) if self.converged => format!("converged, but {reason}"),
+            (Some(_), Some(_), Some(reason)) => format!("working: {reason}"),
+            (Some(_), Some(_), None) => match &self.observed {
+                Some(observed) => format!("converged; {} containers", observed.containers.len()),
+                None => "converged".to_owned(),
+            },
+        }
+    }
+
     /// Whether somebody who was told `told` would be told something else by now, but for how often was tried.
     pub(crate) fn differs(&self, told: &Self) -> bool {
         let states = |condition: &Self| -> Vec<(StackName, bool)> {

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 
 use super::Machine;
 use super::pace::Part;
+use super::pulse::Progress;
 use crate::clock::SharedClock;
 use crate::error::error_chain;
 use crate::ledger::{JournalEntry, Ledger, LedgerError};
@@ -99,11 +100,13 @@ pub(crate) struct Journal<'a> {
     pub(crate) served: &'a [BTreeSet<Part>],
     pub(crate) under_way: &'a UnderWay,
     pub(crate) tracer: &'a Tracer,
+    pub(super) progress: &'a Progress,
 }
 
 /// A step that is in the journal and has not ended.
 pub(crate) struct Entry<'a> {
     number: u64,
+    index: usize,
     traced: Option<(&'a Traced, String, Timestamp)>,
 }
 
@@ -133,11 +136,21 @@ impl<'a> Record for Journal<'a> {
         });
         let number = self.ledger.write(move |tx| tx.journal_intent(&entry)).await?;
         tracing::debug!(step = text, "step begun");
-        Ok(Entry { number, traced })
+        self.progress.begun(index, &planned.step);
+        Ok(Entry {
+            number,
+            index,
+            traced,
+        })
     }
 
     async fn end(&self, entry: Entry<'a>, text: &str, outcome: &Outcome) -> Result<(), LedgerError> {
-        let Entry { number, traced } = entry;
+        let Entry {
+            number,
+            index,
+            traced,
+        } = entry;
+        self.progress.ended(index);
         if let Some(error) = outcome.error() {
             tracing::warn!(step = text, error, "step failed");
         }

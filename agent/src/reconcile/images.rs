@@ -10,6 +10,7 @@ use decnet_wire::observed::Observed;
 use tokio::time::Instant;
 
 use super::execute::Outcome;
+use super::pulse::LOOKING;
 use super::{Effective, Machine, Memory, Reconciler};
 use crate::ledger::{LastGood, LedgerError};
 use decnet_wire::ids::StackName;
@@ -87,7 +88,7 @@ impl<M: Machine> Reconciler<M> {
                 })
                 .await?;
         }
-        let disk = self.machine.disk().await;
+        let disk = self.pulse.during(LOOKING, self.machine.disk()).await;
         let steps = collect(&self.ledger.fetched()?, &needed, observed, disk, now);
         if steps.is_empty() {
             return Ok(());

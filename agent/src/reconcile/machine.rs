@@ -36,6 +36,8 @@ pub(crate) trait Machine: Send + Sync + 'static {
     fn apply(&self, step: &Step, turn: impl Send) -> impl Future<Output = Result<(), EngineError>> + Send;
     /// The disk that the engine keeps images on, where that can be seen.
     fn disk(&self) -> impl Future<Output = Option<Disk>> + Send;
+    /// How often a pull, a build or a blob's download has told how far it is.
+    fn told(&self) -> u64;
     /// From now on, steps may name these blobs.
     fn expect(&self, blobs: Vec<Blob>) -> impl Future<Output = ()> + Send;
 }
@@ -144,6 +146,10 @@ impl Machine for DockerMachine {
     async fn disk(&self) -> Option<Disk> {
         let (observer, _) = self.observer().await.ok()?;
         observer.engine().disk().await.ok().flatten()
+    }
+
+    fn told(&self) -> u64 {
+        self.transfers.told()
     }
 
     async fn expect(&self, blobs: Vec<Blob>) {

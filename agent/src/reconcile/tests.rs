@@ -43,6 +43,10 @@ impl Lab {
     }
 
     fn start(&self) -> Loop {
+        self.start_watched(Pulse::default())
+    }
+
+    fn start_watched(&self, pulse: Pulse) -> Loop {
         let ledger = Arc::new(Ledger::open(&self.dir.path().join("l"), now()).unwrap().ledger);
         let (bundles, receiver) = watch::channel(None);
         let (condition, watching) = watch::channel(Condition::default());
@@ -69,6 +73,7 @@ impl Lab {
             idle_round: Arc::default(),
             relist: TIMER,
             tracer: Tracer::off(),
+            pulse,
         };
         let task = tokio::spawn(reconciler.run());
         Loop {
@@ -1084,3 +1089,5 @@ mod effective_state {
         );
     }
 }
+
+mod pulse;

@@ -98,8 +98,16 @@ impl<M: Machine> Reconciler<M> {
         if failed.is_empty() {
             return Ok(());
         }
-        for FailedTry { stack, error, .. } in &failed {
-            tracing::warn!(%stack, error, "a try failed");
+        for FailedTry {
+            stack,
+            decky,
+            operation,
+            error,
+            ..
+        } in &failed
+        {
+            let operation = operation.map(tracing::field::display);
+            tracing::warn!(%stack, %decky, operation, error, "a try failed");
         }
         let now = self.clock.now();
         let given_up = self
@@ -108,14 +116,14 @@ impl<M: Machine> Reconciler<M> {
                 let mut given_up = Vec::new();
                 for failed in &failed {
                     if tx.try_failed(now, failed)? {
-                        given_up.push(failed.stack.clone());
+                        given_up.push((failed.stack.clone(), failed.decky.clone()));
                     }
                 }
                 Ok(given_up)
             })
             .await?;
-        for stack in given_up {
-            tracing::error!(%stack, "quarantined: it is tried again when something else is asked of it, or by `decnet-agent retry`");
+        for (stack, decky) in given_up {
+            tracing::error!(%stack, %decky, "quarantined: it is tried again when something else is asked of it, or by `decnet-agent retry`");
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! `host`.
 
+mod here;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -66,6 +68,7 @@ pub enum HostCommand {
 #[command(after_help = "\
 Examples:
   decnet host enroll edge-01
+  decnet host enroll local --here
   decnet host enroll edge-01 --approve
   decnet host enroll edge-02 --ipvlan --interface eth1 --subnet 10.20.0.0/24 --gateway 10.20.0.1
   ssh root@edge-03 \"$(decnet host enroll edge-03 --json | jq -r .command)\"")]
@@ -97,6 +100,9 @@ pub struct EnrollArgs {
     /// `decnet-agent enroll --file FILE`
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Enroll this very machine: run the command here, with the package decnet-agent, and start its service. Needs root
+    #[arg(long, conflicts_with_all = ["approve", "out"])]
+    pub here: bool,
     /// A line for people
     #[arg(long)]
     pub notes: Option<String>,
@@ -157,6 +163,9 @@ pub(super) async fn run(args: &HostArgs, client: &Client, console: &mut Console<
 }
 
 async fn enroll(args: &EnrollArgs, client: &Client, console: &mut Console<'_>) -> Result<(), Failure> {
+    if args.here {
+        here::check()?;
+    }
     let body = EnrollBody {
         name: args.name.to_string(),
         ipvlan: args.ipvlan,
@@ -181,6 +190,9 @@ async fn enroll(args: &EnrollArgs, client: &Client, console: &mut Console<'_>) -
             view.expires_at
         ));
         return Ok(());
+    }
+    if args.here {
+        return here::enroll(args.name.as_str(), &view, console);
     }
     if console.json {
         return console.document(&view);

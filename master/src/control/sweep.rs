@@ -20,14 +20,15 @@ pub(super) use watch::Watch;
 const PERIOD: Duration = Duration::from_secs(10);
 
 impl Control {
-    /// Runs the sweep until the master ends.
-    pub async fn run_sweep(self: Arc<Self>) {
+    /// Runs the sweep until the master ends. `swept` is called after each: the store was read and written, so that
+    /// whoever watches the master sees it alive.
+    pub async fn run_sweep(self: Arc<Self>, swept: impl Fn() + Send) {
         let mut timer = tokio::time::interval(PERIOD);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             timer.tick().await;
             let control = Arc::clone(&self);
-            let swept = tokio::task::spawn_blocking(move || {
+            let sweeping = tokio::task::spawn_blocking(move || {
                 // One part that fails does not keep the others from their turn.
                 let parts = [
                     control.flush_status(),
@@ -47,9 +48,10 @@ impl Control {
                     tracing::error!(error = %crate::text::chain(&error), "a part of the sweep failed");
                 }
             });
-            if let Err(error) = swept.await {
+            if let Err(error) = sweeping.await {
                 tracing::error!(%error, "the sweep was cut off");
             }
+            swept();
         }
     }
 

@@ -17,7 +17,7 @@ pub struct DefaultRoute {
 /// # Errors
 /// The kernel does not tell.
 pub fn default_routes() -> io::Result<Vec<DefaultRoute>> {
-    Ok(read(&std::fs::read_to_string("/proc/net/route")?))
+    Ok(read(&std::fs::read_to_string("/proc/self/net/route")?))
 }
 
 /// Reads the kernel's table: hexadecimal columns in host byte order (proc(5), "/proc/net/route").
