@@ -29,6 +29,10 @@ make_folder() {
 # They are no files of the package, so that removing it leaves them, full or empty.
 make_folders() {
     make_folder 0755 root /var/lib/decnet
-    make_folder 0700 "$owner" "$state"
+    # A folder that is a user's of its own is not made: `decnet init`, run as root, fills one of root's, and systemd gives it with
+    # all that is in it to the unit's user at the start, which it does not where the folder is that user's already.
+    if [ "$owner" = root ]; then
+        make_folder 0700 root "$state"
+    fi
     make_folder 0750 root /var/log/decnet
 }
