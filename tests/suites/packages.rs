@@ -309,20 +309,28 @@ fn a_link_to_another_disk_is_not_followed_when_purging() -> Result<()> {
     )
 }
 
+/// Does what has to fail.
+fn breaks_off(debian: &Debian, script: &str) -> Result<()> {
+    let broken = debian.run(script)?;
+    ensure!(!broken.status.success(), "nothing broke off: {script}");
+    Ok(())
+}
+
 #[test]
 fn what_broke_off_is_ended_by_configuring_or_installing_again() -> Result<()> {
     let debian = debian()?;
     // The scripts: something else stands where a folder is to be.
     debian.ok("touch /var/log/decnet")?;
-    let broken = debian.run(&format!("dpkg -i {AGENT}"))?;
-    ensure!(!broken.status.success(), "nothing broke off");
+    breaks_off(&debian, &format!("dpkg -i {AGENT}"))?;
     expect(&debian, STATE_OF_AGENT, "install ok half-configured 1.0.0-1")?;
     debian.ok("rm /var/log/decnet; dpkg --configure -a")?;
     expect(&debian, STATE_OF_AGENT, "install ok installed 1.0.0-1")?;
 
     // The upgrade: there is no room for the program. dpkg undoes what it did, and the one of before is whole.
-    let broken = debian.run(&format!("trap \"\" XFSZ; ulimit -f 4000; dpkg -i {NEXT_AGENT}"))?;
-    ensure!(!broken.status.success(), "nothing broke off");
+    breaks_off(
+        &debian,
+        &format!("trap \"\" XFSZ; ulimit -f 4000; dpkg -i {NEXT_AGENT}"),
+    )?;
     expect(&debian, STATE_OF_AGENT, "install ok installed 1.0.0-1")?;
     intact(&debian)?;
 
@@ -335,8 +343,7 @@ case "$*" in
 esac
 END
 chmod 755 /usr/local/sbin/dpkg-deb"#)?;
-    let broken = debian.run(&format!("dpkg -i {NEXT_AGENT}"))?;
-    ensure!(!broken.status.success(), "nothing broke off");
+    breaks_off(&debian, &format!("dpkg -i {NEXT_AGENT}"))?;
     debian.ok("decnet-agent --version; rm /usr/local/sbin/dpkg-deb")?;
     let state = debian.ok(STATE_OF_AGENT)?;
     ensure!(
@@ -352,8 +359,7 @@ chmod 755 /usr/local/sbin/dpkg-deb"#)?;
     debian.ok(
         "printf '#!/bin/sh\\nkill -9 $(pidof dpkg) $PPID\\n' >/usr/local/sbin/install; chmod 755 /usr/local/sbin/install",
     )?;
-    let broken = debian.run(&format!("dpkg -i {AGENT}"))?;
-    ensure!(!broken.status.success(), "nothing broke off");
+    breaks_off(&debian, &format!("dpkg -i {AGENT}"))?;
     expect(&debian, STATE_OF_AGENT, "install ok half-configured 1.0.0-1")?;
     debian.ok("rm /usr/local/sbin/install; dpkg --purge decnet-agent")?;
     expect(

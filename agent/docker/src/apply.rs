@@ -171,7 +171,8 @@ impl Engine {
                 absent_is_fine(self.stop_container(step, id, *timeout_s).await)
             }
             Step::RemoveContainer { name, id } => {
-                self.remove_container(step, id).await?;
+                // As a stop stands before, it does not run.
+                self.remove_container(|| describe(step), id, true).await?;
                 self.end_leftovers(name, id).await?;
                 if self.known.container(name).is_some_and(|known| known.id == *id) {
                     self.known.no_container(name);
@@ -251,15 +252,20 @@ impl Engine {
         Ok(killed > 0)
     }
 
-    async fn remove_container(&self, step: &Step, id: &str) -> Result<(), EngineError> {
-        // The anonymous volumes go with it; a container that runs does not, as a stop stands before.
+    /// Removes a container that does not run, and its anonymous volumes if that is said; one that runs stays.
+    async fn remove_container(
+        &self,
+        what: impl Fn() -> String,
+        id: &str,
+        volumes: bool,
+    ) -> Result<(), EngineError> {
         let options = RemoveContainerOptions {
-            v: true,
+            v: volumes,
             force: false,
             link: false,
         };
         let call = self.docker.remove_container(id, Some(options));
-        let result = self.call(CHANGE, || describe(step), call).await;
+        let result = self.call(CHANGE, &what, call).await;
         let Err(error) = result else { return Ok(()) };
         if status(&error) != Some(409) {
             return absent_is_fine(Err(error));
@@ -276,7 +282,7 @@ impl Engine {
             }
         };
         let late = |_| EngineError::Timeout {
-            what: describe(step),
+            what: what(),
             seconds: CHANGE.as_secs(),
         };
         tokio::time::timeout(CHANGE, gone).await.map_err(late)?

@@ -26,7 +26,7 @@ pub fn build(recipe: &Recipe, folder: &Path) -> Result<PathBuf, PackageError> {
     values.push(("SIZE", tree.size_kib().to_string()));
     values.push(("LIBRARIES", libraries(recipe, &tree, work.path())?));
     let text = template::fill(&recipe.folder().join("control"), &values)?;
-    write(&control.join("control"), text.as_bytes())?;
+    install(&control.join("control"), text.as_bytes(), 0o644)?;
 
     let values = template::scripts(recipe)?;
     for script in SCRIPTS {
@@ -53,7 +53,6 @@ pub fn build(recipe: &Recipe, folder: &Path) -> Result<PathBuf, PackageError> {
         "coreutils",
     )?;
     install(&control.join("md5sums"), &sums, 0o644)?;
-    install(&control.join("control"), text.as_bytes(), 0o644)?;
 
     make_folder(folder)?;
     let out = folder.join(format!(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bollard::models::{ContainerInspectResponse, HealthStatusEnum};
-use bollard::query_parameters::{LogsOptions, RemoveContainerOptions};
+use bollard::query_parameters::LogsOptions;
 use decnet_wire::observed::ContainerState;
 use futures_util::StreamExt;
 use tokio::time::Instant;
@@ -82,18 +82,12 @@ impl Engine {
             return Ok(None);
         }
         let container = self.inspect(name).await?;
-        let id = container.id.clone().unwrap_or_default();
-        if is_up(&container) || id.is_empty() || !refusal.said().contains(&id) {
-            return Ok(None);
-        }
-        let options = RemoveContainerOptions {
-            v: false,
-            force: false,
-            link: false,
+        let id = match &container.id {
+            Some(id) if !id.is_empty() && !is_up(&container) && refusal.said().contains(id) => id,
+            _ => return Ok(None),
         };
-        let what = || format!("remove container {name}");
-        let call = self.docker.remove_container(&id, Some(options));
-        self.call(CHANGE, what, call).await?;
+        self.remove_container(|| format!("remove container {name}"), id, false)
+            .await?;
         self.known.no_container(name);
         let spoilt = EngineError::Spoilt {
             name: name.to_owned(),
@@ -160,7 +154,6 @@ impl Engine {
     }
 }
 
-/// Whether a start leaves the container as it is.
 /// A start that is refused with these words and the container's own id is so because something of that id is there: a task
 /// of containerd's, or its folder.
 fn says_that_something_is_there(said: &str) -> bool {
@@ -169,6 +162,7 @@ fn says_that_something_is_there(said: &str) -> bool {
         .any(|words| said.contains(words))
 }
 
+/// Whether a start leaves the container as it is.
 fn is_up(container: &ContainerInspectResponse) -> bool {
     matches!(
         to_state(container),
