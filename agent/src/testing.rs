@@ -155,6 +155,7 @@ impl Signer {
             networks: vec![network()],
             stacks,
             blobs: vec![blob(1), blob(2)],
+            order: None,
         }
     }
 

@@ -16,7 +16,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 
 use crate::digest::Sha256Digest;
-use crate::key::{PublicKey, SigningKey};
+use crate::key::{HostKey, HostPublicKey, KeyError, PublicKey, SigningKey};
 
 /// The most signatures an envelope may carry. Enough for any sensible threshold, and a bound on the work
 /// that checking a hostile envelope takes.
@@ -75,6 +75,22 @@ impl Envelope {
             envelope.add_signature(key);
         }
         envelope
+    }
+
+    /// Wraps `payload` and signs it with a host's key (ECDSA P-256 with SHA-256, as DER).
+    ///
+    /// # Errors
+    /// The system's random source fails.
+    pub fn sign_by_host(payload_type: &str, payload: Vec<u8>, key: &HostKey) -> Result<Self, KeyError> {
+        let signature = Signature {
+            key_id: key.digest().to_string(),
+            bytes: key.sign_document(payload_type, &payload)?,
+        };
+        Ok(Self {
+            payload_type: payload_type.to_owned(),
+            payload,
+            signatures: vec![signature],
+        })
     }
 
     /// Adds one more signature, for thresholds whose keys are never in one place. Signing twice with one key
@@ -180,6 +196,33 @@ impl Envelope {
             payload_type: self.payload_type.clone(),
             bytes: self.payload.clone(),
             signers,
+        })
+    }
+
+    /// Checks that the payload is a `payload_type` and that one of these hosts' keys signed it.
+    ///
+    /// # Errors
+    /// As [`Envelope::verify`].
+    pub fn verify_by_host(&self, payload_type: &str, keys: &[HostPublicKey]) -> Result<(), VerifyError> {
+        if self.payload_type != payload_type {
+            return Err(VerifyError::PayloadType {
+                expected: payload_type.to_owned(),
+                found: self.payload_type.clone(),
+            });
+        }
+        let signed = |key: &HostPublicKey| {
+            let mut signatures = self.signatures.iter();
+            signatures.any(|signature| {
+                key.verify_document(payload_type, &self.payload, &signature.bytes)
+                    .is_ok()
+            })
+        };
+        if keys.iter().any(signed) {
+            return Ok(());
+        }
+        Err(VerifyError::NotEnoughSignatures {
+            valid: 0,
+            threshold: 1,
         })
     }
 

@@ -12,6 +12,7 @@
 //! | [`envelope`] | DSSE envelopes and the proof that one was verified |
 //! | [`root`] | trust roots, and how each follows the one before |
 //! | [`policy`] | policies, and when one is believed |
+//! | [`order`] | orders to hosts, and their receipts |
 //! | [`csr`] | certificate requests: made on the host, verified by the master |
 //! | [`certificate`] | CA certificates, their pins, and leaves as they lie on disk |
 //! | [`ca`] | the issuing authority |
@@ -30,6 +31,7 @@ pub mod digest;
 pub mod envelope;
 pub mod files;
 pub mod key;
+pub mod order;
 pub mod peer;
 pub mod policy;
 pub mod root;

@@ -213,6 +213,7 @@ impl Master {
             networks: Vec::new(),
             stacks: Vec::new(),
             blobs: Vec::new(),
+            order: None,
         }
     }
 

@@ -12,6 +12,7 @@ use crate::ids::{
     DeckyName, Digest, FleetId, HostId, InterfaceName, NetworkName, OperationId, ParseError, StackName,
     Timestamp,
 };
+use crate::order::Order;
 use crate::trace::Traceparent;
 
 /// The DSSE payload type of a bundle.
@@ -44,6 +45,9 @@ pub struct Bundle {
     pub networks: Vec<Network>,
     pub stacks: Vec<Stack>,
     pub blobs: Vec<Blob>,
+    /// About the host itself. Agents of the first versions know no such field and refuse a bundle that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
 }
 
 /// A network that stacks of this bundle join as `external`. Its mode is one of its driver's.

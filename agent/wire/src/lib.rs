@@ -11,6 +11,7 @@
 //! | [`report`] | what an agent tells the master, and the answer |
 //! | [`enrol`] | token, request and response of enrolment |
 //! | [`trust`] | the trust root that enrolment pins |
+//! | [`order`] | what a host is told about itself (signed by the operators), and its receipt |
 //! | [`policy`] | what bundles may ask of hosts (signed by the operators) |
 //! | [`egress`] | where a decky may call |
 //! | [`trace`] | which trace an operation belongs to |
@@ -20,6 +21,7 @@ pub mod egress;
 pub mod enrol;
 pub mod ids;
 pub mod observed;
+pub mod order;
 pub mod policy;
 pub mod report;
 pub mod trace;
@@ -37,6 +39,10 @@ pub mod limits {
     pub const ENROLMENT: usize = 256 * 1024;
     /// A policy's envelope.
     pub const POLICY: usize = 256 * 1024;
+    /// An order's envelope.
+    pub const ORDER: usize = 64 * 1024;
+    /// A tombstone's envelope.
+    pub const TOMBSTONE: usize = 1024 * 1024;
     /// Most stacks in one bundle.
     pub const STACKS: usize = 4096;
     /// Most events in one batch of reports.

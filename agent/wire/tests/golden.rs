@@ -9,6 +9,7 @@ use decnet_wire::bundle::{Bundle, ComposeDocument, Network, Operation};
 use decnet_wire::enrol::{
     EnrolRequest, EnrolResponse, EnrolWaiting, LeafResponse, RejoinRequest, RenewRequest, Token,
 };
+use decnet_wire::order::{Decommission, Tombstone, TombstoneRequest};
 use decnet_wire::policy::Policy;
 use decnet_wire::report::{Report, ReportAnswer};
 use decnet_wire::trust::TrustRoot;
@@ -48,6 +49,10 @@ fn documents_of_schema_1_read_and_write_as_they_did() {
     holds::<Bundle>("bundle-1-host-address.json");
     holds::<Bundle>("bundle-1-ipv6.json");
     holds::<Bundle>("bundle-1-traceparent.json");
+    holds::<Bundle>("bundle-1-order.json");
+    holds::<Decommission>("decommission-1.json");
+    holds::<Tombstone>("tombstone-1.json");
+    holds::<TombstoneRequest>("tombstone-request-1.json");
     holds::<Report>("report-1.json");
     holds::<Report>("report-1-network.json");
     holds::<Report>("report-1-pending.json");
@@ -69,6 +74,9 @@ fn documents_of_schema_1_read_and_write_as_they_did() {
 #[test]
 fn an_unknown_field_is_an_error_in_every_document() {
     is_closed::<Bundle>("bundle-1.json");
+    is_closed::<Decommission>("decommission-1.json");
+    is_closed::<Tombstone>("tombstone-1.json");
+    is_closed::<TombstoneRequest>("tombstone-request-1.json");
     is_closed::<Report>("report-1.json");
     is_closed::<ReportAnswer>("report-answer-1.json");
     is_closed::<Token>("token-1.json");

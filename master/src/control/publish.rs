@@ -256,6 +256,7 @@ impl Control {
             networks: state.networks,
             stacks: state.stacks,
             blobs: state.blobs,
+            order: None,
         };
         let (record, envelope) = sign(&keys, &bundle)?;
         let operations = bundle.stacks.iter().filter_map(|stack| stack.operation);
