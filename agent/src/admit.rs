@@ -11,6 +11,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use decnet_pki::order::SignedDecommission;
 use decnet_pki::policy::SignedPolicy;
 use decnet_plan::policy::Policy;
 use decnet_trace::Tracer;
@@ -21,7 +22,7 @@ use tokio::sync::watch;
 use crate::clock::{SharedClock, later};
 use crate::error::{error_chain, one_line};
 use crate::ledger::{
-    Acceptance, AcceptedRecord, Ledger, LedgerError, PolicyRecord, RefusalRecord, digest_of,
+    Acceptance, AcceptedRecord, Ledger, LedgerError, OrderRecord, PolicyRecord, RefusalRecord, digest_of,
 };
 use crate::policy::{self, Held};
 use crate::traces::Traced;
@@ -71,6 +72,9 @@ pub(crate) enum Verdict {
     Refused,
 }
 
+/// Where the order to leave is published. None until there is one.
+pub(crate) type Orders = watch::Sender<Option<Arc<SignedDecommission>>>;
+
 /// Where bundles are published. None until one has ever been accepted.
 pub(crate) type Bundles = watch::Sender<Option<Arc<AdmittedBundle>>>;
 
@@ -81,6 +85,7 @@ pub(crate) struct Admission {
     ledger: Arc<Ledger>,
     clock: SharedClock,
     bundles: Bundles,
+    orders: Orders,
     /// As the ledger has it.
     held: Mutex<Option<Arc<Held>>>,
     tracer: Tracer,
@@ -98,6 +103,7 @@ impl Admission {
             ledger,
             clock,
             bundles,
+            orders: watch::channel(None).0,
             held: Mutex::default(),
             tracer: Tracer::off(),
         }
@@ -108,11 +114,28 @@ impl Admission {
         Self { tracer, ..self }
     }
 
+    /// The same, and it tells of the order to leave there.
+    pub(crate) fn ordering(self, orders: Orders) -> Self {
+        Self { orders, ..self }
+    }
+
     /// Publishes what the ledger holds from before. It was checked when it came in; only that it is still
     /// the same document, and readable by this version, is looked at again.
     pub(crate) fn restore(&self) -> Result<(), LedgerError> {
         let audience = Arc::clone(&self.audience.borrow());
         *self.held() = Held::load(&self.ledger, audience.fleet, audience.host)?.map(Arc::new);
+        if let Some(record) = self.ledger.order()? {
+            match SignedDecommission::stored(record.envelope.as_bytes()) {
+                Ok(order) => {
+                    self.orders.send_replace(Some(Arc::new(order)));
+                    return Ok(());
+                }
+                Err(error) => tracing::error!(
+                    "the stored order cannot be used any more: {}; the master sends it again",
+                    error_chain(&error)
+                ),
+            }
+        }
         let (Some(accepted), Some(envelope)) = (self.ledger.accepted()?, self.ledger.envelope()?) else {
             return Ok(());
         };
@@ -163,11 +186,42 @@ impl Admission {
             Ok(Examined::News(admitted)) => {
                 self.accept(*admitted, envelope, now, signed_before, record).await
             }
+            Ok(Examined::Leave(order)) => self.obey(*order, now).await,
             Err(refusal) => {
                 self.refuse(&refusal, now).await?;
                 Ok(Verdict::Refused)
             }
         }
+    }
+
+    /// Decides about an order that came by itself, from a master that lets this host in no more.
+    pub(crate) async fn admit_order(&self, envelope: &[u8]) -> Result<Verdict, LedgerError> {
+        let now = self.clock.now();
+        let audience = Arc::clone(&self.audience.borrow());
+        match SignedDecommission::admit(envelope, &audience.root, audience.host) {
+            Ok(order) => self.obey(order, now).await,
+            Err(error) => {
+                let refusal = Refusal {
+                    code: Code::Order,
+                    detail: one_line(&error_chain(&error)),
+                    digest: digest_of(envelope),
+                    generation: None,
+                };
+                self.refuse(&refusal, now).await?;
+                Ok(Verdict::Refused)
+            }
+        }
+    }
+
+    async fn obey(&self, order: SignedDecommission, now: Timestamp) -> Result<Verdict, LedgerError> {
+        let record = OrderRecord {
+            envelope: String::from_utf8_lossy(&order.envelope().to_json()).into_owned(),
+            accepted_at: now,
+        };
+        self.ledger.write(move |tx| tx.obey(&record)).await?;
+        tracing::warn!(nonce = %order.document().nonce, "ordered to leave the fleet");
+        self.orders.send_replace(Some(Arc::new(order)));
+        Ok(Verdict::Accepted)
     }
 
     async fn accept(

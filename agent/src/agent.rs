@@ -5,21 +5,23 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use decnet_pki::files::{self, FileError};
+use decnet_pki::order::SignedDecommission;
 use decnet_pki::tls::TlsError;
 use decnet_trace::{Exporter, Tracer, Value};
 use decnet_wire::ids::HostId;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::admit::Admission;
+use crate::admit::{Admission, Orders};
 use crate::backoff::{Backoff, Patience, seeded_by_the_system};
 use crate::blobs::Blobs;
 use crate::certificate::{Recovery, Renewal};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, HostPort};
 use crate::control::{self, Control, ControlError};
+use crate::host::leave::Leave;
 use crate::identity::{Identity, IdentityError, IdentityStore};
 use crate::ledger::{Ledger, LedgerError};
 use crate::link::{Link, LinkError};
@@ -91,7 +93,7 @@ pub enum RunError {
     #[error("the ledger failed")]
     Ledger(#[source] LedgerError),
     #[error("a task of the agent ended unexpectedly")]
-    Task(#[source] Option<tokio::task::JoinError>),
+    Task(#[source] Option<JoinError>),
 }
 
 impl Agent {
@@ -189,28 +191,36 @@ impl Agent {
     /// [`RunError`], when the agent cannot go on.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
         let (tracer, exporter) = self.tracing();
-        let mut tasks = self.start(&tracer)?;
+        let (orders, mut ordered) = watch::channel(None);
+        let Started {
+            mut working,
+            mut serving,
+            leave,
+        } = self.start(&tracer, orders)?;
         // Ends with this function, at the latest.
         let exporting =
             exporter.map(|exporter| AbortOnDropHandle::new(tokio::spawn(exporter.run(shutdown.clone()))));
-        tokio::select! {
-            () = shutdown.cancelled() => {
-                tasks.shutdown().await;
-                if let Some(exporting) = exporting {
-                    // It does not panic, and nobody else aborts it.
-                    let _ = exporting.await;
+        let outcome = tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            order = wanted(&mut ordered) => {
+                // Nothing is pulled, renewed or repaired any more. What was under way is found by its label.
+                working.shutdown().await;
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = leave.run(&order) => {}
                 }
                 Ok(())
             }
-            ended = tasks.join_next() => {
-                tasks.shutdown().await;
-                match ended {
-                    Some(Ok(Err(error))) => Err(RunError::Ledger(error)),
-                    Some(Ok(Ok(()))) | None => Err(RunError::Task(None)),
-                    Some(Err(error)) => Err(RunError::Task(Some(error))),
-                }
-            }
+            ended = working.join_next() => Err(why(ended)),
+            ended = serving.join_next() => Err(why(ended)),
+        };
+        working.shutdown().await;
+        serving.shutdown().await;
+        if let Some(exporting) = exporting.filter(|_| outcome.is_ok()) {
+            // It ends with the shutdown. It does not panic, and nobody else aborts it.
+            let _ = exporting.await;
         }
+        outcome
     }
 
     /// Where the enrolment listener is: at the address of the token, or where the master is said to be now.
@@ -242,7 +252,7 @@ impl Agent {
         (tracer, Some(exporter))
     }
 
-    fn start(self, tracer: &Tracer) -> Result<JoinSet<Result<(), LedgerError>>, RunError> {
+    fn start(self, tracer: &Tracer, orders: Orders) -> Result<Started, RunError> {
         // A connection each: one waits in the long poll, one must never wait.
         let link = || Link::new(self.master.clone(), self.identity.tls()).map_err(RunError::Link);
         let (bundles, _) = watch::channel(None);
@@ -300,7 +310,7 @@ impl Agent {
             clock: Arc::clone(&self.clock),
             bundles: bundles.subscribe(),
             wake: Arc::clone(&wake),
-            condition,
+            condition: condition.clone(),
             engine_backoff: Backoff::for_the_engine(seeded_by_the_system()),
             retries,
             idle_round: Arc::clone(&idle_round),
@@ -314,7 +324,8 @@ impl Agent {
             Arc::clone(&self.clock),
             bundles,
         )
-        .traced(tracer.clone());
+        .traced(tracer.clone())
+        .ordering(orders);
         admission.restore().map_err(RunError::Ledger)?;
         let pull = Pull {
             link: link()?,
@@ -343,21 +354,29 @@ impl Agent {
         };
 
         tracing::info!(%host, name = %self.identity.current().name, master = %self.master, "agent started");
-        let mut tasks = JoinSet::new();
-        tasks.spawn(pull.run());
-        tasks.spawn(reporter.run());
-        tasks.spawn(async move {
+        let leave = Leave {
+            enrol_at: self.enrol_at(),
+            config: self.config,
+            identity: self.identity,
+            ledger: self.ledger,
+            condition,
+            supervisor: supervisor.clone(),
+        };
+        let (mut working, mut serving) = (JoinSet::new(), JoinSet::new());
+        working.spawn(pull.run());
+        serving.spawn(reporter.run());
+        working.spawn(async move {
             renewal.run().await;
             Ok(())
         });
-        tasks.spawn(reconciler.run());
-        tasks.spawn(async move {
+        working.spawn(reconciler.run());
+        working.spawn(async move {
             machine
                 .wake_on_events(&wake, Backoff::for_the_engine(seeded_by_the_system()))
                 .await;
             Ok(())
         });
-        tasks.spawn(async move {
+        serving.spawn(async move {
             control::serve(listener, control).await;
             Ok(())
         });
@@ -365,12 +384,48 @@ impl Agent {
         // status what it waits for.
         supervisor.ready("started");
         if supervisor.is_there() {
-            tasks.spawn(async move {
+            serving.spawn(async move {
                 tell_conditions(&supervisor, shown).await;
                 Ok(())
             });
         }
-        Ok(tasks)
+        Ok(Started {
+            working,
+            serving,
+            leave,
+        })
+    }
+}
+
+type Tasks = JoinSet<Result<(), LedgerError>>;
+
+/// What an agent that runs consists of.
+struct Started {
+    /// Ends when this host is to leave the fleet.
+    working: Tasks,
+    /// Goes on until the process ends: whoever asks is told how far it is.
+    serving: Tasks,
+    leave: Leave,
+}
+
+/// Returns once this host is to leave the fleet.
+async fn wanted(ordered: &mut watch::Receiver<Option<Arc<SignedDecommission>>>) -> Arc<SignedDecommission> {
+    loop {
+        if let Some(order) = ordered.borrow_and_update().clone() {
+            return order;
+        }
+        if ordered.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Why a task has ended that goes on for ever.
+fn why(ended: Option<Result<Result<(), LedgerError>, JoinError>>) -> RunError {
+    match ended {
+        Some(Ok(Err(error))) => RunError::Ledger(error),
+        Some(Ok(Ok(()))) | None => RunError::Task(None),
+        Some(Err(error)) => RunError::Task(Some(error)),
     }
 }
 

@@ -23,7 +23,7 @@ use decnet_wire::ids::{HostId, Timestamp};
 
 use crate::link;
 
-pub(crate) use recovery::Recovery;
+pub(crate) use recovery::{Recovered, Recovery};
 pub(crate) use renewal::Renewal;
 
 /// A certificate that is not believed.

@@ -23,6 +23,8 @@ use crate::control::{self, ControlError};
 use crate::doctor;
 use crate::enrol::{self, EnrolError, Existing, LONGEST_TOKEN};
 use crate::error::error_chain;
+use crate::host::launch::leave_the_agent;
+use crate::host::reaper;
 use crate::ledger::JournalEntry;
 use crate::logging;
 use crate::manual::Manual;
@@ -206,6 +208,16 @@ enum Command {
     },
     /// Run a Compose project on this machine's engine.
     Compose(compose::Options),
+    /// Remove this host's agent, on an order that it has accepted. Started by the agent itself.
+    #[command(hide = true)]
+    Reap {
+        /// The folder that the agent has prepared.
+        #[arg(long, value_name = "DIR")]
+        work: PathBuf,
+        /// Leave the session and the control groups of the agent.
+        #[arg(long)]
+        detach: bool,
+    },
     /// Print the completions of a shell.
     Completions { shell: Shell },
     /// Print the manual page, or write one for each command into a folder.
@@ -306,6 +318,15 @@ impl Cli {
                 compose::Ended::Changes => Exit::Changes,
             });
         }
+        if let Command::Reap { work, detach } = self.command {
+            if detach {
+                leave_the_agent();
+            }
+            reaper::reap(work)
+                .await
+                .map_err(|error| Failure::new(Exit::Failed, &error))?;
+            return Ok(Exit::Done);
+        }
         let config = self
             .common
             .config()
@@ -385,7 +406,10 @@ impl Cli {
                 Ok(if unwell { Exit::Unwell } else { Exit::Done })
             }
             // Answered above, before any file was looked at.
-            Command::Completions { .. } | Command::Man { .. } | Command::Compose(_) => Ok(Exit::Done),
+            Command::Completions { .. }
+            | Command::Man { .. }
+            | Command::Compose(_)
+            | Command::Reap { .. } => Ok(Exit::Done),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Who this host is: its key, its certificate and the trust root. One private file, replaced as a whole.
 
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -177,6 +179,25 @@ impl Identity {
         PendingKey::Enrolment.forget(state_dir)
     }
 
+    /// Keeps the identity in another folder as well.
+    pub(crate) fn copy(state_dir: &Path, to: &Path) -> Result<(), IdentityError> {
+        Stored::load(state_dir)?.write(to)
+    }
+
+    /// Overwrites the keys of a folder, and removes them. What a disk keeps of what was overwritten is its own.
+    pub(crate) fn erase(folder: &Path) -> Result<(), IdentityError> {
+        let pending = [PendingKey::Enrolment, PendingKey::Renewal].map(|key| key.path(folder));
+        for path in pending.into_iter().chain([folder.join(FILE)]) {
+            match erase(&path) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(IdentityError::Remove { path, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the certificate is one of a CA that the trust root lists.
     pub(crate) fn is_of_a_known_authority(&self) -> bool {
         self.root.authorities().iter().any(|known| self.leaf.is_of(known))
@@ -201,6 +222,21 @@ impl Identity {
     pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>, TlsError> {
         tls::client_config(self.root.authorities(), &self.leaf, &self.key)
     }
+}
+
+fn erase(path: &Path) -> std::io::Result<()> {
+    let found = std::fs::symlink_metadata(path)?;
+    if !found.is_file() {
+        // A link to somebody else's file, say.
+        return std::fs::remove_file(path);
+    }
+    let mut file = std::fs::File::options()
+        .write(true)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(path)?;
+    std::io::copy(&mut std::io::repeat(0).take(found.len()), &mut file)?;
+    file.sync_all()?;
+    std::fs::remove_file(path)
 }
 
 /// A key that is to become the host's, on disk before anybody hears of it: a retry with the same key is answered as

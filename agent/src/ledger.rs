@@ -38,7 +38,7 @@ pub(crate) use place::Place;
 pub(crate) use records::{Acceptance, FailedTry, RefusalRecord};
 pub use records::{
     AcceptedRecord, Incident, IncidentCause, JournalEntry, LastGood, OperationRecord, OperationState,
-    PolicyRecord, StepOutcome, Trouble,
+    OrderRecord, PolicyRecord, StepOutcome, Trouble,
 };
 use tables::{Snapshot, Tx};
 use writer::Writer;
@@ -247,6 +247,11 @@ impl Ledger {
     /// The policy that the accepted bundle was held to.
     pub fn bundle_policy(&self) -> Result<Option<PolicyRecord>, LedgerError> {
         self.read(Snapshot::bundle_policy)
+    }
+
+    /// The order to leave the fleet, once there is one.
+    pub fn order(&self) -> Result<Option<OrderRecord>, LedgerError> {
+        self.read(Snapshot::order)
     }
 
     pub(crate) fn refusals(&self) -> Result<Vec<RefusalRecord>, LedgerError> {

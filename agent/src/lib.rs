@@ -53,6 +53,7 @@ mod error;
 /// Called by the fuzz targets in `agent/fuzz`; in no program.
 #[cfg(any(feature = "fuzzing", test))]
 pub mod fuzzing;
+mod host;
 mod identity;
 pub mod ledger;
 mod link;

@@ -103,6 +103,17 @@ impl LinkError {
 }
 
 impl LinkError {
+    /// Whether the same request would be answered in the same way again.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => {
+                let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+                status.is_client_error() && !later.contains(status)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether nothing was answered at all.
     pub(crate) fn may_pass(&self) -> bool {
         matches!(

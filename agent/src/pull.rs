@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::admit::{Admission, Verdict};
 use crate::backoff::Patience;
-use crate::certificate::Recovery;
+use crate::certificate::{Recovered, Recovery};
 use crate::clock::SharedClock;
 use crate::error::{error_chain, one_line};
 use crate::identity::{Identity, IdentityStore};
@@ -61,6 +61,8 @@ pub(crate) struct Pull {
 struct Answer {
     /// None when there is nothing newer.
     envelope: Option<Bytes>,
+    /// The order to leave, where the master lets this host in no more.
+    order: Option<Bytes>,
     /// The version of the newest trust root that the master has.
     newest_root: Option<u64>,
     /// The version of the policy that it has for this host.
@@ -80,6 +82,13 @@ impl Pull {
                 _ = changed.changed() => continue,
             };
             let pause = match outcome {
+                Ok(Answer {
+                    order: Some(order), ..
+                }) => {
+                    self.heard(None);
+                    self.admission.admit_order(&order).await?;
+                    self.patience.after_nothing()
+                }
                 Ok(answer) => {
                     self.heard(None);
                     self.works(&identity);
@@ -100,7 +109,7 @@ impl Pull {
                         },
                     }
                 }
-                Err(error) if self.recovers(&error).await => Duration::ZERO,
+                Err(error) if self.recovers(&error).await? => Duration::ZERO,
                 Err(error) => {
                     let text = error_chain(&error);
                     let pause = self.patience.after(&error);
@@ -132,17 +141,22 @@ impl Pull {
     }
 
     /// Whether there was something to be done about an error, so that it is worth another try at once.
-    async fn recovers(&mut self, error: &LinkError) -> bool {
-        match self.recovery.after(error).await {
-            Ok(changed) => {
-                self.recoveries += u32::from(changed);
-                changed && self.recoveries <= RECOVERIES_AT_ONCE
+    async fn recovers(&mut self, error: &LinkError) -> Result<bool, LedgerError> {
+        Ok(match self.recovery.after(error).await {
+            Ok(Recovered::Nothing) => false,
+            Ok(Recovered::Changed) => {
+                self.recoveries += 1;
+                self.recoveries <= RECOVERIES_AT_ONCE
+            }
+            Ok(Recovered::Ordered(order)) => {
+                self.admission.admit_order(&order).await?;
+                false
             }
             Err(error) => {
                 tracing::warn!("no way back to the master yet: {}", error_chain(&*error));
                 false
             }
-        }
+        })
     }
 
     async fn poll(&mut self) -> Result<Answer, LinkError> {
@@ -156,6 +170,15 @@ impl Pull {
             version.and_then(|version| version.to_str().ok()?.parse().ok())
         };
         let (newest_root, policy) = (version(VERSION_HEADER), version(policy::VERSION_HEADER));
+        if answer.status() == StatusCode::GONE {
+            let order = self.link.read(answer, limits::ORDER, BODY).await?;
+            return Ok(Answer {
+                envelope: None,
+                order: Some(order),
+                newest_root: None,
+                policy: None,
+            });
+        }
         let envelope = match answer.status() {
             StatusCode::NO_CONTENT => {
                 self.link.read(answer, 0, GRACE).await?;
@@ -166,6 +189,7 @@ impl Pull {
         };
         Ok(Answer {
             envelope,
+            order: None,
             newest_root,
             policy,
         })

@@ -16,6 +16,7 @@ use decnet_wire::bundle::{
 };
 use decnet_wire::ids::{Digest, FleetId, HostId, OperationId, StackName, Timestamp};
 use decnet_wire::observed::{Interface, Observed};
+use decnet_wire::order::{self, Decommission, Nonce};
 use decnet_wire::trust::{self, TrustRoot};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
@@ -125,6 +126,19 @@ impl Signer {
     pub(crate) fn sign_policy(&self, policy: &decnet_wire::policy::Policy) -> Vec<u8> {
         let payload = serde_json::to_vec(policy).unwrap();
         Envelope::sign(decnet_wire::policy::PAYLOAD_TYPE, payload, &[&self.operator]).to_json()
+    }
+
+    /// The operator's order that a host leaves.
+    pub(crate) fn decommission(&self, host: HostId) -> Vec<u8> {
+        let order = Decommission {
+            schema: order::SCHEMA,
+            fleet: self.fleet,
+            host,
+            nonce: Nonce::from_random([7; 16]),
+            issued_at: now(),
+        };
+        let payload = serde_json::to_vec(&order).unwrap();
+        Envelope::sign(order::DECOMMISSION_TYPE, payload, &[&self.operator]).to_json()
     }
 
     pub(crate) fn audience(&self) -> Audience {

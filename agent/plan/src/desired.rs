@@ -222,6 +222,19 @@ impl Desired {
         }
     }
 
+    /// Nothing at all: everything of the host goes, but for volumes, see [`crate::planner::remove_volumes`].
+    #[must_use]
+    pub fn nothing(host: HostId) -> Self {
+        Self {
+            host,
+            alone: false,
+            networks: BTreeMap::new(),
+            host_addresses: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            stacks: BTreeMap::new(),
+        }
+    }
+
     fn add(&mut self, name: &StackName, all: normalise::Normalised, errors: &mut Vec<DocumentError>) {
         self.networks.extend(all.networks);
         for (volume, spec) in all.volumes {

@@ -5,12 +5,14 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use decnet_pki::envelope::{Envelope, ParseError, VerifyError};
+use decnet_pki::order::SignedDecommission;
 use decnet_pki::root::Root;
 use decnet_plan::desired::Desired;
 use decnet_plan::policy::{self, Policy};
 use decnet_wire::bundle::{Bundle, PAYLOAD_TYPE, SCHEMA};
 use decnet_wire::ids::{Digest, FleetId, HostId, Timestamp};
 use decnet_wire::limits;
+use decnet_wire::order::Order;
 use serde::Deserialize;
 
 use super::{AdmittedBundle, Code, Refusal};
@@ -53,6 +55,8 @@ pub(crate) struct Memory {
 #[derive(Debug)]
 pub(crate) enum Examined {
     News(Box<AdmittedBundle>),
+    /// The operators want this host to leave: nothing else in the bundle matters.
+    Leave(Box<SignedDecommission>),
     NoNews,
 }
 
@@ -94,6 +98,15 @@ pub(crate) fn examine(
     let generation = Some(bundle.generation);
     let refuse = |code, detail| refuse(code, detail, &digest, generation);
     check_audience(audience, &bundle).map_err(|detail| refuse(Code::Audience, detail))?;
+    if let Some(order) = &bundle.order {
+        // It proves itself: neither a policy nor a time keeps a host from leaving.
+        let Order::Decommission(envelope) = order;
+        let order = SignedDecommission::admit(envelope.to_string().as_bytes(), root, audience.host);
+        return match order {
+            Ok(order) => Ok(Examined::Leave(Box::new(order))),
+            Err(error) => Err(refuse(Code::Order, error_chain(&error))),
+        };
+    }
     if memory
         .accepted
         .as_ref()

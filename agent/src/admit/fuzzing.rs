@@ -30,6 +30,10 @@ pub(crate) fn admit(envelope: &[u8]) -> bool {
             );
             true
         }
+        Ok(Examined::Leave(order)) => {
+            assert_eq!((order.document().fleet, order.document().host), (FLEET, HOST));
+            true
+        }
         Ok(Examined::NoNews) => panic!("nothing was accepted before"),
         Err(refusal) => {
             assert!(!refusal.detail.contains('\n'), "{:?}", refusal.detail);

@@ -43,6 +43,8 @@ pub(crate) enum Code {
     PolicyDocument,
     /// A policy of the version that is held, with other content: the operators signed two truths.
     PolicyEquivocation,
+    /// An order that is not believed.
+    Order,
     /// The policy has ended. Another one may come: this refusal does not stand.
     PolicyExpired,
     /// The trust root asks for a policy that this host does not have. It may come: this refusal does not stand.
@@ -72,6 +74,7 @@ impl Code {
             Self::Policy => "policy",
             Self::PolicyDocument => "policy-document",
             Self::PolicyEquivocation => "policy-equivocation",
+            Self::Order => "order",
             Self::PolicyExpired => "policy-expired",
             Self::PolicyMissing => "policy-missing",
         }

@@ -9,6 +9,7 @@ use super::examine::{Examined, Memory, examine};
 use super::*;
 use crate::testing::{FixedClock, Signer, digest_of, document, hours, now, stack};
 
+mod orders;
 mod policy;
 
 fn accepted(bundle: &Bundle, envelope: &[u8]) -> AcceptedRecord {

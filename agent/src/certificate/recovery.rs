@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use decnet_pki::csr;
 use decnet_pki::tls;
 use decnet_wire::enrol::{LeafResponse, RejoinRequest, SCHEMA};
@@ -25,6 +26,17 @@ const TRUST_ROOT: &str = "/enroll/v1/trust-root/";
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
+/// What came of looking for a way back.
+#[derive(Debug)]
+pub(crate) enum Recovered {
+    /// There was nothing to be done.
+    Nothing,
+    /// Something was changed, so that it is worth another try at once.
+    Changed,
+    /// The master answered with the signed order to leave.
+    Ordered(Bytes),
+}
+
 /// What is done when the agent API cannot be reached with the present identity.
 pub(crate) struct Recovery {
     pub(crate) identity: Arc<IdentityStore>,
@@ -36,30 +48,34 @@ pub(crate) struct Recovery {
 }
 
 impl Recovery {
-    /// Looks at what a request to the agent API failed with. True when something was changed, so that it is worth
-    /// another try at once.
-    pub(crate) async fn after(&self, failed: &LinkError) -> Result<bool, Error> {
+    /// Looks at what a request to the agent API failed with.
+    pub(crate) async fn after(&self, failed: &LinkError) -> Result<Recovered, Error> {
         let identity = self.identity.current();
         if failed.is_unknown_server() {
-            return self.follow_roots().await;
+            let changed = self.follow_roots().await?;
+            return Ok(if changed {
+                Recovered::Changed
+            } else {
+                Recovered::Nothing
+            });
         }
         let ended =
             identity.leaf.not_after() <= self.clock.now().get() || !identity.is_of_a_known_authority();
         if ended || failed.is_alert() {
             match self.rejoin().await {
-                Ok(()) => return Ok(true),
+                Ok(recovered) => return Ok(recovered),
                 // It may be the other key that the master knows.
                 Err(_) if identity.on_trial => {}
                 Err(error) => return Err(error),
             }
         } else if !(failed.is_refusal() && identity.on_trial) {
-            return Ok(false);
+            return Ok(Recovered::Nothing);
         }
         tracing::warn!(
             "the master does not take the newest key of this host: going on with the one of before"
         );
         self.identity.fall_back()?;
-        Ok(true)
+        Ok(Recovered::Changed)
     }
 
     /// Follows trust roots over a connection that proves nothing: they prove themselves.
@@ -82,7 +98,7 @@ impl Recovery {
     }
 
     /// Gets another certificate for the present key.
-    async fn rejoin(&self) -> Result<(), Error> {
+    async fn rejoin(&self) -> Result<Recovered, Error> {
         let identity = self.identity.current();
         let mistimed = *self.mistimed.lock().unwrap_or_else(PoisonError::into_inner);
         if mistimed.is_some_and(|at| at.elapsed() < NOT_AGAIN) {
@@ -96,9 +112,13 @@ impl Recovery {
         let request = link::post("/enroll/v1/rejoin", serde_json::to_vec(&request)?)?;
         let config = tls::client_config_without_certificate(identity.root.authorities())?;
         let mut link = Link::new(self.at()?, link::fixed(config))?;
-        let (_, body) = link
-            .exchange(&request, &[StatusCode::OK], limits::ENROLMENT, Wait::USUAL)
+        let answers = [StatusCode::OK, StatusCode::GONE];
+        let (status, body) = link
+            .exchange(&request, &answers, limits::ENROLMENT, Wait::USUAL)
             .await?;
+        if status == StatusCode::GONE {
+            return Ok(Recovered::Ordered(body));
+        }
         let response: LeafResponse = serde_json::from_slice(&body)?;
         let now = self.clock.now();
         let leaf = check(
@@ -115,7 +135,7 @@ impl Recovery {
         })?;
         self.identity.recertify(&leaf)?;
         tracing::info!("this host is back with a new certificate for its known key");
-        Ok(())
+        Ok(Recovered::Changed)
     }
 
     fn at(&self) -> Result<HostPort, Error> {

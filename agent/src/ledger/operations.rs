@@ -9,11 +9,11 @@ use decnet_wire::report::{EventBody, Outcome};
 use super::LedgerError;
 use super::records::{
     Acceptance, AcceptedRecord, Incident, IncidentCause, LastGood, OperationRecord, OperationState,
-    PolicyRecord, RefusalRecord, Trouble, operation_key,
+    OrderRecord, PolicyRecord, RefusalRecord, Trouble, operation_key,
 };
 use super::tables::{
-    ACCEPTED, HELD, INCIDENTS, LAST_GOOD, LEASES, OF_BUNDLE, ONLY, OPERATIONS, POLICIES, REFUSALS, Snapshot,
-    TROUBLES, Tx,
+    ACCEPTED, HELD, INCIDENTS, LAST_GOOD, LEASES, OF_BUNDLE, ONLY, OPERATIONS, ORDERS, POLICIES, REFUSALS,
+    Snapshot, TROUBLES, Tx,
 };
 
 /// Refusals that are remembered.
@@ -44,6 +44,10 @@ impl Snapshot {
 
     pub(super) fn bundle_policy(&self) -> Result<Option<PolicyRecord>, LedgerError> {
         self.keyed(&POLICIES, OF_BUNDLE)
+    }
+
+    pub(super) fn order(&self) -> Result<Option<OrderRecord>, LedgerError> {
+        self.only(&ORDERS)
     }
 
     pub(super) fn refusals(&self) -> Result<Vec<RefusalRecord>, LedgerError> {
@@ -148,6 +152,11 @@ impl Tx {
     /// Holds new bundles to this policy from now on.
     pub(crate) fn hold(&self, policy: &PolicyRecord) -> Result<(), LedgerError> {
         self.put(&POLICIES, HELD, policy)
+    }
+
+    /// Nothing is done from now on but to leave.
+    pub(crate) fn obey(&self, order: &OrderRecord) -> Result<(), LedgerError> {
+        self.put(&ORDERS, ONLY, order)
     }
 
     /// Remembers which addresses containers have.

@@ -41,6 +41,14 @@ pub struct PolicyRecord {
     pub accepted_at: Timestamp,
 }
 
+/// An order to leave the fleet, as it came. Nothing takes it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderRecord {
+    /// A DSSE envelope.
+    pub envelope: String,
+    pub accepted_at: Timestamp,
+}
+
 /// A bundle that was refused, so that it is reported once and stays refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RefusalRecord {

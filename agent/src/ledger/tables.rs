@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::LedgerError;
 use super::records::{
-    AcceptedRecord, Incident, JournalEntry, LastGood, Merged, OperationRecord, OutboxState, PolicyRecord,
-    RefusalRecord, Trouble,
+    AcceptedRecord, Incident, JournalEntry, LastGood, Merged, OperationRecord, OrderRecord, OutboxState,
+    PolicyRecord, RefusalRecord, Trouble,
 };
 use decnet_plan::desired::Leases;
 use decnet_plan::unused::Fetched;
@@ -36,6 +36,7 @@ impl Record for Merged {}
 impl Record for Fetched {}
 impl Record for Trouble {}
 impl Record for PolicyRecord {}
+impl Record for OrderRecord {}
 
 #[derive(Serialize, Deserialize)]
 struct Versioned<T> {
@@ -84,6 +85,8 @@ pub(super) const POLICIES: Table<&str, PolicyRecord> = Table::new("policies");
 pub(super) const HELD: &str = "held";
 /// The one that the accepted bundle was held to.
 pub(super) const OF_BUNDLE: &str = "of-bundle";
+/// The order to leave the fleet, once there is one.
+pub(super) const ORDERS: Table<&str, OrderRecord> = Table::new("orders");
 /// The accepted envelope's bytes, as they came.
 const ENVELOPE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("envelope");
 
@@ -245,6 +248,7 @@ impl Snapshot {
         self.troubles()?;
         self.leases()?;
         self.named(&POLICIES)?;
+        self.order()?;
         self.named(&MERGED)?;
         self.outbox(usize::MAX, usize::MAX)?;
         self.newest(&JOURNAL, 1)?;
@@ -324,6 +328,7 @@ impl Tx {
         self.open(&FETCHED)?;
         self.open(&TROUBLES)?;
         self.open(&POLICIES)?;
+        self.open(&ORDERS)?;
         self.open_definition(ENVELOPE)?;
         Ok(())
     }
