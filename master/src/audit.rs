@@ -58,6 +58,12 @@ pub enum Action {
     /// A host whose certificate had ended was given another one for its key.
     HostRejoin,
     HostRevoke,
+    /// A host was ordered to leave the fleet.
+    HostDecommission,
+    /// A host said that it is wiped.
+    HostGone,
+    /// All deckies of a host were removed, or some.
+    HostTeardown,
     TokenCreate,
     TokenRevoke,
     TrustRotate,
@@ -84,6 +90,8 @@ pub enum Action {
     AlarmForeignToken,
     /// A renewal was refused.
     AlarmRenewalRefused,
+    /// Somebody said of a host that it is wiped, and it was not that host.
+    AlarmTombstone,
 }
 
 impl Action {
@@ -106,6 +114,9 @@ impl Action {
             Self::HostRekey => "host.rekey",
             Self::HostRejoin => "host.rejoin",
             Self::HostRevoke => "host.revoke",
+            Self::HostDecommission => "host.decommission",
+            Self::HostGone => "host.gone",
+            Self::HostTeardown => "host.teardown",
             Self::TokenCreate => "token.create",
             Self::TokenRevoke => "token.revoke",
             Self::PolicySign => "policy.sign",
@@ -121,11 +132,12 @@ impl Action {
             Self::AlarmTokenReuse => "alarm.token_reuse",
             Self::AlarmForeignToken => "alarm.foreign_token",
             Self::AlarmRenewalRefused => "alarm.renewal_refused",
+            Self::AlarmTombstone => "alarm.tombstone",
         }
     }
 
     /// Those that somebody tried who must not.
-    pub(crate) const ALARMS: [Self; 7] = [
+    pub(crate) const ALARMS: [Self; 8] = [
         Self::AlarmForeignReport,
         Self::AlarmEventNumber,
         Self::AlarmRevokedHost,
@@ -133,6 +145,7 @@ impl Action {
         Self::AlarmTokenReuse,
         Self::AlarmForeignToken,
         Self::AlarmRenewalRefused,
+        Self::AlarmTombstone,
     ];
 }
 

@@ -12,6 +12,7 @@ mod announce;
 pub mod audit;
 pub mod backup;
 pub mod certificates;
+pub mod decommission;
 pub mod deploy;
 pub mod enrol;
 pub mod error;
@@ -415,7 +416,7 @@ fn slot(host: &Host, seen: Option<&ObservedRecord>) -> HostSlot {
 
 /// The hosts that new deckies go to: every enrolled one, or the embedded worker when there is none.
 fn targets(hosts: &[Host]) -> Vec<&Host> {
-    let enrolled = |host: &&Host| host.key.is_some() && !host.revoked;
+    let enrolled = |host: &&Host| host.takes_deckies();
     let mut targets: Vec<&Host> = hosts
         .iter()
         .filter(enrolled)

@@ -10,6 +10,7 @@ use decnet_wire::ids::{
     DeckyName, Digest, FleetId, HostId, HostName, InterfaceName, OperationId, ServiceSlug, Timestamp,
 };
 use decnet_wire::observed::Observed;
+use decnet_wire::order::Nonce;
 use decnet_wire::report::{Accepted, PendingStack};
 use serde::{Deserialize, Serialize};
 
@@ -123,6 +124,9 @@ pub struct Host {
     pub created_at: Timestamp,
     pub enrolled_at: Option<Timestamp>,
     pub revoked: bool,
+    /// It was ordered to leave the fleet: see [`Departure`].
+    #[serde(default)]
+    pub leaving: bool,
     /// ipvlan in place of macvlan.
     pub ipvlan: bool,
     /// The driver's mode; none: its usual one.
@@ -140,6 +144,57 @@ pub struct Host {
 impl Record for Host {
     type Key = HostId;
     const TABLE: Table = Table::Hosts;
+    fn key_bytes(key: &HostId) -> Vec<u8> {
+        key.uuid().as_bytes().to_vec()
+    }
+}
+
+impl Host {
+    /// Whether it can be sent a bundle.
+    #[must_use]
+    pub fn lives(&self) -> bool {
+        self.key.is_some() && !self.revoked
+    }
+
+    /// Whether deckies may be put there.
+    #[must_use]
+    pub fn takes_deckies(&self) -> bool {
+        self.lives() && !self.leaving
+    }
+}
+
+/// A host that was ordered to leave the fleet. Kept for good: it may come back from wherever it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Departure {
+    pub host: HostId,
+    pub name: HostName,
+    /// SHA-256 of the SubjectPublicKeyInfo of each key that it may show.
+    pub keys: Vec<Digest>,
+    /// The signed order: a DSSE envelope.
+    pub order: String,
+    pub nonce: Nonce,
+    pub ordered_at: Timestamp,
+    /// It was forgotten at once.
+    pub forced: bool,
+    /// What it said in the end.
+    pub tombstone: Option<Receipt>,
+}
+
+/// A tombstone, with what it takes to check it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Receipt {
+    /// The host's public key: the base64 of its SubjectPublicKeyInfo.
+    pub key: String,
+    /// A DSSE envelope.
+    pub envelope: String,
+    pub received_at: Timestamp,
+}
+
+impl Record for Departure {
+    type Key = HostId;
+    const TABLE: Table = Table::Departures;
     fn key_bytes(key: &HostId) -> Vec<u8> {
         key.uuid().as_bytes().to_vec()
     }

@@ -32,11 +32,12 @@ pub enum Table {
     Certificates,
     RevocationLists,
     Awaited,
+    Departures,
 }
 
 impl Table {
     /// Every table, so that a store can make them all before the first read.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Settings,
         Self::Deckies,
         Self::Hosts,
@@ -52,6 +53,7 @@ impl Table {
         Self::Certificates,
         Self::RevocationLists,
         Self::Awaited,
+        Self::Departures,
     ];
 
     /// The name on disk.
@@ -73,6 +75,7 @@ impl Table {
             Self::Certificates => "certificates",
             Self::RevocationLists => "revocation-lists",
             Self::Awaited => "awaited-hosts",
+            Self::Departures => "departures",
         }
     }
 }

@@ -19,12 +19,14 @@ use decnet_wire::ids::{HostName, Timestamp};
 use serde_json::json;
 
 use super::{Backup, BackupError, Header, Part};
-use crate::audit::{Action, Actor, Audited, Change, names};
+use crate::audit::{Action, Actor, Audited, Change, Who, names};
 use crate::control::certificates::supersede;
+use crate::control::decommission::forget;
 use crate::init;
 use crate::keys::MasterKeys;
 use crate::records::{
-    ApiTokenRecord, AwaitedRecord, EnrolTokenRecord, Host, ObservedRecord, RevocationListRecord,
+    ApiTokenRecord, AwaitedRecord, Cause, Departure, End, EnrolTokenRecord, Host, ObservedRecord,
+    RevocationListRecord,
 };
 use crate::store::{Db, Decision, RedbStore, Store as _, StoreError, Writer};
 
@@ -304,14 +306,16 @@ fn mark(
     let known = old.and_then(|old| {
         let read = old.read(|r| {
             let head = crate::control::audit::head_of(r)?;
-            Ok::<_, StoreError>((r.all::<Host>()?, r.all::<ApiTokenRecord>()?, head))
+            let departures = r.all::<Departure>()?;
+            Ok::<_, StoreError>((r.all::<Host>()?, r.all::<ApiTokenRecord>()?, head, departures))
         });
         // What does not read says nothing.
         read.ok()
     });
     new.change(by, now, |w| {
-        if let Some((hosts, tokens, _)) = &known {
+        if let Some((hosts, tokens, _, departures)) = &known {
             restored.since = Some(carry_over(w, hosts, tokens, now)?);
+            stay_departed(w, departures, now)?;
         }
         for token in w.all::<EnrolTokenRecord>()? {
             w.remove::<EnrolTokenRecord>(&token.host)?;
@@ -342,7 +346,7 @@ fn mark(
             .into_iter()
             .map(|token| token.name)
             .collect();
-        let replaced = known.as_ref().and_then(|(_, _, head)| head.clone());
+        let replaced = known.as_ref().and_then(|(_, _, head, _)| head.clone());
         let since = restored.since.clone().unwrap_or_default();
         let change = Change::new(Action::FleetRestore, "fleet")
             .before(json!({ "audit_head": replaced }))
@@ -356,6 +360,31 @@ fn mark(
             }));
         Ok::<_, BackupError>(Audited::Changed((), change))
     })
+}
+
+/// Who was ordered to leave since is on his way, and who has left is gone.
+fn stay_departed(w: &mut Writer<'_>, departures: &[Departure], now: Timestamp) -> Result<(), StoreError> {
+    for departure in departures {
+        if let Some(host) = w.get::<Host>(&departure.host)? {
+            if departure.forced || departure.tombstone.is_some() {
+                let end = End::Failed(
+                    Cause::HostGone,
+                    format!("the host {} has left the fleet", host.name),
+                );
+                forget(w, &host, &end, &Who::Master {}, now)?;
+            } else {
+                w.put(
+                    &host.id,
+                    &Host {
+                        leaving: true,
+                        ..host.clone()
+                    },
+                )?;
+            }
+        }
+        w.put(&departure.host, departure)?;
+    }
+    Ok(())
 }
 
 /// What was revoked since stays revoked.

@@ -1,6 +1,7 @@
 //! `host`.
 
 mod here;
+pub(super) mod leaving;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,8 @@ use super::Console;
 use super::client::Client;
 use super::failure::Failure;
 use super::table::{facts, or_none, table};
+use leaving::{DecommissionArgs, TeardownArgs};
+
 use crate::serve::operator::views::{ApproveBody, EnrollBody, EnrollView, HostView, NetworkBody};
 use crate::text::chain;
 
@@ -44,6 +47,16 @@ pub enum HostCommand {
     Revoke {
         /// The host's name or id
         host: String,
+    },
+    /// Have a host leave the fleet: its deckies, its agent and its keys are removed there
+    Decommission(DecommissionArgs),
+    /// Remove a host's deckies, and keep the host
+    Teardown(TeardownArgs),
+    /// Show hosts that were ordered to leave the fleet, and what they said in the end
+    #[command(after_help = "Examples:\n  decnet host departures\n  decnet host departures edge-01")]
+    Departures {
+        /// The host's name or id
+        host: Option<String>,
     },
     /// Let a host have its certificate that was invited with --approve and waits
     #[command(
@@ -156,6 +169,9 @@ pub(super) async fn run(args: &HostArgs, client: &Client, console: &mut Console<
         HostCommand::Enroll(args) => enroll(args, client, console).await,
         HostCommand::Network(args) => network(args, client, console).await,
         HostCommand::Ls => list(client, console).await,
+        HostCommand::Decommission(args) => leaving::decommission(args, client, console).await,
+        HostCommand::Teardown(args) => leaving::teardown(args, client, console).await,
+        HostCommand::Departures { host } => leaving::departures(host.as_deref(), client, console).await,
         HostCommand::Revoke { host } => revoke(host, client, console).await,
         HostCommand::Approve { host, fingerprint } => approve(host, fingerprint, client, console).await,
         HostCommand::Show { host } => show(host, client, console).await,

@@ -7,6 +7,7 @@ use decnet_pki::envelope::{Envelope, VerifyError};
 use decnet_pki::files;
 use decnet_pki::key::{PublicKey, SigningKey};
 use decnet_pki::root::{Root, RootError};
+use decnet_wire::order::DECOMMISSION_TYPE;
 use decnet_wire::trust::{PAYLOAD_TYPE, TrustRoot};
 use decnet_wire::{limits, policy};
 use hyper::Method;
@@ -337,9 +338,13 @@ pub(super) fn sign(args: &SignArgs, console: &mut Console<'_>) -> Result<(), Fai
             super::policy::show_draft(&envelope, &args.file, console)?;
             policy::PAYLOAD_TYPE
         }
+        DECOMMISSION_TYPE => {
+            super::hosts::leaving::show_draft(&envelope, &args.file, console)?;
+            DECOMMISSION_TYPE
+        }
         other => {
             return Err(Failure::refused(format!(
-                "{} holds a document of type {other:?}; operators sign {PAYLOAD_TYPE} and {}",
+                "{} holds a document of type {other:?}; operators sign {PAYLOAD_TYPE}, {} and {DECOMMISSION_TYPE}",
                 args.file.display(),
                 policy::PAYLOAD_TYPE
             )));

@@ -136,6 +136,12 @@ impl Control {
         }
     }
 
+    /// A host is no more: nothing is expected of it, nor of what it saw.
+    pub(super) fn note_gone(&self, id: HostId) {
+        self.said.hosts().remove(&id);
+        self.said.deckies().seen.retain(|_, (at, _)| *at != id);
+    }
+
     /// A heartbeat came. Looks further only when the host was not active.
     pub(super) fn note_heartbeat(&self, id: HostId) {
         let active = self.said.hosts().get(&id) == Some(&HostState::Active);

@@ -18,7 +18,7 @@ use serde_json::json;
 use super::enrol::{digest, named};
 use super::{Alarm, Control, ControlError, touch};
 use crate::audit::{Action, Actor, Audited, Change};
-use crate::records::{CertificatesRecord, Host, IssuedCertificate, RevocationListRecord};
+use crate::records::{CertificatesRecord, Departure, Host, IssuedCertificate, RevocationListRecord};
 use crate::store::{StoreError, Writer};
 
 /// The most that a certificate request may hold, in bytes.
@@ -45,6 +45,12 @@ impl Control {
     /// The host is unknown, revoked, or has another key (403).
     pub fn authorize(&self, id: HostId, key: &Digest, from: Option<IpAddr>) -> Result<Host, ControlError> {
         let found = self.db.read(|r| Ok::<_, ControlError>(r.get::<Host>(&id)?))?;
+        // Who was forgotten, or revoked after that, is told the one thing.
+        if found.as_ref().is_none_or(|host| host.revoked)
+            && let Some(order) = self.farewell(id, key)?
+        {
+            return Err(order);
+        }
         match found {
             Some(host) if host.revoked => self.alarm(&Alarm::new(
                 Action::AlarmRevokedHost,
@@ -175,9 +181,14 @@ impl Control {
     pub fn rejoin(&self, by: &Actor, request: &RejoinRequest) -> Result<LeafResponse, ControlError> {
         let id = request.host;
         // Anybody may ask: without a host it costs one read and no signature check.
-        let host = self
+        let (host, departed) = self
             .db
-            .read(|r| Ok::<_, ControlError>(r.get::<Host>(&id)?))?
+            .read(|r| Ok::<_, ControlError>((r.get::<Host>(&id)?, r.has::<Departure>(&id)?)))?;
+        if departed && host.as_ref().is_none_or(|host| host.revoked) {
+            let (_, key) = read(request.schema, &request.csr)?;
+            return Err(self.farewell(id, &key)?.unwrap_or_else(|| unknown(id)));
+        }
+        let host = host
             .filter(|host| host.key.is_some())
             .ok_or_else(|| unknown(id))?;
         if host.revoked {

@@ -104,7 +104,7 @@ impl Draft {
 
     /// The hosts that get a new bundle and can be sent one.
     fn sent_to(&self) -> impl Iterator<Item = &Host> {
-        let lives = |host: &&Host| host.key.is_some() && !host.revoked;
+        let lives = |host: &&Host| host.lives();
         let touched = |host: &&Host| self.touched.contains(&host.id);
         self.hosts.iter().filter(lives).filter(touched)
     }
@@ -183,7 +183,7 @@ impl Control {
         }
         let known: BTreeSet<HostId> = hosts
             .iter()
-            .filter(|host| host.key.is_some() && !host.revoked)
+            .filter(|host| host.takes_deckies())
             .filter(|host| !(request.replace && mode == Mode::Swarm && host.embedded))
             .map(|host| host.id)
             .collect();
@@ -495,7 +495,7 @@ fn draws(settings: &Settings, request: &DeployRequest) -> ChaCha20Rng {
 
 /// The next generation of every host that can still let go of a decky. A revoked one is not waited for.
 fn next_generations(hosts: &[Host]) -> BTreeMap<HostId, u64> {
-    let lives = |host: &&Host| host.key.is_some() && !host.revoked;
+    let lives = |host: &&Host| host.lives();
     hosts
         .iter()
         .filter(lives)

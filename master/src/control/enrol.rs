@@ -163,6 +163,7 @@ impl Control {
                 certificate_ends_at: same.as_ref().and_then(|host| host.certificate_ends_at),
                 awaiting: None,
                 next_key: None,
+                leaving: false,
                 created_at: same.as_ref().map_or(now, |host| host.created_at),
                 enrolled_at: same.as_ref().and_then(|host| host.enrolled_at),
                 revoked: false,

@@ -21,6 +21,9 @@ pub enum ControlError {
     /// The caller is not, or is no longer, who may ask this.
     #[error("{0}")]
     Forbidden(String),
+    /// The caller was forgotten: all that he is told is this order, a DSSE envelope.
+    #[error("this host was ordered to leave the fleet")]
+    Leave(String),
     /// Asked too often.
     #[error("{0}")]
     TooMany(String),
@@ -63,6 +66,7 @@ impl ControlError {
             Self::Conflict(_) => 409,
             Self::Invalid(_) => 422,
             Self::Forbidden(_) => 403,
+            Self::Leave(_) => 410,
             Self::TooMany(_) => 429,
             // Several classes in one answer: the first one met in the text decides, as if it stood alone.
             Self::Fleet(problems) => problems.first().map_or(422, |problem| problem.status),

@@ -73,6 +73,9 @@ impl HostState {
         if host.revoked {
             return Self::Revoked;
         }
+        if host.leaving {
+            return Self::Decommissioning;
+        }
         if host.key.is_none() {
             return match host.awaiting {
                 Some(_) => Self::Waiting,
@@ -386,6 +389,7 @@ mod tests {
             certificate_ends_at: None,
             awaiting: awaiting.then_some(digest),
             next_key: None,
+            leaving: false,
             created_at: now,
             enrolled_at: None,
             revoked,

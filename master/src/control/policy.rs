@@ -134,7 +134,7 @@ impl Control {
                     taken_at: now,
                 },
             )?;
-            for host in hosts.iter().filter(|host| lives(host)) {
+            for host in hosts.iter().filter(|host| host.lives()) {
                 if policy.document().names(host.id) {
                     touch(w, host.id)?;
                 }
@@ -187,7 +187,7 @@ impl Control {
             .db
             .read(|r| Ok::<_, ControlError>((settings(r)?, r.all::<Host>()?, r.all::<DeckyRecord>()?)))?;
         let mut verdict = Verdict::default();
-        for host in hosts.iter().filter(|host| lives(host)) {
+        for host in hosts.iter().filter(|host| host.lives()) {
             let held = self.policy_for(host.id);
             let document = match draft {
                 Some(draft) if !draft.names(host.id) => continue,
@@ -226,8 +226,4 @@ impl Control {
         let bytes = policy.envelope().to_json();
         SignedPolicy::admit(&bytes, &self.keys().root, None, None, issued).is_ok()
     }
-}
-
-fn lives(host: &Host) -> bool {
-    host.key.is_some() && !host.revoked
 }

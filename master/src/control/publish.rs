@@ -12,6 +12,7 @@ use std::time::Duration;
 use decnet_pki::envelope::Envelope;
 use decnet_wire::bundle::{self, Bundle, Operation, Stack};
 use decnet_wire::ids::{DeckyName, Digest, HostId, OperationId, Timestamp};
+use decnet_wire::order::Order;
 use decnet_wire::policy::Policy;
 use tokio::sync::watch;
 
@@ -19,7 +20,9 @@ use super::{Control, ControlError, settings, slot, touch, traces};
 use crate::fleet::compile::compile;
 use crate::fleet::model::Fleet;
 use crate::keys::MasterKeys;
-use crate::records::{AwaitedRecord, BundleRecord, DeckyRecord, EnvelopeRecord, Host, Row, Settings};
+use crate::records::{
+    AwaitedRecord, BundleRecord, DeckyRecord, Departure, EnvelopeRecord, Host, Row, Settings,
+};
 use crate::store::Reader;
 
 /// How long a bundle is accepted. An agent that has accepted it keeps it up for as long as it must.
@@ -38,6 +41,8 @@ pub(super) struct Due {
     key: Digest,
     /// The digest of the bundle before, which the next one names.
     previous: Option<Digest>,
+    /// What it is told about itself.
+    order: Option<Order>,
 }
 
 /// A host's next bundle, compiled from one snapshot and signed.
@@ -51,7 +56,7 @@ struct Signed {
 }
 
 /// Everything that a host is to run, before it is signed.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct HostState {
     pub networks: Vec<bundle::Network>,
     pub stacks: Vec<Stack>,
@@ -197,7 +202,12 @@ impl Control {
         let mut signed = Vec::new();
         for due in due {
             let mine = records.remove(&due.host.id).unwrap_or_default();
-            match self.host_state(&settings, &due.host, &mine) {
+            let state = match due.order {
+                // A host that leaves runs nothing, whatever there was to say about it.
+                Some(Order::Decommission(_)) => Ok(HostState::default()),
+                None => self.host_state(&settings, &due.host, &mine),
+            };
+            match state {
                 Ok(state) => signed.push(self.signed(due, state)?),
                 Err(error) => {
                     tracing::error!(host = %due.host.name, error = %crate::text::chain(&error), "no bundle for a host");
@@ -230,6 +240,7 @@ impl Control {
                 .is_none_or(|bundle| bundle.generation < host.generation)
             {
                 due.push(Due {
+                    order: order(r, &host)?,
                     host,
                     key,
                     previous: bundle.map(|bundle| bundle.digest),
@@ -242,7 +253,12 @@ impl Control {
     /// The bundle of a host's newest generation.
     fn signed(&self, due: Due, state: HostState) -> Result<Signed, ControlError> {
         let (now, keys) = (self.now(), self.keys());
-        let Due { host, key, previous } = due;
+        let Due {
+            host,
+            key,
+            previous,
+            order,
+        } = due;
         let bundle = Bundle {
             schema: bundle::SCHEMA,
             fleet: self.fleet,
@@ -256,7 +272,7 @@ impl Control {
             networks: state.networks,
             stacks: state.stacks,
             blobs: state.blobs,
-            order: None,
+            order,
         };
         let (record, envelope) = sign(&keys, &bundle)?;
         let operations = bundle.stacks.iter().filter_map(|stack| stack.operation);
@@ -409,6 +425,23 @@ impl Control {
     pub(super) fn read_hosts(r: &Reader<'_>) -> Result<Vec<Host>, ControlError> {
         Ok(r.all::<Host>()?)
     }
+}
+
+/// What a host is told about itself with its next bundle.
+fn order(r: &Reader<'_>, host: &Host) -> Result<Option<Order>, ControlError> {
+    let departure = if host.leaving {
+        r.get::<Departure>(&host.id)?
+    } else {
+        None
+    };
+    let envelope = departure.map(|departure| serde_json::from_str(&departure.order));
+    envelope
+        .transpose()
+        .map(|envelope| envelope.map(Order::Decommission))
+        .map_err(|error| ControlError::Sign {
+            what: "the stored order",
+            source: error.into(),
+        })
 }
 
 fn limit_cpus(policy: Option<&Policy>, document: &mut serde_json::Value) {

@@ -38,7 +38,7 @@ impl Control {
             record.previous = None;
             let mut changed = rows::begin(w, &mut record, OperationKind::Teardown, by, now, &self.tracer)?;
             let host = w.get::<Host>(&record.decky.host)?;
-            let gone = host.is_none_or(|host| host.key.is_none() || host.revoked);
+            let gone = host.is_none_or(|host| !host.lives());
             if gone && let Some(row) = changed.last_mut() {
                 // Nobody will ever say that it is done. Its name and address are free again.
                 let reason = "its host is not enrolled any more: it is out of the fleet, and what of it still runs there is not known";

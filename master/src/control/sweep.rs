@@ -85,7 +85,7 @@ impl Control {
             for mut record in w.all::<DeckyRecord>()? {
                 let Some(leaving) = &record.leaving else { continue };
                 let host = w.get::<Host>(&leaving.host)?;
-                if host.is_some_and(|host| host.key.is_some() && !host.revoked) {
+                if host.is_some_and(|host| host.lives()) {
                     continue;
                 }
                 record.leaving = None;

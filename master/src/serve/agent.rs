@@ -80,6 +80,7 @@ impl AgentApi {
     ) -> Result<Response<Body>, Infallible> {
         let response = match self.route(&remote, request).await {
             Ok(response) => response,
+            Err(ControlError::Leave(order)) => message::whole(StatusCode::GONE, order),
             Err(error) => {
                 let status =
                     StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

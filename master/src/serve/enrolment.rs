@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `POST /enroll/v1` | a host to be | a one-shot token |
 //! | `POST /enroll/v1/rejoin` | an enrolled host whose certificate has ended | that it holds its known key |
+//! | `POST /enroll/v1/tombstone` | a host that was wiped | that it is signed with its known key |
 //! | `GET /enroll/v1/trust-root/<version>` | anybody | nothing: trust roots are public, and signed |
 //! | `GET /enroll/v1/crl` | anybody | nothing: revocation lists are public, and signed |
 
@@ -13,6 +14,7 @@ use std::time::Instant;
 
 use decnet_wire::enrol::{self, EnrolRequest, EnrolWaiting, RejoinRequest};
 use decnet_wire::limits;
+use decnet_wire::order::TombstoneRequest;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
@@ -82,6 +84,7 @@ impl Enrolment {
         let answer = match (request.method(), path.as_str()) {
             (&Method::POST, "/enroll/v1") => self.enrol(by, request.into_body()).await,
             (&Method::POST, "/enroll/v1/rejoin") => self.rejoin(by, request.into_body()).await,
+            (&Method::POST, "/enroll/v1/tombstone") => self.tombstone(by, request.into_body()).await,
             (&Method::GET, "/enroll/v1/crl") => self.revocation_lists().await,
             (&Method::GET, path) if path.starts_with(TRUST_ROOT) => {
                 let control = Arc::clone(&self.control);
@@ -90,6 +93,9 @@ impl Enrolment {
             _ => Ok(message::refuse(StatusCode::NOT_FOUND, "there is nothing here")),
         };
         answer.unwrap_or_else(|error| {
+            if let ControlError::Leave(order) = error {
+                return message::whole(StatusCode::GONE, order);
+            }
             tracing::warn!(%path, ?remote, error = %chain(&error), "refused a stranger's request");
             let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             let detail = if status.is_server_error() {
@@ -127,6 +133,16 @@ impl Enrolment {
         let control = Arc::clone(&self.control);
         let response = blocking(move || control.rejoin(&by, &request)).await?;
         Ok(message::json(StatusCode::OK, &response))
+    }
+
+    async fn tombstone(&self, by: Actor, body: Incoming) -> Result<Response<Body>, ControlError> {
+        let request: TombstoneRequest = match self.bodies.read(body, limits::TOMBSTONE).await {
+            Ok(request) => request,
+            Err(error) => return Ok(error.response()),
+        };
+        let control = Arc::clone(&self.control);
+        blocking(move || control.bury(&by, &request)).await?;
+        Ok(message::empty(StatusCode::NO_CONTENT))
     }
 
     async fn revocation_lists(&self) -> Result<Response<Body>, ControlError> {

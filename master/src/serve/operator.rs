@@ -14,6 +14,7 @@ mod backup;
 mod body;
 mod catalogue;
 mod deckies;
+mod departures;
 mod document;
 mod events;
 mod history;
@@ -137,7 +138,10 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(events::events))
         .routes(routes!(history::purge))
         .routes(routes!(swarm::hosts))
-        .routes(routes!(swarm::host))
+        .routes(routes!(swarm::host, departures::decommission))
+        .routes(routes!(departures::teardown))
+        .routes(routes!(departures::list))
+        .routes(routes!(departures::show))
         .routes(routes!(swarm::enroll))
         .routes(routes!(swarm::set_network))
         .routes(routes!(swarm::revoke))

@@ -2,6 +2,7 @@
 //! that a CLI of yesterday reads the answers of a master of today.
 
 mod audit;
+mod departures;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use audit::{AuditEntryView, AuditHeadView, AuditView};
+pub use departures::{DecommissionBody, DecommissionView, DepartureView, TeardownBody, TeardownView};
 
 use crate::control::hosts::{DeckyState, DeckyView as Decky, HostState, HostView as Host};
 use crate::fleet::catalogue::Catalogue;
@@ -441,7 +443,8 @@ pub struct HostView {
     pub uuid: HostId,
     #[schema(value_type = String)]
     pub name: HostName,
-    /// `invited`, `waiting` (for approval), `enrolled`, `active`, `unreachable` or `revoked`.
+    /// `invited`, `waiting` (for approval), `enrolled`, `active`, `unreachable`, `revoked` or
+    /// `decommissioning`.
     #[schema(value_type = String)]
     pub status: HostState,
     /// The worker inside the master's own process.
