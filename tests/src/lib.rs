@@ -15,6 +15,7 @@
 //! | [`fleet`] | the CLI with `--json`, and waiting for rows and hosts |
 //! | [`clients`] | one visit by its ordinary client for each service |
 //! | [`lab`] | whole Debian hosts with their own kernel and systemd, for reboots, power cuts, units and packages |
+//! | [`packages`] | packages of the programs that were built here |
 //! | [`debian`] | a Debian's files to install packages in, thrown away afterwards |
 //! | [`scene`] | a master, its worker and a LAN, made together and removed together |
 //! | [`oracle`] | the same Compose files through Docker Compose and through the agent's engine |
@@ -41,6 +42,7 @@ pub mod lan;
 pub mod link;
 pub mod oracle;
 pub mod own_engine;
+pub mod packages;
 pub mod processes;
 pub mod scene;
 pub mod seed;

@@ -6,6 +6,7 @@
 mod audit;
 mod certificates;
 mod crashes;
+mod decommission;
 mod enrolment;
 mod events;
 mod fleet;
