@@ -29,7 +29,7 @@ true";
 /// The reaper's journal, while it works.
 const JOURNAL: &str = "/var/lib/decnet/agent-reaper/journal.json";
 /// Holds the lock that package managers wait for, until it is stopped.
-const HOLD: &str = r#"systemd-run -q --unit hold perl -e '
+const HOLD: &str = r#"systemd-run -q --collect --unit hold perl -e '
 use Fcntl; open(F, ">>", "/var/lib/dpkg/lock") or die;
 fcntl(F, F_SETLKW, pack("s s x4 q q i x4", F_WRLCK, 0, 0, 0, 0)) or die; sleep 1 while 1'"#;
 
@@ -135,7 +135,7 @@ impl Scene {
         for ours in [
             "decnet-agent.service",
             "/usr/bin/decnet-agent",
-            "/var/lib/decnet/agent",
+            "/var/lib/decnet",
             "install ok installed",
         ] {
             ensure!(there.contains(ours), "it would not notice {ours}: {there}");

@@ -134,6 +134,7 @@ async fn step(work: &Work, job: &mut Job) -> Result<Option<Phase>, ReapError> {
         }
         Phase::Verify => {
             job.left = clean(job).await?;
+            job.removed.extend(install::gone(&job.paths));
             job.done_at = Some(now());
             Phase::Tombstone
         }

@@ -178,13 +178,11 @@ async fn output(program: &'static str, arguments: &[&str]) -> Result<Output, Ins
 }
 
 /// Removes what no package has removed.
-pub(super) fn remove_paths(job: &mut Job) -> Result<(), ReapError> {
+pub(super) fn remove_paths(job: &Job) -> Result<(), ReapError> {
     // What a package manager should have removed and did not, is told as left.
     let ours = job.paths.iter();
     for path in ours.filter(|path| may_go(path) || **path == job.state_dir) {
-        if remove(path)? {
-            job.removed.insert(format!("path {}", path.display()));
-        }
+        remove(path)?;
     }
     for folder in ["/etc/decnet", "/run/decnet", "/var/lib/decnet"] {
         remove_empty(Path::new(folder));
@@ -215,6 +213,12 @@ pub(super) fn remove_empty(folder: &Path) {
     {
         tracing::warn!(folder = %folder.display(), %error, "a folder stays");
     }
+}
+
+/// The paths that were there and are gone, whoever has removed them.
+pub(super) fn gone(paths: &BTreeSet<PathBuf>) -> impl Iterator<Item = String> {
+    let gone = paths.iter().filter(|path| fs::symlink_metadata(path).is_err());
+    gone.map(|path| format!("path {}", path.display()))
 }
 
 /// What is still there of what should be gone.
