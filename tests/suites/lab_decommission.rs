@@ -29,9 +29,18 @@ true";
 /// The reaper's journal, while it works.
 const JOURNAL: &str = "/var/lib/decnet/agent-reaper/journal.json";
 /// Holds the lock that package managers wait for, until it is stopped.
-const HOLD: &str = r#"systemd-run -q --collect --unit hold perl -e '
-use Fcntl; open(F, ">>", "/var/lib/dpkg/lock") or die;
-fcntl(F, F_SETLKW, pack("s s x4 q q i x4", F_WRLCK, 0, 0, 0, 0)) or die; sleep 1 while 1'"#;
+const HOLD: &str = r#"
+cat >/root/hold.pl <<'END'
+use Fcntl;
+open(my $file, ">>", "/var/lib/dpkg/lock") or die;
+my $lock = pack("s s x4 q q i x4", F_WRLCK, 0, 0, 0, 0);
+fcntl($file, F_SETLKW, $lock) or die;
+open(my $held, ">", "/run/held") or die;
+sleep 1 while 1;
+END
+rm -f /run/held
+systemd-run -q --collect --unit hold perl /root/hold.pl
+until test -e /run/held; do sleep 0.1; done"#;
 
 /// A unit with the agent's sandbox, whose program has a child.
 const TRIAL: &str = r##"
@@ -264,7 +273,7 @@ impl Scene {
         self.at(&format!(
             "reaper {pid} was killed, {again} goes on without an engine"
         ));
-        self.ok("systemctl stop hold")?;
+        self.ok("systemctl stop hold; rm /run/held")?;
         until("the tombstone is here", PATIENCE, || {
             let departure = self.departure(&uuid)?;
             Ok(Seen::when(
