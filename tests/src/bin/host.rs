@@ -55,7 +55,7 @@ fn main() -> Result<()> {
 
 /// Boots a host that has an agent and a decky.
 fn boot(package: &Path) -> Result<()> {
-    let lab = Lab::new("bench-service")?;
+    let lab = Lab::new("bench-host")?;
     let host = lab.host("one").memory(1200).boot()?;
     let shown = host.show(package)?;
     host.ok(&format!("dpkg -i {shown}"))?;
@@ -94,7 +94,7 @@ fn boot(package: &Path) -> Result<()> {
 fn rest(deckies: usize, idle: Duration) -> Result<()> {
     let own = OwnEngine::start()?;
     engine::ask(own.socket());
-    let seed = Seed::announced("bench-service");
+    let seed = Seed::announced("bench-host");
     let folder = tempfile::Builder::new().prefix("decnet-").tempdir_in("/tmp")?;
     let mut master = Master::init(folder.path())?.without_worker();
     master.start()?;
