@@ -138,6 +138,12 @@ bench-load: toolchain ## lifecycle transitions that a master takes, changes that
 		$(CARGO) run --release --locked -p decnet-tests --bin reports
 	$(CARGO) run --release --locked -p decnet-agent --features bench --example ledger_bench
 
+.PHONY: bench-host
+bench-host: set-up packages lab-image ## the packaged agent: from power-on to the first decky that answers; idle with a fleet (root; DECKIES=20 IDLE=600)
+	$(CARGO) build --locked -p decnet-tests --bin host
+	DECNET_BIN_DIR=$(TARGET_DIR)/shipped/release DECNET_DECOY_IMAGE=$(DECOY_IMAGE) DECKIES=$(or $(DECKIES),20) IDLE=$(or $(IDLE),600) \
+		AGENT_DEB=$$(ls -t $(TARGET_DIR)/packages/decnet-agent_*.deb | head -n 1) $(TARGET_DIR)/debug/host
+
 .PHONY: clean
 clean: ## remove everything that was built
 	$(CARGO) clean

@@ -6,7 +6,8 @@
 //! | [`template`] | fills in `@NAME@` |
 //! | [`tree`] | makes the tree and its manifest |
 //! | [`deb`], [`rpm`] | have `dpkg-deb` and `rpmbuild` make a package of it |
-//! | [`tool`] | runs those |
+//! | [`third_party`] | lists the crates that programs are linked with, and their licences |
+//! | [`tool`] | runs those programs |
 //!
 //! Guarantee: the same inputs and the same tools give the same bytes. Owner is root, times are the recipe's, names and order
 //! come from the table.
@@ -22,6 +23,7 @@ pub mod deb;
 pub mod rpm;
 mod table;
 mod template;
+mod third_party;
 mod tool;
 pub mod tree;
 
@@ -138,6 +140,8 @@ pub enum PackageError {
     },
     #[error("`{program}` failed: {said}")]
     Tool { program: String, said: String },
+    #[error("crate {name} comes without {what}")]
+    Licence { name: String, what: String },
     #[error("{0} is no time that a changelog can have")]
     Epoch(u32),
 }

@@ -1,10 +1,13 @@
-//! The units that packages install, on a whole host: a master and an agent on one machine, enrolled by one command, with
-//! what each unit promises about its start, its end, its restarts, its sandbox and its log.
+//! The units, on a whole host, as the packages for rpm install them: a master and an agent on one machine, enrolled by one
+//! command, with what each unit promises about its start, its end, its restarts, its sandbox and its log, and what the
+//! packages' scripts do with it when they are installed, upgraded and removed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use decnet_tests::command::run;
 use decnet_tests::lab::{Host, Lab};
 use decnet_tests::processes::{bin, decoy_image};
 use decnet_tests::wait::{Seen, until};
@@ -13,26 +16,46 @@ use serde_json::Value;
 /// As long as anything here may take on a guest that is busy.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
 const UNITS: &str = "/usr/lib/systemd/system";
-/// Prints ids and starts of all containers.
-const CONTAINERS: &str =
-    "docker inspect --format '{{.Id}} {{.State.StartedAt}} {{.State.Running}}' $(docker ps -aq) | sort";
+/// Prints the first process of each container, without asking the engine.
+const CONTAINERS: &str = "pgrep -x decnet-decoy";
 /// What `systemd-analyze security` may say at most: `systemd/README.md` says what stays open and why.
-const EXPOSURES: [(&str, f32); 2] = [("decnet-agent.service", 2.8), ("decnet-master.service", 1.5)];
+const EXPOSURES: [(&str, f32); 2] = [("decnet-agent.service", 2.5), ("decnet-master.service", 1.5)];
+
+/// Has systemd start a unit of its own that writes where the agent may not, by the system bus.
+const START_A_UNIT: &str = "/usr/bin/busctl call org.freedesktop.systemd1 /org/freedesktop/systemd1 \
+    org.freedesktop.systemd1.Manager StartTransientUnit ssa(sv)a(sa(sv)) asked-for.service replace \
+    1 ExecStart a(sasb) 1 /usr/bin/touch 2 /usr/bin/touch /run/asked-for false 0";
+
+/// What a host without packages of its own distribution needs, and this one has none of.
+const RPM: &str = "rpm --force-debian --nodeps";
 
 struct Machine {
     host: Host,
+    /// Of the agent's next version.
+    next: PathBuf,
     start: Instant,
     lab: Lab,
 }
 
 #[test]
 fn the_units_of_a_master_and_an_agent_keep_their_promises() -> Result<()> {
-    let start = Instant::now();
     let lab = Lab::new("units")?;
+    let folder = lab.folder().to_owned();
+    let packages = [
+        packed("decnet-agent", "1.0.0", &folder)?,
+        packed("decnet", "1.0.0", &folder)?,
+    ];
+    let next = packed("decnet-agent", "1.1.0", &folder)?;
+    let start = Instant::now();
     let host = lab.host("w1").memory(1200).boot()?;
-    let machine = Machine { host, start, lab };
+    let machine = Machine {
+        host,
+        next,
+        start,
+        lab,
+    };
     machine.at("booted");
-    let told = machine.story();
+    let told = machine.story(&packages);
     told.with_context(|| {
         let said = machine
             .host
@@ -41,9 +64,33 @@ fn the_units_of_a_master_and_an_agent_keep_their_promises() -> Result<()> {
     })
 }
 
+/// Makes a package of what is built here, for rpm and without compression.
+fn packed(package: &str, version: &str, folder: &Path) -> Result<PathBuf> {
+    let mut command = Command::new(bin("decnet-pack")?);
+    command.args([
+        "rpm",
+        "--package",
+        package,
+        "--package-version",
+        version,
+        "--level",
+        "0",
+    ]);
+    command.arg("--binary").arg(bin(package)?);
+    command.arg("--decoy-image").arg(decoy_image()?);
+    command
+        .arg("--source")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    command
+        .arg("--out")
+        .arg(folder)
+        .env("SOURCE_DATE_EPOCH", "1700000000");
+    Ok(PathBuf::from(run(&mut command, PATIENCE)?.ok()?.trim()))
+}
+
 impl Machine {
-    fn story(&self) -> Result<()> {
-        self.install()?;
+    fn story(&self, packages: &[PathBuf]) -> Result<()> {
+        self.packages_are_installed(packages)?;
         self.units_are_sound_and_closed()?;
         self.agent_that_is_not_enrolled_says_how_and_rests()?;
         self.master_serves_as_its_own_user()?;
@@ -52,7 +99,8 @@ impl Machine {
         self.journal_has_fields()?;
         self.engine_restarts_under_the_agent()?;
         self.stops_touch_no_decky()?;
-        self.a_loop_that_stands_still_is_ended_and_begun_again()
+        self.a_loop_that_stands_still_is_ended_and_begun_again()?;
+        self.packages_are_upgraded_and_removed()
     }
 
     fn at(&self, what: &str) {
@@ -65,8 +113,10 @@ impl Machine {
 
     /// Waits until a script prints what is wanted.
     fn until(&self, what: &str, script: &str, holds: impl Fn(&str) -> bool) -> Result<String> {
+        // Looking keeps the guest's only processor from what is waited for.
+        let script = format!("sleep 0.3\n{script}");
         until(what, PATIENCE, || {
-            let said = self.host.run(script)?;
+            let said = self.host.run(&script)?;
             let text = said.stdout.trim().to_owned();
             Ok(if holds(&text) {
                 Seen::Done(text)
@@ -81,6 +131,17 @@ impl Machine {
         self.ok(&format!("systemctl show -P {name} {unit}"))
     }
 
+    /// Properties of a unit, each as `Name=value`.
+    fn expect(&self, unit: &str, wanted: &[&str]) -> Result<()> {
+        let said = self.ok(&format!("systemctl show {unit}"))?;
+        for line in wanted {
+            let name = line.split_once('=').context("Name=value")?.0;
+            let found = said.lines().find(|found| found.starts_with(&format!("{name}=")));
+            ensure!(found == Some(*line), "{unit}: {found:?}, not {line}");
+        }
+        Ok(())
+    }
+
     fn until_status(&self, unit: &str, begins: &str) -> Result<String> {
         let script = format!("systemctl show -P StatusText {unit}");
         self.until(&format!("{unit} says {begins:?}"), &script, |text| {
@@ -88,24 +149,27 @@ impl Machine {
         })
     }
 
-    /// What packages do.
-    fn install(&self) -> Result<()> {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");
-        for unit in ["decnet-agent.service", "decnet-master.service", "decnet.target"] {
-            self.host.put(&source.join(unit), &format!("{UNITS}/{unit}"))?;
-        }
-        for program in ["decnet", "decnet-agent"] {
-            self.host.put(&bin(program)?, &format!("/usr/bin/{program}"))?;
-        }
-        let image = decoy_image()?;
-        self.host.put(&image, "/usr/share/decnet/decoy-image.tar")?;
-        self.host.put(
-            &image.with_extension("json"),
-            "/usr/share/decnet/decoy-image.json",
+    fn packages_are_installed(&self, packages: &[PathBuf]) -> Result<()> {
+        let shown = packages.iter().map(|package| self.host.show(package));
+        let shown: Vec<_> = shown.collect::<Result<_>>()?;
+        self.ok(&format!(
+            "{RPM} -i {} && {RPM} -V decnet-agent decnet",
+            shown.join(" ")
+        ))?;
+        let said = self.ok(
+            "getent passwd decnet; stat -c '%a %U %n' /var/lib/decnet/agent /var/log/decnet; id -u decnet",
         )?;
-        self.ok(
-            "useradd --system --no-create-home --shell /usr/sbin/nologin decnet && systemctl daemon-reload",
-        )?;
+        ensure!(
+            said.contains("700 root /var/lib/decnet/agent") && said.contains("/usr/sbin/nologin"),
+            "what the scripts made: {said}"
+        );
+        // Known without a hand, and not started: there is nothing yet that they could run with.
+        for unit in ["decnet-agent", "decnet-master"] {
+            let wanted = ["LoadState=loaded", "NeedDaemonReload=no", "ActiveState=inactive"];
+            self.expect(unit, &wanted)?;
+        }
+        // Deckies on a LAN use neither of both, which takes an engine in a guest seconds at each start.
+        self.ok(r#"mkdir -p /etc/docker; echo '{"bridge":"none","iptables":false,"ip6tables":false}' >/etc/docker/daemon.json"#)?;
         self.at("installed");
         Ok(())
     }
@@ -143,23 +207,26 @@ impl Machine {
             status.contains("this host is not enrolled") && status.contains("decnet host enroll"),
             "its status does not say what to do: {status}"
         );
-        for (name, expected) in [
-            ("ActiveState", "failed"),
-            ("SubState", "failed"),
-            ("ExecMainStatus", "3"),
-            ("NRestarts", "0"),
-        ] {
-            let found = self.property("decnet-agent", name)?;
-            ensure!(found == expected, "{name} is {found}, not {expected}");
-        }
+        let wanted = [
+            "ActiveState=failed",
+            "SubState=failed",
+            "ExecMainStatus=3",
+            "NRestarts=0",
+        ];
+        self.expect("decnet-agent", &wanted)?;
         self.at("not enrolled: told so");
         Ok(())
     }
 
     fn master_serves_as_its_own_user(&self) -> Result<()> {
-        self.ok("systemctl start decnet-master")?;
-        let state = self.property("decnet-master", "ActiveState")?;
-        ensure!(state == "inactive", "without `decnet init` the master is {state}");
+        let said = self
+            .host
+            .run("systemctl start decnet-master; systemctl is-active decnet-master")?;
+        ensure!(
+            said.stdout.trim() == "inactive",
+            "without `decnet init`: {}",
+            said.said()
+        );
         self.ok(&format!("decnet init --advertise {}", self.host.address()))?;
         // Returns once the master is ready: at that very moment all listeners have to be there.
         let said = self.ok(
@@ -167,24 +234,23 @@ impl Machine {
              for port in 8770 8771 8772; do ss -Hltn \"sport = :$port\" | grep -q . || echo \"nobody at $port\"; done",
         )?;
         ensure!(!said.contains("nobody at"), "{said}");
-        let user = self.ok("ps -o user= -p $(systemctl show -P MainPID decnet-master)")?;
-        ensure!(user == "decnet", "the master runs as {user}");
-        let owners = self.ok("find /var/lib/decnet/master /run/decnet ! -user decnet")?;
-        ensure!(owners.is_empty(), "not the master's own: {owners}");
+        let said = self.ok(
+            "ps -o user= -p $(systemctl show -P MainPID decnet-master); find /var/lib/decnet/master /run/decnet ! -user decnet",
+        )?;
+        ensure!(
+            said == "decnet",
+            "the master runs as, and these are not its own: {said}"
+        );
         self.until_status("decnet-master", "agents at")?;
         self.at("the master serves");
         Ok(())
     }
 
     fn agent_starts_without_an_engine(&self) -> Result<()> {
-        self.ok("systemctl stop docker.service docker.socket")?;
-        let said = self.ok("decnet host enroll here --here")?;
+        let said =
+            self.ok("systemctl stop docker.service docker.socket && decnet host enroll here --here")?;
         ensure!(said.contains("enrolled as here"), "{said}");
-        let state = self.ok("systemctl is-active decnet-agent; systemctl is-enabled decnet-agent")?;
-        ensure!(
-            state == "active\nenabled",
-            "after the one command the agent is {state}"
-        );
+        self.expect("decnet-agent", &["ActiveState=active", "UnitFileState=enabled"])?;
         let fleet = self.lab.folder().join("fleet.ini");
         std::fs::write(
             &fleet,
@@ -197,25 +263,25 @@ impl Machine {
         Ok(())
     }
 
-    /// Ids and starts of all containers.
+    /// The containers that run, as their first processes.
     fn containers(&self) -> Result<String> {
         self.ok(CONTAINERS)
     }
 
     fn until_converged(&self) -> Result<()> {
+        self.until_status("decnet-agent", "converged; 2 containers")?;
+        self.until("its containers run", "docker ps -q | wc -l", |text| text == "2")?;
         self.until("the decky runs", "decnet decky ls --json", |text| {
             let deckies: Value = serde_json::from_str(text).unwrap_or_default();
             deckies[0]["state"] == "running"
-        })?;
-        self.until("its containers run", "docker ps -q | wc -l", |text| text == "2")?;
-        self.until_status("decnet-agent", "converged").map(drop)
+        })
+        .map(drop)
     }
 
     fn decky_comes_once_the_engine_does(&self) -> Result<()> {
         self.ok("systemctl start docker.socket docker.service")?;
         self.until_converged()?;
-        let restarts = self.property("decnet-agent", "NRestarts")?;
-        ensure!(restarts == "0", "the agent was restarted {restarts} times");
+        self.expect("decnet-agent", &["NRestarts=0"])?;
         // What the sandbox keeps from the agent, it would say.
         let denied = self.host.run(
             "journalctl -u decnet-agent -u decnet-master -o cat --no-pager | grep -iE 'denied|not permitted|read-only|EPERM|EACCES'",
@@ -233,10 +299,11 @@ impl Machine {
     }
 
     fn journal_has_fields(&self) -> Result<()> {
-        let row: Value = serde_json::from_str(&self.ok("decnet lifecycle ls --json")?)?;
-        let operation = row["rows"][0]["id"].as_str().context("no operation")?.to_owned();
-        let hosts: Value = serde_json::from_str(&self.ok("decnet host ls --json")?)?;
-        let host = hosts[0]["uuid"].as_str().context("no host")?.to_owned();
+        let said =
+            self.ok("printf '[%s,%s]' \"$(decnet lifecycle ls --json)\" \"$(decnet host ls --json)\"")?;
+        let said: Value = serde_json::from_str(&said)?;
+        let operation = said[0]["rows"][0]["id"].as_str().context("no operation")?;
+        let host = said[1][0]["uuid"].as_str().context("no host")?;
         let found = self.until(
             "the journal has the operation",
             &format!(
@@ -265,9 +332,7 @@ impl Machine {
         self.ok("systemctl restart docker.service")?;
         // The engine ended them all: what the agent says before they were started anew is no answer.
         self.until("all containers were started anew", CONTAINERS, |text| {
-            text.lines().count() == before.lines().count()
-                && !text.contains("false")
-                && before.lines().all(|line| !text.contains(line))
+            text.lines().count() == 2 && text.lines().all(|id| before.lines().all(|earlier| id != earlier))
         })?;
         self.until_converged()?;
         let now = self.property("decnet-agent", "MainPID")?;
@@ -278,28 +343,37 @@ impl Machine {
 
     fn stops_touch_no_decky(&self) -> Result<()> {
         let before = self.containers()?;
-        ensure!(before.contains("true") && !before.contains("false"), "{before}");
-        self.ok("systemctl stop decnet-agent")?;
-        let result = self.property("decnet-agent", "Result")?;
-        ensure!(result == "success", "the agent ended with {result}");
-        ensure!(self.containers()? == before, "the agent's end touched a decky");
-        self.ok("systemctl start decnet.target")?;
-        let active = self.ok("systemctl is-active decnet-agent decnet-master")?;
-        ensure!(active == "active\nactive", "the target started: {active}");
+        ensure!(before.lines().count() == 2, "{before}");
+        // The target itself has stopped before what is part of it.
         self.ok("systemctl stop decnet.target")?;
-        let ended = self.host.run("systemctl is-active decnet-agent decnet-master")?;
-        ensure!(ended.stdout.trim() == "inactive\ninactive", "{}", ended.said());
-        ensure!(self.containers()? == before, "the target's end touched a decky");
+        self.until(
+            "the target has stopped both",
+            "systemctl is-active decnet-agent decnet-master",
+            |text| text == "inactive\ninactive",
+        )?;
+        self.expect("decnet-agent", &["Result=success"])?;
+        ensure!(self.containers()? == before, "the agent's end touched a decky");
+        // Whatever else is started in the unit has the agent's sandbox: out of it the system bus has to be reached, and
+        // processes of others seen.
+        let active = self.ok(&format!(
+            "mkdir -p /etc/systemd/system/decnet-agent.service.d && \
+             printf '[Service]\\nWatchdogSec=4s\\nTimeoutAbortSec=2s\\nRestartSec=100ms\\nExecStartPre={START_A_UNIT}\\nExecStartPre=/usr/bin/test -e /proc/1/stat\\n' \
+                 >/etc/systemd/system/decnet-agent.service.d/test.conf && \
+             systemctl daemon-reload && systemctl start decnet.target && systemctl is-active decnet-agent decnet-master"
+        ))?;
+        ensure!(active == "active\nactive", "the target started: {active}");
+        self.until(
+            "the bus started what the agent's sandbox asked for",
+            "ls /run/asked-for",
+            |text| text == "/run/asked-for",
+        )?;
+        self.until_status("decnet-agent", "converged")?;
+        ensure!(self.containers()? == before, "the agent's start touched a decky");
         self.at("stopped and started");
         Ok(())
     }
 
     fn a_loop_that_stands_still_is_ended_and_begun_again(&self) -> Result<()> {
-        self.ok("mkdir -p /etc/systemd/system/decnet-agent.service.d && \
-             printf '[Service]\\nWatchdogSec=4s\\nTimeoutAbortSec=2s\\nRestartSec=100ms\\n' \
-                 >/etc/systemd/system/decnet-agent.service.d/test.conf && \
-             systemctl daemon-reload && systemctl start decnet-master decnet-agent")?;
-        self.until_status("decnet-agent", "converged")?;
         let before = self.containers()?;
         let pid = self.property("decnet-agent", "MainPID")?;
         self.ok(&format!("kill -STOP {pid}"))?;
@@ -316,6 +390,34 @@ impl Machine {
             bail!("it is the same process");
         }
         self.at("the watchdog ended it");
+        Ok(())
+    }
+
+    fn packages_are_upgraded_and_removed(&self) -> Result<()> {
+        let before = self.containers()?;
+        let pid = self.property("decnet-agent", "MainPID")?;
+        let next = self.host.show(&self.next)?;
+        let said = self.ok(&format!(
+            "{RPM} -U {next} && {RPM} -V decnet-agent && rpm -q decnet-agent && systemctl is-active decnet-agent && \
+             systemctl show -P MainPID decnet-agent"
+        ))?;
+        ensure!(
+            said.starts_with("decnet-agent-1.1.0-1.x86_64\nactive\n") && !said.ends_with(&pid),
+            "an upgrade while it ran as {pid}: {said}"
+        );
+        self.at("upgraded");
+        self.ok(&format!("{RPM} -e decnet-agent decnet"))?;
+        let left = self.ok(
+            "find /usr /etc/systemd -name '*decnet*' ! -path '*decnet-agent.service.d*'; rpm -qa | grep decnet; \
+             pgrep -lx 'decnet|decnet-agent'; systemctl is-active decnet-agent decnet-master | grep -v inactive; \
+             test -s /var/lib/decnet/agent/ledger.redb && test -s /var/lib/decnet/master/store.redb",
+        )?;
+        ensure!(left.is_empty(), "left behind: {left}");
+        ensure!(
+            self.containers()? == before,
+            "an upgrade or the removal touched a decky"
+        );
+        self.at("removed");
         Ok(())
     }
 }

@@ -60,6 +60,10 @@ fn the_same_programs_give_the_same_packages_wherever_they_are_built() -> Result<
         )?;
         // Nothing of the builder's surroundings is in it.
         command.env("TZ", "Pacific/Chatham").env("LC_ALL", "C.UTF-8");
+        for (home, folder) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+            let at_home = || std::env::home_dir().unwrap_or_default().join(folder);
+            command.env(home, std::env::var_os(home).map_or_else(at_home, PathBuf::from));
+        }
         command.env("HOME", again.path()).env("TMPDIR", again.path());
         let line = ["umask 077; exec".to_owned(), shell_words(&command)].join(" ");
         let mut command = inherit(program("bash", &["-c", &line]), &command);
@@ -153,6 +157,8 @@ fn files_have_their_places_modes_and_owners_and_nothing_is_anybodys_to_write() -
         "/usr/share/zsh/vendor-completions/_decnet-agent",
         "/usr/share/fish/vendor_completions.d/decnet-agent.fish",
         "/usr/share/doc/decnet/copyright",
+        "/usr/share/doc/decnet/third-party.gz",
+        "/usr/share/doc/decnet-agent/third-party.gz",
         "/usr/share/doc/decnet-agent/changelog.gz",
     ] {
         ensure!(listed.contains(&path), "{path} is in no package");
@@ -173,6 +179,13 @@ fn files_have_their_places_modes_and_owners_and_nothing_is_anybodys_to_write() -
     )?;
     // Every page says how programs end, and is one that man can read.
     debian.ok("zgrep -q 'this host is not enrolled' /usr/share/man/man1/decnet-agent.1.gz")?;
+    // What programs are linked with is named, with the texts that its licences ask for.
+    debian.ok(
+        "zgrep -q '^ring .*: Apache-2.0 AND ISC$' /usr/share/doc/decnet-agent/third-party.gz
+         zgrep -q '^bytes [0-9.]*: MIT$' /usr/share/doc/decnet-agent/third-party.gz
+         zgrep -q 'WITHOUT WARRANTY OF ANY KIND' /usr/share/doc/decnet-agent/third-party.gz
+         zgrep -q '^russh .*, used under Apache-2.0$' /usr/share/doc/decnet/third-party.gz",
+    )?;
     // The settings that are shipped are settings that the agent takes.
     let refused = debian.run("decnet-agent status")?;
     ensure!(
@@ -621,16 +634,21 @@ fn project() -> PathBuf {
 
 /// What packages are made of, in another folder.
 fn source_in(folder: &Path) -> Result<PathBuf> {
-    std::fs::create_dir_all(folder.join("master"))?;
+    std::fs::create_dir_all(folder)?;
     let copy = |from: &str| -> Result<()> {
         let mut command = program("cp", &["-r"]);
         command.arg(project().join(from)).arg(folder.join(from));
         run(&mut command, LIMIT)?.ok().map(drop)
     };
     for from in [
+        "Cargo.toml",
+        "Cargo.lock",
+        "agent",
+        "master",
         "packaging",
+        "pki",
         "systemd",
-        "master/catalogue",
+        "tests",
         "CHANGELOG.md",
         "LICENSE",
     ] {

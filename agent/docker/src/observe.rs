@@ -38,7 +38,7 @@ mod volumes;
 pub use interfaces::list as interfaces;
 pub use observer::Observer;
 use seen::{Seen, to_containers};
-pub(crate) use seen::{label, name_of, restarts, to_state};
+pub(crate) use seen::{label, name_of, restarts, sandbox, to_state};
 
 impl Engine {
     /// Every object that carries this host's label, all images, and the host's interfaces; sorted by name. An object

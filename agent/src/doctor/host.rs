@@ -12,11 +12,11 @@ const LITTLE_SPACE: u64 = 1 << 30;
 /// Free space under which nothing works, in bytes.
 const NO_SPACE: u64 = 64 << 20;
 /// What the agent does needs these (capabilities(7)): links and filter rules, raw frames, the network namespaces of
-/// containers, of which it must be let see the processes.
+/// containers, and the end of processes that the engine has forgotten.
 const RIGHTS: [(u32, &str); 4] = [
+    (5, "CAP_KILL"),
     (12, "CAP_NET_ADMIN"),
     (13, "CAP_NET_RAW"),
-    (19, "CAP_SYS_PTRACE"),
     (21, "CAP_SYS_ADMIN"),
 ];
 
@@ -194,15 +194,15 @@ mod tests {
         assert_eq!(user.level, Level::Fail);
         assert!(
             user.says
-                .contains("CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_PTRACE, CAP_SYS_ADMIN"),
+                .contains("CAP_KILL, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN"),
             "{user:?}"
         );
         // What the engine gives a container by itself.
         assert!(
             of("00000000a80425fb")
                 .says
-                .contains("lacks CAP_NET_ADMIN, CAP_SYS_PTRACE"),
-            "NET_RAW is there"
+                .contains("lacks CAP_NET_ADMIN, CAP_SYS_ADMIN"),
+            "NET_RAW and KILL are there"
         );
         assert_eq!(rights("").level, Level::Warn);
     }

@@ -10,6 +10,7 @@ use time::format_description::well_known::Rfc2822;
 
 use super::table::{self, Row};
 use super::template::{self, Values};
+use super::third_party;
 use super::tool::{gzip, program, run};
 use super::{Format, Kind, PackageError, Recipe, make_folder, read, write};
 use crate::elf;
@@ -94,6 +95,7 @@ pub fn make(recipe: &Recipe, format: Format, root: &Path) -> Result<Tree, Packag
     };
     let builder = Builder {
         recipe,
+        arch,
         values: values(recipe)?,
     };
     for row in &rows {
@@ -107,6 +109,7 @@ pub fn make(recipe: &Recipe, format: Format, root: &Path) -> Result<Tree, Packag
 
 struct Builder<'a> {
     recipe: &'a Recipe,
+    arch: Arch,
     values: Values,
 }
 
@@ -185,6 +188,9 @@ impl Builder<'_> {
 
     /// A source's bytes; names are filled in where it is one of packaging's own plain files.
     fn content(&self, source: &str) -> Result<Vec<u8>, PackageError> {
+        if source == "@THIRD_PARTY@" {
+            return third_party::text(self.recipe, self.arch).map(String::into_bytes);
+        }
         let path = match source.split_once('/') {
             None if source == "@DECOY_IMAGE@" => self.recipe.decoy_image.clone(),
             None if source == "@DECOY_DESCRIPTION@" => self.recipe.decoy_image.with_extension("json"),

@@ -183,6 +183,17 @@ impl Host {
         put.map(drop)
     }
 
+    /// Shows the guest a file, and gives back its path there: what is only read need not be written to the guest's disk.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be copied.
+    pub fn show(&self, from: &Path) -> Result<String> {
+        let (inside, outside) = self.exchange();
+        std::fs::copy(from, &outside).with_context(|| format!("cannot copy {}", from.display()))?;
+        Ok(inside)
+    }
+
     /// Copies a file out of the guest.
     ///
     /// # Errors

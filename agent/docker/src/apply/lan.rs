@@ -3,7 +3,6 @@
 use std::io;
 use std::net::IpAddr;
 
-use bollard::models::ContainerInspectResponse;
 use decnet_plan::compose::Egress;
 use decnet_plan::step::HostLink;
 use decnet_wire::ids::InterfaceName;
@@ -11,6 +10,7 @@ use decnet_wire::ids::InterfaceName;
 use super::settle::ended;
 use crate::host::namespace::Namespace;
 use crate::host::{arp, closes, interfaces, links, lock, nd};
+use crate::observe::sandbox;
 use crate::{Engine, EngineError};
 
 /// Fails when somebody on the LAN answers for the address.
@@ -79,19 +79,14 @@ impl Engine {
             source,
         };
         let before = self.inspect(name).await?;
-        let Some(pid) = process(&before) else {
+        let Some(path) = sandbox(&before) else {
             if let Some(how) = ended(&before, false) {
                 return Err(self.unsettled(name, how).await);
             }
-            let why = "it does not run, so that it has no network namespace";
+            let why = "it does not run, or shares another's network, so that it has no network namespace";
             return Err(failed(io::Error::other(why)));
         };
-        let namespace = Namespace::of_process(pid).map_err(failed)?;
-        // A number that another process has got meanwhile would lead into another namespace.
-        if process(&self.inspect(name).await?) != Some(pid) {
-            let why = "it ended meanwhile";
-            return Err(failed(io::Error::other(why)));
-        }
+        let namespace = Namespace::open(&path).map_err(failed)?;
         if namespace.is_own().map_err(failed)? {
             let why = "it shares the network of the host itself";
             return Err(failed(io::Error::other(why)));
@@ -107,13 +102,6 @@ impl Engine {
         .await
         .map_err(failed)
     }
-}
-
-/// The container's process, while it runs.
-fn process(container: &ContainerInspectResponse) -> Option<u32> {
-    let state = container.state.as_ref()?;
-    let pid = state.pid.filter(|pid| *pid > 0)?;
-    (state.running == Some(true)).then(|| u32::try_from(pid).ok())?
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {

@@ -63,7 +63,10 @@ pub(crate) async fn end_shims(id: &str) -> io::Result<usize> {
         "containerd does not clear away what its shim looked after",
         || {
             // A containerd that does not run does that when it starts; until then it refuses no task.
-            Ok(shims.iter().all(|shim| !shim.bundle.exists()))
+            Ok(shims
+                .iter()
+                .filter_map(|shim| shim.bundle.as_ref())
+                .all(|bundle| !bundle.exists()))
         },
     )
     .await?;
@@ -99,8 +102,8 @@ fn end_process(process: Pid) -> io::Result<bool> {
 #[derive(Debug)]
 struct Shim {
     process: Pid,
-    /// Where containerd keeps the task, which is where its shim stands.
-    bundle: PathBuf,
+    /// Where containerd keeps the task; none where that is not found, so that nothing can be waited for.
+    bundle: Option<PathBuf>,
 }
 
 /// The shims that were started for a container: `containerd-shim-runc-v2 -namespace moby -id ID -address …`.
@@ -114,23 +117,39 @@ fn shims(id: &str) -> io::Result<Vec<Shim>> {
         let Ok(process) = process.parse() else { continue };
         // One that has ended meanwhile is none any more.
         let command = std::fs::read(path.join("cmdline")).unwrap_or_default();
-        if is_shim_of(&command, id)
-            && let Ok(bundle) = std::fs::read_link(path.join("cwd"))
-        {
-            let process = Pid::from_raw(process);
-            found.push(Shim { process, bundle });
+        if is_shim_of(&command, id) {
+            found.push(Shim {
+                process: Pid::from_raw(process),
+                bundle: bundle(&command, id),
+            });
         }
     }
     Ok(found)
 }
 
 fn is_shim_of(command: &[u8], id: &str) -> bool {
-    let mut arguments = command.split(|byte| *byte == 0);
-    let program = arguments.next().map(OsStr::from_bytes).map(Path::new);
+    let program = command.split(|byte| *byte == 0).next();
+    let program = program.map(OsStr::from_bytes).map(Path::new);
     let name = program.and_then(Path::file_name).unwrap_or_default();
-    name.as_bytes().starts_with(b"containerd-shim")
-        && arguments.any(|argument| argument == b"-id")
-        && arguments.next() == Some(id.as_bytes())
+    name.as_bytes().starts_with(b"containerd-shim") && flag(command, "-id") == Some(OsStr::new(id))
+}
+
+/// What follows a flag on a command line.
+fn flag<'a>(command: &'a [u8], name: &str) -> Option<&'a OsStr> {
+    let mut arguments = command.split(|byte| *byte == 0).skip(1);
+    arguments.find(|argument| *argument == name.as_bytes())?;
+    arguments.next().map(OsStr::from_bytes)
+}
+
+/// The folder of a shim's task. The shim stands in it, which only who may trace it is told; it is in containerd's state
+/// folder, which is the one of its socket, or `daemon` in that where the engine runs a containerd of its own.
+fn bundle(command: &[u8], id: &str) -> Option<PathBuf> {
+    let state = Path::new(flag(command, "-address")?).parent()?;
+    let task = Path::new("io.containerd.runtime.v2.task")
+        .join(flag(command, "-namespace")?)
+        .join(id);
+    let places = [state.join(&task), state.join("daemon").join(&task)];
+    places.into_iter().find(|place| place.is_dir())
 }
 
 /// The processes of a container, by its control groups.
@@ -183,5 +202,26 @@ mod tests {
         assert!(!of(command("/usr/bin/less", &id)), "who names an id is no shim");
         assert!(!of(format!("/usr/bin/containerd-shim-runc-v2\0{id}\0-id\0")));
         assert!(!of(String::new()), "threads of the kernel have no command line");
+    }
+
+    #[test]
+    fn a_task_is_found_beside_the_socket_of_the_hosts_containerd_and_of_the_engines_own() {
+        let id = "a".repeat(64);
+        for state in ["", "daemon"] {
+            let folder = tempfile::tempdir().unwrap();
+            let socket = folder.path().join("containerd.sock");
+            let command = format!(
+                "containerd-shim-runc-v2\0-namespace\0moby\0-id\0{id}\0-address\0{}\0",
+                socket.display()
+            );
+            assert_eq!(bundle(command.as_bytes(), &id), None);
+            let task = folder
+                .path()
+                .join(state)
+                .join("io.containerd.runtime.v2.task/moby")
+                .join(&id);
+            std::fs::create_dir_all(&task).unwrap();
+            assert_eq!(bundle(command.as_bytes(), &id), Some(task));
+        }
     }
 }

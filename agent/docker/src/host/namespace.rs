@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 /// Runs `work` in a new, empty network namespace, which goes with everything in it when `work` returns.
 pub(crate) fn in_a_new_one<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
@@ -22,9 +23,20 @@ pub(crate) fn in_a_new_one<T: Send>(work: impl FnOnce() -> T + Send) -> io::Resu
 pub(crate) struct Namespace(File);
 
 impl Namespace {
-    /// The namespace of a process.
-    pub(crate) fn of_process(pid: u32) -> io::Result<Self> {
-        File::open(format!("/proc/{pid}/ns/net")).map(Self)
+    /// The namespace that a file stands for: the one that the engine keeps for a container (`SandboxKey`), or
+    /// `/proc/PID/ns/net`, which opens only to who may trace that process.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let failed = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let file = File::open(path).map_err(failed)?;
+        // The engine mounts the namespace over an empty file, which stays for a while when the namespace has gone, and is all
+        // that is seen where mounts do not come through.
+        if fstatfs(&file).map_err(io::Error::from)?.filesystem_type() != NSFS_MAGIC {
+            return Err(failed(io::Error::other(
+                "no namespace is there: the container has ended, or the engine's mounts do not reach this process, whose \
+                 mount namespace has to get those of the host",
+            )));
+        }
+        Ok(Self(file))
     }
 
     /// Whether it is the one that this process lives in.

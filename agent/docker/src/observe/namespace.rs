@@ -3,18 +3,23 @@
 //! A namespace belongs to one run of its owner. When the owner's process ends and is started again, by hand or by its
 //! restart policy, it gets a new namespace; a container that keeps running in the old one is cut off from the network,
 //! although the engine shows nothing unusual about it.
+//!
+//! The kernel would tell by `/proc/PID/ns/net`, but only who may trace the process, and the agent may not. When both
+//! began is told to everybody: who joins a namespace does so before its process begins, so that a process that began
+//! before the owner's present one is in the namespace of an earlier one.
 
 use std::fs;
 use std::path::PathBuf;
 
+use super::process::Process;
 use crate::host::namespace::{Namespace, in_each};
 
 /// One run of a container: what tells whether two of them share a namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Run {
-    /// The kernel's name of the network namespace, such as `net:[4026532281]` (namespaces(7)).
-    pub(super) namespace: Option<PathBuf>,
-    /// When it began, in a form whose texts compare as times. Empty where it is not known.
+    /// Its first process, where it can be seen from here.
+    pub(super) process: Option<Process>,
+    /// When the engine says that it began, in a form whose texts compare as times. Empty where it is not known.
     pub(super) started: String,
 }
 
@@ -23,20 +28,17 @@ pub(super) struct Run {
 pub(super) fn is_current(container: Option<&Run>, owner: Option<&Run>) -> bool {
     let Some(container) = container else { return true };
     let Some(owner) = owner else { return false };
-    match (&container.namespace, &owner.namespace) {
-        (Some(mine), Some(owners)) => mine == owners,
-        // Without a view of the processes, the times of the last starts have to do.
+    match (&container.process, &owner.process) {
+        // An owner takes longer than the kernel's tick to end and begin anew: who began with it in one tick is in it.
+        (Some(mine), Some(owners)) => mine.began >= owners.began,
+        // Without a view of the processes, the engine's clock has to do.
         _ => container.started >= owner.started,
     }
 }
 
-pub(super) fn of_process(pid: i64) -> Option<PathBuf> {
-    fs::read_link(format!("/proc/{pid}/ns/net")).ok()
-}
-
-/// A process of a container, and its namespace, found through its control group: where the engine
-/// puts it by default, with either driver and either version of control groups.
-pub(super) fn of_container(id: &str) -> Option<(i64, PathBuf)> {
+/// The first process of a container, found through its control group: where the engine puts it by default, with either
+/// driver and either version of control groups.
+pub(super) fn first_process(id: &str) -> Option<Process> {
     let places = [
         format!("/sys/fs/cgroup/system.slice/docker-{id}.scope/cgroup.procs"),
         format!("/sys/fs/cgroup/docker/{id}/cgroup.procs"),
@@ -44,19 +46,19 @@ pub(super) fn of_container(id: &str) -> Option<(i64, PathBuf)> {
         format!("/sys/fs/cgroup/pids/system.slice/docker-{id}.scope/cgroup.procs"),
     ];
     let processes = places.iter().find_map(|place| fs::read_to_string(place).ok())?;
-    let mut pids = processes.lines().filter_map(|pid| pid.parse().ok());
-    let pid = pids.next()?;
-    Some((pid, of_process(pid)?))
+    let pids = processes.lines().filter_map(|pid| pid.parse().ok());
+    // What is executed in a container later is in its group as well.
+    pids.filter_map(Process::find).min_by_key(|process| process.began)
 }
 
-/// Runs `work` in the namespace of each; leaves out who has ended meanwhile.
+/// Runs `work` in the namespace of each, by its file; leaves out who has ended meanwhile.
 pub(super) fn in_each_of<T: Send>(
-    owners: &[(String, u32)],
+    owners: &[(String, PathBuf)],
     work: impl Fn() -> T + Send + Sync,
 ) -> Vec<(String, T)> {
     let (ids, namespaces): (Vec<_>, Vec<_>) = owners
         .iter()
-        .filter_map(|(id, pid)| Some((id.clone(), Namespace::of_process(*pid).ok()?)))
+        .filter_map(|(id, path)| Some((id.clone(), Namespace::open(path).ok()?)))
         .unzip();
     let results = in_each(&namespaces, work).unwrap_or_else(|error| {
         tracing::warn!(%error, "cannot look into the namespaces of containers");
@@ -81,7 +83,7 @@ mod tests {
 
     fn run(started_at: &str) -> Run {
         Run {
-            namespace: None,
+            process: None,
             started: comparable(started_at),
         }
     }
@@ -107,11 +109,12 @@ mod tests {
 
     #[test]
     fn what_the_kernel_says_goes_before_the_times() {
+        let began = |began| Some(Process { pid: 1, began });
         let (mut old, mut new) = (run("2026-01-02T03:04:05Z"), run("2026-01-02T03:04:06Z"));
-        old.namespace = Some("net:[1]".into());
-        new.namespace = Some("net:[1]".into());
+        (old.process, new.process) = (began(8), began(7));
         assert!(is_current(Some(&old), Some(&new)));
-        new.namespace = Some("net:[2]".into());
         assert!(!is_current(Some(&new), Some(&old)));
+        new.process = began(8);
+        assert!(is_current(Some(&old), Some(&new)));
     }
 }

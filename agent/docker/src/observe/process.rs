@@ -10,7 +10,7 @@ use std::fs;
 pub(super) struct Process {
     pub(super) pid: i64,
     /// In clock ticks since the machine's start (proc_pid_stat(5), field 22).
-    began: u64,
+    pub(super) began: u64,
 }
 
 impl Process {

@@ -11,7 +11,7 @@ use decnet_wire::bundle::NetworkDriver;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrIn;
 
-use super::to_foreign;
+use super::{sandbox, to_foreign};
 use crate::engine::LOOK;
 use crate::host::arp::{self, Asker};
 use crate::host::namespace::Namespace;
@@ -34,12 +34,11 @@ impl Engine {
     pub async fn check_reach(&self, container: &str) -> Result<Vec<String>, EngineError> {
         let container = self.inspect(container).await?;
         let ways = self.ways(&container).await?;
-        let pid = container.state.and_then(|state| state.pid).unwrap_or_default();
-        let (Some(pid), false) = (u32::try_from(pid).ok().filter(|pid| *pid > 0), ways.is_empty()) else {
+        let (Some(path), false) = (sandbox(&container), ways.is_empty()) else {
             return Ok(Vec::new());
         };
         let check = move || {
-            let Ok(namespace) = Namespace::of_process(pid) else {
+            let Ok(namespace) = Namespace::open(&path) else {
                 return Vec::new();
             };
             ways.iter().filter_map(|way| way.check(&namespace)).collect()

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use bollard::models::{
@@ -24,19 +25,16 @@ pub(super) struct Seen {
     owner: Option<String>,
     /// While it runs, or is paused.
     run: Option<Run>,
-    /// While it runs, or is paused, and can be seen from here.
-    process: Option<Process>,
-    /// Its network namespace is its own, and has something in it.
-    is_apart: bool,
+    /// The file of its network namespace, while it runs or is paused, and the namespace is its own with something in it.
+    namespace: Option<PathBuf>,
     /// When it was inspected.
     at: Instant,
 }
 
-/// The containers that run in a network namespace of their own with something in it: their ids and processes.
-pub(super) fn owners(all: &HashMap<String, Seen>) -> Vec<(String, u32)> {
-    let process = |seen: &Seen| u32::try_from(seen.process.filter(|_| seen.is_apart)?.pid).ok();
+/// The containers that run in a network namespace of their own with something in it: their ids, and the namespaces' files.
+pub(super) fn owners(all: &HashMap<String, Seen>) -> Vec<(String, PathBuf)> {
     all.iter()
-        .filter_map(|(id, seen)| Some((id.clone(), process(seen)?)))
+        .filter_map(|(id, seen)| Some((id.clone(), seen.namespace.clone()?)))
         .collect()
 }
 
@@ -80,7 +78,7 @@ impl Seen {
         let pid = state.and_then(|state| state.pid).filter(|pid| runs && *pid > 0);
         let started = state.and_then(|state| state.started_at.as_deref());
         let run = runs.then(|| Run {
-            namespace: pid.and_then(namespace::of_process),
+            process: pid.and_then(Process::find),
             started: namespace::comparable(started.unwrap_or_default()),
         });
         let mode = container.host_config.as_ref();
@@ -106,8 +104,7 @@ impl Seen {
             }),
             owner: owner(mode),
             run,
-            process: pid.and_then(Process::find),
-            is_apart: is_apart(mode),
+            namespace: sandbox(container).filter(|_| is_apart(mode)),
             at: Instant::now(),
         }
     }
@@ -125,11 +122,13 @@ impl Seen {
         {
             return None;
         }
-        let (pid, namespace) = namespace::of_container(container.id.as_deref()?)?;
+        let process = namespace::first_process(container.id.as_deref()?)?;
         let run = Run {
-            namespace: Some(namespace),
+            process: Some(process),
             started: String::new(),
         };
+        // The list does not name the engine's own file.
+        let namespace = PathBuf::from(format!("/proc/{}/ns/net", process.pid));
         let mode = container.host_config.as_ref();
         let mode = mode.and_then(|config| config.network_mode.as_deref());
         let networks = container.network_settings.as_ref();
@@ -147,8 +146,7 @@ impl Seen {
             }),
             owner: owner(mode),
             run: Some(run),
-            process: Process::find(pid),
-            is_apart: is_apart(mode),
+            namespace: is_apart(mode).then_some(namespace),
             at: Instant::now(),
         })
     }
@@ -161,7 +159,9 @@ impl Seen {
     /// Whether the list, and the kernel, say that nothing has changed since it was seen: it runs, in the process that
     /// it ran in, under the same name, attached in the same way.
     pub(super) fn is_still(&self, listed: &ContainerSummary) -> bool {
-        let Some(process) = self.process else { return false };
+        let Some(process) = self.run.as_ref().and_then(|run| run.process) else {
+            return false;
+        };
         let Some(container) = &self.container else {
             return false;
         };
@@ -214,6 +214,13 @@ fn of_labels(
             .collect(),
         attachments: Vec::new(),
     })
+}
+
+/// The engine's file for the network namespace of a container that runs; none of one that shares another's.
+pub(crate) fn sandbox(container: &ContainerInspectResponse) -> Option<PathBuf> {
+    let runs = container.state.as_ref()?.running == Some(true);
+    let key = container.network_settings.as_ref()?.sandbox_key.as_deref();
+    key.filter(|key| runs && !key.is_empty()).map(PathBuf::from)
 }
 
 fn is_apart(mode: Option<&str>) -> bool {
