@@ -94,7 +94,7 @@ impl Master {
         let viewer = control
             .create_token(&Actor::master(), "viewer", Role::Viewer, None)
             .unwrap();
-        let router = super::router(Arc::clone(&control), CancellationToken::new());
+        let router = super::router(Arc::clone(&control), Arc::default(), CancellationToken::new());
         Self {
             control,
             router,
@@ -131,6 +131,7 @@ impl Master {
             network: HostNetworking::default(),
             lan: None,
             lifetime: TOKEN_LIFETIME,
+            carried: false,
             notes: None,
             approve,
         };
