@@ -168,3 +168,6 @@ fn filled(packages: &Packages, fetch: &str, end: &str) -> String {
 fn digest_of(text: &str) -> Digest {
     Digest::from_sha256(*Sha256Digest::of(text.as_bytes()).as_bytes())
 }
+
+#[cfg(test)]
+mod tests;
