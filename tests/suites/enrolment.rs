@@ -199,7 +199,8 @@ fn who_fetches_packages_and_does_not_read_them_keeps_nobody_from_enrolling() -> 
     let path = format!("/enroll/v1/packages/sha256/{}", digest.hex());
     let url = format!("https://127.0.0.1:{}{path}", master.enrol_port);
     let mut slow = Vec::new();
-    for _ in 0..32 {
+    // More than there are turns: the look below may take one from them.
+    for _ in 0..40 {
         let mut curl = Command::new("curl");
         curl.args(["-sk", "--limit-rate", "4k", "-o", "/dev/null", &url]);
         slow.push(Process::start(&mut curl, &folder.path().join("slow.log"))?);
