@@ -21,7 +21,7 @@ decnet_fetch() {
 
 # Which of the master's packages is for this host. A host may have the tools of both kinds; its own database is in use.
 decnet_choose() {
-    if command -v dpkg >/dev/null 2>&1 && [ -s /var/lib/dpkg/status ]; then
+    if dpkg-query -W dpkg >/dev/null 2>&1; then
         decnet_kind=deb-$(dpkg --print-architecture)
         decnet_there=$(dpkg-query -W -f '${Status} ${Version}' decnet-agent 2>/dev/null)
         decnet_there=${decnet_there#install ok installed }
