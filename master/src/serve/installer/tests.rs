@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -80,9 +79,12 @@ impl Host {
 
     /// A program that writes down what it is asked, and does something.
     fn has(&self, name: &str, does: &str) {
-        let path = self.path("bin").join(name);
-        std::fs::write(&path, format!("#!/bin/sh\necho \"{name} $*\" >>asked\n{does}\n")).unwrap();
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let text = self.path("text");
+        std::fs::write(&text, format!("#!/bin/sh\necho \"{name} $*\" >>asked\n{does}\n")).unwrap();
+        // A file that this process has written may still be open in a child of another thread, and cannot be run meanwhile.
+        let mut install = Command::new("install");
+        install.arg("-m755").arg(text).arg(self.path("bin").join(name));
+        assert!(install.status().unwrap().success(), "{name}");
     }
 
     fn lacks(&self, name: &str) {
@@ -102,18 +104,12 @@ impl Host {
     }
 
     fn again(&self, shell: &[&str], arguments: &[&str], script: &str) -> Output {
-        // The line calls `sh`, which is this shell.
-        let sh = self.path("bin").join("sh");
-        let words = shell.join(" ");
         let program = ["/usr/bin", "/bin"].map(|folder| Path::new(folder).join(shell[0]));
         let program = program.into_iter().find(|path| path.exists()).expect(shell[0]);
-        let more = &words[shell[0].len()..];
-        std::fs::write(
-            &sh,
-            format!("#!/bin/sh\nexec {}{more} \"$@\"\n", program.display()),
-        )
-        .unwrap();
-        std::fs::set_permissions(&sh, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // The line calls `sh`, which is this shell; bash is as POSIX has it where it is called so.
+        let sh = self.path("bin").join("sh");
+        let _ = std::fs::remove_file(&sh);
+        std::os::unix::fs::symlink(&program, sh).unwrap();
         let mut child = Command::new(program)
             .args(&shell[1..])
             .args(arguments)
