@@ -295,7 +295,7 @@ fn each_failure_says_what_it_is_and_leaves_nothing() {
             host.has(
                 "curl",
                 "for last; do :; done; case $last in */install/*) cat script ;; *) echo x ;; esac",
-            )
+            );
         },
         "the package is not the one that was meant",
     );
