@@ -52,11 +52,14 @@ image: ## the decoy image, as target/decoy-image.tar
 .PHONY: packages
 packages: image $(if $(filter dev,$(PROFILE)),programs,shipped) ## deb and rpm of agent and master, under target/packages (PROFILE=dev packages what tests use)
 	$(CARGO) build --locked --quiet -p decnet-packaging --bin decnet-pack
-	@for package in decnet-agent decnet; do for format in deb rpm; do \
-		$(TARGET_DIR)/debug/decnet-pack $$format --package $$package --binary $(PACKAGED)/$$package \
+	@pack() { \
+		$(TARGET_DIR)/debug/decnet-pack $$1 --package $$2 --binary $(PACKAGED)/$$2 \
 			--decoy-image $(DECOY_IMAGE) $(if $(filter dev,$(PROFILE)),--level 0,$(BUILDER_FOLDERS:%=--forbid %)) \
-			$(if $(MAINTAINER),--maintainer '$(MAINTAINER)') --out $(TARGET_DIR)/packages; \
-	done; done
+			$(if $(MAINTAINER),--maintainer '$(MAINTAINER)') --out $(TARGET_DIR)/packages "$${@:3}"; \
+	}; \
+	agents=(); \
+	for format in deb rpm; do path=$$(pack $$format decnet-agent); echo "$$path"; agents+=(--agent-package "$$path"); done; \
+	for format in deb rpm; do pack $$format decnet "$${agents[@]}"; done
 
 .PHONY: programs
 programs:

@@ -1,15 +1,16 @@
 //! The commands of `decnet-agent`.
 
+mod enroll;
+mod status;
+
 use std::fmt;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
-use decnet_pki::secret::SecretText;
-use decnet_wire::ids::Digest;
 use http::Method;
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
@@ -21,7 +22,7 @@ use crate::compose::{self, ComposeError};
 use crate::config::{CONFIG_FILE, Config, DOCKER_SOCKET, HostPort, STATE_DIR};
 use crate::control::{self, ControlError};
 use crate::doctor;
-use crate::enrol::{self, EnrolError, Existing, LONGEST_TOKEN};
+use crate::enrol::later;
 use crate::error::error_chain;
 use crate::host::launch::leave_the_agent;
 use crate::host::reaper;
@@ -163,21 +164,17 @@ struct Common {
 enum Command {
     /// Make this host a worker of the master that made the token.
     #[command(alias = "enrol")]
-    Enroll {
-        /// The token, or `-` to read it from standard input, where other users cannot see it.
-        #[arg(required_unless_present = "file")]
-        token: Option<SecretText>,
-        /// Read the token from this file, which was carried here.
-        #[arg(long, conflicts_with = "token")]
-        file: Option<PathBuf>,
-        /// Replace an enrolment that is there, once the new one is good.
-        #[arg(long)]
-        force: bool,
-    },
+    Enroll(enroll::Options),
     /// Run the agent until SIGTERM or SIGINT. The deckies keep running after that.
     Run,
     /// Show what was accepted, how far it is, and what was asked.
-    Status(Output),
+    Status {
+        #[command(flatten)]
+        output: Output,
+        /// First wait until the agent runs and the master has heard from it; fail after so many seconds.
+        #[arg(long, value_name = "SECONDS")]
+        wait: Option<u64>,
+    },
     /// Show what the agent would do now. Changes nothing.
     Plan(Output),
     /// Try again at once what is quarantined or waits for its next try.
@@ -332,22 +329,17 @@ impl Cli {
             .config()
             .map_err(|error| Failure::new(Exit::Failed, &error))?;
         match self.command {
-            Command::Enroll { token, file, force } => {
-                let token = read_token(token.as_ref(), file.as_deref())?;
-                enroll(token.reveal(), force, &config).await
-            }
+            Command::Enroll(options) => enroll::run(&options, &config, &self.common.config).await,
             Command::Run => {
                 let supervisor = Supervisor::from_environment();
                 run(config, &supervisor)
                     .await
                     .inspect_err(|failure| supervisor.status(&failure.text))
             }
-            Command::Status(output) => {
-                let status: Status = match asked(&config, "/status").await? {
-                    Some(status) => status,
-                    None => Agent::open(config)?
-                        .status()
-                        .map_err(|error| Failure::new(Exit::Failed, &error))?,
+            Command::Status { output, wait } => {
+                let status = match wait {
+                    Some(seconds) => status::heard(&config, Duration::from_secs(seconds)).await?,
+                    None => status::now(config).await?,
                 };
                 output.print(&status, Status::to_text)
             }
@@ -490,54 +482,6 @@ fn retry_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// The token: given, from standard input, or out of a file.
-fn read_token(token: Option<&SecretText>, file: Option<&Path>) -> Result<SecretText, Failure> {
-    let failed = |error: &dyn std::error::Error| Failure::new(Exit::Failed, error);
-    let mut text = String::new();
-    let most = LONGEST_TOKEN as u64 + 2;
-    match (token.map(SecretText::reveal), file) {
-        (Some("-"), _) => std::io::stdin()
-            .take(most)
-            .read_to_string(&mut text)
-            .map_err(|error| failed(&error))?,
-        (_, Some(path)) => {
-            let file = std::fs::File::open(path).map_err(|source| Failure {
-                text: format!("cannot read {}: {source}", path.display()),
-                exit: Exit::Usage,
-            })?;
-            file.take(most)
-                .read_to_string(&mut text)
-                .map_err(|error| failed(&error))?
-        }
-        (token, None) => return Ok(SecretText::from(token.unwrap_or_default().to_owned())),
-    };
-    Ok(text.into())
-}
-
-async fn enroll(token: &str, force: bool, config: &Config) -> Result<Exit, Failure> {
-    let existing = if force { Existing::Replace } else { Existing::Keep };
-    let mut waits = |key: &Digest| {
-        eprintln!(
-            "waiting for an operator's approval. This host's fingerprint: {key}\nat the master: decnet host approve HOST {key}"
-        );
-    };
-    let enrolled = enrol::enrol_over(token, config, existing, &mut waits)
-        .await
-        .map_err(|error| {
-            let exit = match &error {
-                EnrolError::Ledger(_) => Exit::Held,
-                EnrolError::Token { .. } => Exit::Usage,
-                _ => Exit::Failed,
-            };
-            Failure::new(exit, &error)
-        })?;
-    let said = format!(
-        "enrolled as {} ({}); pulls from {}; certificate until {}\n",
-        enrolled.name, enrolled.host, enrolled.agent_api, enrolled.certificate_ends_at
-    );
-    written(said.as_bytes())
-}
-
 /// Opens the agent's state to run. Commands that look at an agent that does not run hold the ledger for a moment.
 async fn open(config: Config) -> Result<Agent, OpenError> {
     let begun = tokio::time::Instant::now();
@@ -553,8 +497,6 @@ async fn open(config: Config) -> Result<Agent, OpenError> {
 
 async fn run(config: Config, supervisor: &Supervisor) -> Result<Exit, Failure> {
     crate::core_dumps::forbid();
-    let mut agent = open(config.clone()).await?.supervised_by(supervisor.clone());
-    logging::concerns_host(agent.host());
     let shutdown = CancellationToken::new();
     let failed = |error: std::io::Error| Failure::new(Exit::Failed, &error);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
@@ -570,23 +512,43 @@ async fn run(config: Config, supervisor: &Supervisor) -> Result<Exit, Failure> {
         told.stopping("stopping; the deckies keep running");
         cancel.cancel();
     });
-    let outcome = loop {
+    let outcome = run_enrolled(&config, supervisor, &shutdown).await;
+    signals.abort();
+    outcome
+}
+
+async fn run_enrolled(
+    config: &Config,
+    supervisor: &Supervisor,
+    shutdown: &CancellationToken,
+) -> Result<Exit, Failure> {
+    let opened = match open(config.clone()).await {
+        Err(error) if error.is_not_enrolled() => {
+            let used = later::use_kept(config, supervisor, shutdown).await;
+            match used.map_err(|error| Failure::new(Exit::NotEnrolled, &error))? {
+                later::Outcome::Enrolled => open(config.clone()).await,
+                later::Outcome::NoToken => Err(error),
+                later::Outcome::Stopped => return Ok(Exit::Done),
+            }
+        }
+        opened => opened,
+    };
+    let mut agent = opened?.supervised_by(supervisor.clone());
+    logging::concerns_host(agent.host());
+    loop {
         match agent.run(shutdown.clone()).await {
-            Ok(()) => break Ok(Exit::Done),
+            Ok(()) => return Ok(Exit::Done),
             // What was not written did not happen: it goes on from what the ledger has.
             Err(RunError::Ledger(error)) if error.may_pass() => {
                 tracing::error!("{}; trying again", error_chain(&error));
             }
-            Err(error) => break Err(Failure::new(Exit::Failed, &error)),
+            Err(error) => return Err(Failure::new(Exit::Failed, &error)),
         }
-        match reopen(&config, &shutdown, supervisor).await {
-            Ok(Some(opened)) => agent = opened.supervised_by(supervisor.clone()),
-            Ok(None) => break Ok(Exit::Done),
-            Err(error) => break Err(error.into()),
+        match reopen(config, shutdown, supervisor).await? {
+            Some(opened) => agent = opened.supervised_by(supervisor.clone()),
+            None => return Ok(Exit::Done),
         }
-    };
-    signals.abort();
-    outcome
+    }
 }
 
 /// Opens the state again once the disk lets it; none when the agent is to end before that. There is no reconcile loop

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use decnet_trace::{Endpoint, EndpointError};
 
+pub mod edit;
 mod ini;
 
 /// Where the agent keeps its identity and its ledger, unless told otherwise.
@@ -34,6 +35,8 @@ pub struct Config {
     pub enrolment: Option<HostPort>,
     /// Whether this host's LAN wants ipvlan; only `doctor` looks at it. The master decides per bundle.
     pub ipvlan: Option<bool>,
+    /// Whether this host installs releases of the agent by itself; off unless said.
+    pub updater: bool,
     /// How long an event of the engine's that was lost goes unnoticed: the longest time between two looks at all that it
     /// has.
     pub relist: Duration,
@@ -51,6 +54,7 @@ impl Config {
             master: None,
             enrolment: None,
             ipvlan: None,
+            updater: false,
             relist: RELIST,
             otlp_endpoint: None,
         }
@@ -80,13 +84,8 @@ impl Config {
                             .map_err(|error: HostPortError| invalid(error.to_string()))?,
                     );
                 }
-                "ipvlan" => {
-                    self.ipvlan = Some(match entry.value.as_str() {
-                        "true" => true,
-                        "false" => false,
-                        other => return Err(invalid(format!("{other:?} is neither true nor false"))),
-                    });
-                }
+                "ipvlan" => self.ipvlan = Some(truth(&entry.value).map_err(invalid)?),
+                "updater" => self.updater = truth(&entry.value).map_err(invalid)?,
                 "relist" => {
                     let seconds = entry.value.parse().ok();
                     self.relist = seconds
@@ -107,7 +106,7 @@ impl Config {
                 }
                 _ => {
                     return Err(invalid(
-                        "there is no such setting; known are: master, ipvlan, relist, otlp_endpoint"
+                        "there is no such setting; known are: master, ipvlan, updater, relist, otlp_endpoint"
                             .to_owned(),
                     ));
                 }
@@ -129,11 +128,25 @@ impl Config {
     }
 }
 
+fn truth(value: &str) -> Result<bool, String> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        other => Err(format!("{other:?} is neither true nor false")),
+    }
+}
+
 /// A settings file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read {path}")]
     Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot write {path}")]
+    Write {
         path: PathBuf,
         #[source]
         source: std::io::Error,

@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, HostPort};
 use crate::control::{self, ControlError};
+use crate::enrol::later;
 use crate::error::error_chain;
 use crate::identity::{Identity, IdentityError};
 use crate::status::Preview;
@@ -90,10 +91,19 @@ pub async fn examine(config: &Config, master: Option<&HostPort>) -> Vec<Finding>
             findings.extend(master::of_the_enrolled(config, &identity).await);
         }
         Err(error) => {
-            findings.push(not_enrolled(&error));
+            let kept = later::kept_for(config);
+            findings.push(match &kept {
+                Some(kept) => Finding::warn(
+                    "identity",
+                    format!("this host is not enrolled yet: it keeps a token for the master at {kept}"),
+                    "the agent uses it as soon as it runs and reaches the master",
+                ),
+                None => not_enrolled(&error),
+            });
             findings.push(host::clock());
-            let to = master.or(config.enrolment.as_ref()).or(config.master.as_ref());
-            findings.push(master::of_the_stranger(to).await);
+            let kept: Option<HostPort> = kept.and_then(|kept| kept.parse().ok());
+            let told = master.or(config.enrolment.as_ref()).or(config.master.as_ref());
+            findings.push(master::of_the_stranger(told.or(kept.as_ref())).await);
         }
     }
     findings

@@ -6,6 +6,8 @@
 //! Guarantees: the key never leaves the host. Nothing is written before all of it holds, and an identity
 //! that is there stays whole until then. A try that broke off anywhere can be repeated with the same token.
 
+pub(crate) mod later;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -47,6 +49,8 @@ pub struct Enrolled {
     pub name: HostName,
     /// Where the agent will pull from.
     pub agent_api: String,
+    /// Whether the master has its deckies on ipvlan.
+    pub ipvlan: bool,
     pub certificate_ends_at: Timestamp,
 }
 
@@ -137,19 +141,7 @@ pub(crate) async fn enrol_at(
     }
     let enrol_at: HostPort = token.enrol_at.parse().map_err(EnrolError::Address)?;
     files::create_private_dir(&config.state_dir).map_err(EnrolError::StateDir)?;
-    let before = match Identity::load(&config.state_dir) {
-        Ok(identity) if existing == Existing::Keep => {
-            return Err(EnrolError::AlreadyEnrolled {
-                name: identity.name,
-                host: identity.host,
-            });
-        }
-        Ok(identity) => Some(identity.host),
-        Err(IdentityError::NotEnrolled { .. }) => None,
-        Err(_) if existing == Existing::Replace => None,
-        Err(error) => return Err(EnrolError::Identity(error)),
-    };
-
+    let before = standing(config, existing)?;
     let key = PendingKey::Enrolment
         .get(&config.state_dir)
         .map_err(EnrolError::Identity)?;
@@ -175,7 +167,37 @@ pub(crate) async fn enrol_at(
         put_ledger_away(config, clock.now())?;
     }
     Identity::store(&config.state_dir, &stored).map_err(EnrolError::Identity)?;
+    later::forget(&config.state_dir).map_err(EnrolError::Identity)?;
     Ok(enrolled)
+}
+
+/// The host that is enrolled here, if that may be replaced.
+fn standing(config: &Config, existing: Existing) -> Result<Option<HostId>, EnrolError> {
+    match Identity::load(&config.state_dir) {
+        Ok(identity) if existing == Existing::Keep => Err(EnrolError::AlreadyEnrolled {
+            name: identity.name,
+            host: identity.host,
+        }),
+        Ok(identity) => Ok(Some(identity.host)),
+        Err(IdentityError::NotEnrolled { .. }) => Ok(None),
+        Err(_) if existing == Existing::Replace => Ok(None),
+        Err(error) => Err(EnrolError::Identity(error)),
+    }
+}
+
+/// What this host is enrolled as, where that is the host that the token is for: who runs a command once more with a token
+/// that was used has what he asked for.
+pub(crate) fn done_before(token: &str, config: &Config) -> Option<Enrolled> {
+    let token = parse_token(token).ok()?;
+    let identity = Identity::load(&config.state_dir).ok()?;
+    (identity.host == token.host).then(|| Enrolled {
+        fleet: identity.fleet,
+        host: identity.host,
+        name: identity.name.clone(),
+        agent_api: identity.agent_api.to_string(),
+        ipvlan: identity.network.ipvlan,
+        certificate_ends_at: Timestamp::new(identity.leaf.not_after()),
+    })
 }
 
 /// Reads the text that an operator carries.
@@ -283,6 +305,7 @@ fn check(
         host: response.host,
         name: response.name.clone(),
         agent_api: agent_api.to_string(),
+        ipvlan: response.network.ipvlan,
         certificate_ends_at: Timestamp::new(leaf.not_after()),
     };
     let stored = Stored {

@@ -14,9 +14,11 @@ pub mod embedded;
 
 pub mod enrolment;
 pub mod image;
+pub mod installer;
 pub mod listen;
 pub mod message;
 pub mod operator;
+pub mod packages;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -68,6 +70,14 @@ pub struct ServeArgs {
         default_value = "/usr/share/decnet/decoy-image.tar"
     )]
     pub decoy_image: PathBuf,
+    /// A folder with the agent's packages, for hosts that are to become workers.
+    #[arg(
+        long,
+        env = "DECNET_PACKAGES",
+        value_name = "DIR",
+        default_value = "/usr/share/decnet/packages"
+    )]
+    pub packages: PathBuf,
     /// A folder of TOML files that add to the catalogue.
     #[arg(long, default_value = "/etc/decnet/catalogue.d")]
     pub catalogue_dir: PathBuf,
@@ -137,6 +147,8 @@ pub enum ServeError {
     Catalogue(String),
     #[error("the decoy image is refused")]
     Image(#[from] image::ImageError),
+    #[error("the agent's packages cannot be handed out")]
+    Packages(#[from] packages::PackagesError),
     #[error("the master's state does not load")]
     Control(#[from] ControlError),
     #[error("{0:?} is neither a DNS name nor an IP address: initialise with another --advertise")]
@@ -170,6 +182,8 @@ pub async fn run(
     };
     let (tracer, exporter) = tracing_to(args.otlp_endpoint.as_ref());
     let (control, names) = load(&args, &bound, tracer)?;
+    let packages = packages::Packages::load(&args.packages)?;
+    let installer = Arc::new(installer::Installer::new(packages, control.enrolment()));
     let socket = listen::bind_unix(&args.socket).await?;
 
     let names = names
@@ -196,7 +210,10 @@ pub async fn run(
             service_fn(move |request| Arc::clone(&api).answer(remote.clone(), request))
         },
     ));
-    let enrolling = Arc::new(enrolment::Enrolment::new(Arc::clone(&control)));
+    let enrolling = Arc::new(enrolment::Enrolment::new(
+        Arc::clone(&control),
+        Arc::clone(&installer),
+    ));
     tasks.spawn(listen::serve_tls(
         enrol_listener,
         public_tls.clone(),
@@ -207,7 +224,7 @@ pub async fn run(
             service_fn(move |request| Arc::clone(&enrolling).answer(remote.clone(), request))
         },
     ));
-    let router = operator::router(Arc::clone(&control), end.clone());
+    let router = operator::router(Arc::clone(&control), installer, end.clone());
     let over_tls = router.clone();
     tasks.spawn(listen::serve_tls(
         api_listener,

@@ -85,6 +85,9 @@ struct PackageArgs {
     /// The decoy image's archive; its description lies beside it
     #[arg(long, value_name = "FILE", default_value = "target/decoy-image.tar")]
     decoy_image: PathBuf,
+    /// A package of the agent that the master hands out to hosts; may be given again
+    #[arg(long = "agent-package", value_name = "FILE")]
+    agent_packages: Vec<PathBuf>,
     #[arg(long, value_name = "VERSION", default_value = env!("CARGO_PKG_VERSION"))]
     package_version: Version,
     /// Which packaging of this version it is
@@ -118,6 +121,7 @@ impl PackageArgs {
             binary,
             units: self.units,
             decoy_image: self.decoy_image,
+            agent_packages: self.agent_packages,
             version: self.package_version,
             revision: self.revision,
             epoch,

@@ -97,6 +97,8 @@ pub struct Recipe {
     pub units: Option<PathBuf>,
     /// The decoy image's archive; its description (`.json`) lies beside it.
     pub decoy_image: PathBuf,
+    /// The agent's packages, which the master hands out.
+    pub agent_packages: Vec<PathBuf>,
     pub version: Version,
     /// Which packaging of this version it is.
     pub revision: u32,

@@ -316,6 +316,14 @@ impl Master {
         self
     }
 
+    /// It hands out the agent's packages in `folder`.
+    #[must_use]
+    pub fn with_packages(mut self, folder: &Path) -> Self {
+        self.arguments
+            .extend(["--packages".to_owned(), folder.display().to_string()]);
+        self
+    }
+
     /// Its own worker uses the engine behind `socket`.
     #[must_use]
     pub fn with_engine(mut self, socket: &Path) -> Self {

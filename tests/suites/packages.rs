@@ -80,6 +80,33 @@ fn the_same_programs_give_the_same_packages_wherever_they_are_built() -> Result<
 }
 
 #[test]
+fn the_masters_package_holds_the_agents_packages_that_it_is_given() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let given = [
+        "decnet-agent_1.0.0-1_amd64.deb",
+        "decnet-agent-1.0.0-1.x86_64.rpm",
+    ];
+    let mut command = pack("tree", "decnet", "1.0.0", &project(), &folder.path().join("tree"))?;
+    command.args(["--format", "deb"]);
+    for name in given {
+        std::fs::write(folder.path().join(name), name)?;
+        command.arg("--agent-package").arg(folder.path().join(name));
+    }
+    let manifest = run(&mut command, LIMIT)?.ok()?;
+    for name in given {
+        let path = format!("usr/share/decnet/packages/{name}");
+        ensure!(
+            manifest
+                .lines()
+                .any(|line| line.starts_with("0644 ") && line.ends_with(&path)),
+            "{name} is not in it: {manifest}"
+        );
+        ensure!(std::fs::read_to_string(folder.path().join("tree").join(path))? == name);
+    }
+    Ok(())
+}
+
+#[test]
 fn programs_are_hardened_and_stripped() -> Result<()> {
     let debian = debian()?;
     debian.ok(&format!("dpkg -i {AGENT} {MASTER}"))?;

@@ -29,6 +29,18 @@ impl Settings {
 
 /// Reads a file; none when there is no such file.
 pub(super) fn read(path: &Path) -> Result<Option<Settings>, ConfigError> {
+    let Some(text) = read_text(path)? else {
+        return Ok(None);
+    };
+    parse(&text).map(Some).map_err(|(line, why)| ConfigError::Syntax {
+        path: path.to_owned(),
+        line,
+        why,
+    })
+}
+
+/// A file's text; none when there is no such file.
+pub(super) fn read_text(path: &Path) -> Result<Option<String>, ConfigError> {
     let read = |source| ConfigError::Read {
         path: path.to_owned(),
         source,
@@ -48,14 +60,20 @@ pub(super) fn read(path: &Path) -> Result<Option<Settings>, ConfigError> {
             most: MAX_LEN,
         });
     }
-    parse(&text).map(Some).map_err(|(line, why)| ConfigError::Syntax {
-        path: path.to_owned(),
-        line,
-        why,
-    })
+    Ok(Some(text))
 }
 
-fn parse(text: &str) -> Result<Settings, (usize, &'static str)> {
+/// The name of the section that a line without spaces at its ends begins.
+pub(super) fn header(line: &str) -> Option<&str> {
+    let name = line.strip_prefix('[')?.strip_suffix(']').map(str::trim)?;
+    Some(name).filter(|name| !name.is_empty())
+}
+
+/// Reads a text. Lines are counted from 1.
+///
+/// # Errors
+/// The line that is not understood, and why.
+pub(super) fn parse(text: &str) -> Result<Settings, (usize, &'static str)> {
     let mut entries: Vec<(String, Entry)> = Vec::new();
     let mut section: Option<String> = None;
     for (index, raw) in text.lines().enumerate() {
@@ -64,12 +82,9 @@ fn parse(text: &str) -> Result<Settings, (usize, &'static str)> {
         if line.is_empty() || line.starts_with('#') || line.starts_with(';') {
             continue;
         }
-        if let Some(rest) = line.strip_prefix('[') {
-            let name = rest
-                .strip_suffix(']')
-                .map(str::trim)
-                .filter(|name| !name.is_empty());
-            section = Some(name.ok_or((number, "a section's name ends with ']'"))?.to_owned());
+        if line.starts_with('[') {
+            let name = header(line).ok_or((number, "a section's name ends with ']'"))?;
+            section = Some(name.to_owned());
             continue;
         }
         let (key, value) = line

@@ -1,9 +1,17 @@
 //! Enrolment: what is believed, and what a broken-off try leaves.
 
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
 use decnet_agent::Agent;
 use decnet_agent::config::Config;
 use decnet_agent::enrol::{EnrolError, Existing, enrol, enrol_over};
 use decnet_wire::ids::{Digest, Timestamp};
+use tokio::process::Command;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::master::{Faults, Master, token_text};
 
@@ -122,4 +130,218 @@ async fn a_spent_token_is_refused_with_the_masters_own_words() {
         decnet_agent::error_chain(&error).contains("the token is spent"),
         "{error:?}"
     );
+}
+
+/// The program, with a state folder and settings of its own and no engine.
+struct Host(tempfile::TempDir);
+
+impl Host {
+    fn new() -> Self {
+        let host = Self(tempfile::tempdir().unwrap());
+        std::fs::write(host.settings(), "[agent]\nrelist = 30\n").unwrap();
+        host
+    }
+
+    fn settings(&self) -> PathBuf {
+        self.0.path().join("decnet.ini")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.0.path().join("agent")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_decnet-agent"));
+        command.arg("--state-dir").arg(self.state());
+        command.arg("--config").arg(self.settings());
+        command.arg("--docker-socket").arg(self.0.path().join("none"));
+        command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    /// Runs it to its end; gives the exit code and what it said.
+    async fn run(&self, arguments: &[&str], token: &str) -> (Option<i32>, String) {
+        let file = self.0.path().join("given");
+        std::fs::write(&file, token).unwrap();
+        let input = std::fs::File::open(file).unwrap();
+        let output = self.command(arguments).stdin(input).output().await.unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    }
+
+    fn says(&self) -> String {
+        std::fs::read_to_string(self.settings()).unwrap()
+    }
+
+    /// What is left in the state folder of an enrolment.
+    fn pending(&self) -> Vec<String> {
+        std::fs::read_dir(self.state())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.starts_with("enrolling"))
+            .collect()
+    }
+}
+
+/// An address where nobody listens, until a master does.
+fn nowhere() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+async fn forward(from: SocketAddr, to: SocketAddr) {
+    let listener = tokio::net::TcpListener::bind(from).await.unwrap();
+    loop {
+        let (mut one, _) = listener.accept().await.unwrap();
+        tokio::spawn(async move {
+            let mut other = tokio::net::TcpStream::connect(to).await.unwrap();
+            let _ = tokio::io::copy_bidirectional(&mut one, &mut other).await;
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_kept_is_used_as_soon_as_the_master_is_there() {
+    let master = Master::start().await;
+    let (host, at) = (Host::new(), nowhere());
+    let mut token = master.token();
+    token.enrol_at = at.to_string();
+    let (code, said) = host
+        .run(
+            &["enroll", "-", "--later", "--ipvlan", "--updater"],
+            &token_text(&token),
+        )
+        .await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        host.says().contains("ipvlan = true\nupdater = true\nrelist = 30"),
+        "{}",
+        host.says()
+    );
+    assert_eq!(host.pending(), ["enrolling.token"]);
+    let mode = host
+        .state()
+        .join("enrolling.token")
+        .metadata()
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let log = std::fs::File::create(host.0.path().join("log")).unwrap();
+    let mut agent = host.command(&["run"]).stderr(log).spawn().unwrap();
+    let waits = async {
+        while !std::fs::read_to_string(host.0.path().join("log"))
+            .unwrap()
+            .contains("is not enrolled yet")
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waits)
+        .await
+        .unwrap();
+    let (code, said) = host.run(&["status"], "").await;
+    assert_eq!(code, Some(3), "{said}");
+    assert!(
+        said.contains("not enrolled yet") && said.contains(&at.to_string()),
+        "{said}"
+    );
+
+    let _reached = AbortOnDropHandle::new(tokio::spawn(forward(at, master.enrol_at)));
+    let enrolled = async {
+        while !host.pending().is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), enrolled)
+        .await
+        .unwrap();
+    master.publish(&master.bundle(1));
+    let (code, said) = host.run(&["status", "--wait", "60"], "").await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("generation 1"), "{said}");
+    // Whoever runs the file once more has what he asked for; now the master's word on the driver is known.
+    let (code, said) = host
+        .run(
+            &["enroll", "-", "--later", "--ipvlan", "--updater=false"],
+            &token_text(&token),
+        )
+        .await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("enrolled already as"), "{said}");
+    assert!(
+        host.says().contains("ipvlan = false\nupdater = false\n"),
+        "{}",
+        host.says()
+    );
+    assert!(host.pending().is_empty());
+    agent.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_kept_token_that_the_master_refuses_is_forgotten_and_an_impostor_changes_nothing() {
+    let (master, impostor) = (Master::start().await, Master::start().await);
+    let (_dir, other) = state();
+    let mut token = master.token();
+    enrol(&token_text(&token), &other).await.unwrap();
+    let host = Host::new();
+    let (code, said) = host.run(&["enroll", "-", "--later"], &token_text(&token)).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(host.says(), "[agent]\nrelist = 30\n", "nobody asked for settings");
+    let (code, said) = host.run(&["run"], "").await;
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("the token is spent"), "{said}");
+    assert!(
+        !host.pending().contains(&"enrolling.token".to_owned()),
+        "{:?}",
+        host.pending()
+    );
+
+    token.enrol_at = impostor.enrol_at.to_string();
+    host.run(&["enroll", "-", "--later"], &token_text(&token)).await;
+    let log = std::fs::File::create(host.0.path().join("log")).unwrap();
+    let mut agent = host.command(&["run"]).stderr(log).spawn().unwrap();
+    let tries = async {
+        let said = || std::fs::read_to_string(host.0.path().join("log")).unwrap();
+        while said().matches("is not enrolled yet").count() < 2 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), tries)
+        .await
+        .unwrap();
+    assert_eq!(agent.try_wait().unwrap(), None, "it goes on trying");
+    assert!(host.pending().contains(&"enrolling.token".to_owned()));
+    agent.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wait_for_the_master_ends_and_says_what_is_missing() {
+    let master = Master::start().await;
+    let host = Host::new();
+    let (code, said) = host.run(&["status", "--wait", "0"], "").await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("no agent runs here"), "{said}");
+    host.run(&["enroll", "-"], &token_text(&master.token())).await;
+    let mut agent = host.command(&["run"]).stderr(Stdio::null()).spawn().unwrap();
+    // It is heard, and has no bundle.
+    let missing = async {
+        loop {
+            let (code, said) = host.run(&["status", "--wait", "0"], "").await;
+            assert_eq!(code, Some(1), "{said}");
+            if said.contains("no bundle was accepted yet") {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), missing)
+        .await
+        .unwrap();
+    master.publish(&master.bundle(1));
+    let (code, said) = host.run(&["status", "--wait", "30"], "").await;
+    assert_eq!(code, Some(0), "{said}");
+    agent.kill().await.unwrap();
 }

@@ -1,12 +1,12 @@
 //! `host`.
 
+mod carried;
 mod here;
 pub(super) mod leaving;
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use decnet_pki::files;
 use decnet_wire::bundle::{NetworkDriver, NetworkMode};
 use decnet_wire::ids::{Digest, HostId, HostName, InterfaceName};
 use hyper::Method;
@@ -20,10 +20,11 @@ use super::table::{facts, or_none, table};
 use leaving::{DecommissionArgs, TeardownArgs};
 
 use crate::serve::operator::views::{ApproveBody, EnrollBody, EnrollView, HostView, NetworkBody};
-use crate::text::chain;
 
 /// How long a token lives that somebody has to approve of, in seconds.
 const APPROVED_TTL: u64 = 3600;
+/// The longest that any token lives, in seconds. Which may live for so long, the master says.
+const LONGEST: u64 = 7 * 86_400;
 
 /// What `decnet host` takes.
 #[derive(Debug, Args)]
@@ -35,7 +36,7 @@ pub struct HostArgs {
 /// What may be done with hosts.
 #[derive(Debug, Subcommand)]
 pub enum HostCommand {
-    /// Make a one-shot token, and print the command to run on the host
+    /// Make a one-shot token, and print the line to run on the host
     Enroll(EnrollArgs),
     /// List hosts
     #[command(after_help = "Examples:\n  decnet host ls")]
@@ -83,6 +84,7 @@ Examples:
   decnet host enroll edge-01
   decnet host enroll local --here
   decnet host enroll edge-01 --approve
+  decnet host enroll edge-02 --out edge-02.sh
   decnet host enroll edge-02 --ipvlan --interface eth1 --subnet 10.20.0.0/24 --gateway 10.20.0.1
   ssh root@edge-03 \"$(decnet host enroll edge-03 --json | jq -r .command)\"")]
 pub struct EnrollArgs {
@@ -103,14 +105,18 @@ pub struct EnrollArgs {
     /// The gateway of that LAN
     #[arg(long, value_name = "IP", requires = "subnet")]
     pub gateway: Option<std::net::Ipv4Addr>,
-    /// How long the token lives, at most an hour: a number with s or m [default: 5m, with --approve 1h]
+    /// The host installs releases of the agent by itself
+    #[arg(long)]
+    pub updater: bool,
+    /// How long the token lives, at most an hour, with --out a week: a number with s, m, h or d [default: 5m, with
+    /// --approve 1h, with --out 1d]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub ttl: Option<u64>,
     /// The host gets its certificate only when somebody has compared its fingerprint (decnet host approve)
     #[arg(long)]
     pub approve: bool,
-    /// Write the token to this file instead, for a host that cannot be reached from here: carry it there, and run
-    /// `decnet-agent enroll --file FILE`
+    /// Write everything into this file instead, for a host that does not reach the master yet: carry it there, and run
+    /// `sudo sh FILE`
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Enroll this very machine: run the command here, with the package decnet-agent, and start its service. Needs root
@@ -144,13 +150,14 @@ pub struct NetworkArgs {
     pub interface: Option<InterfaceName>,
 }
 
-/// `90s`, `5m` or `1h`, in seconds.
+/// `90s`, `5m`, `1h` or `7d`, in seconds.
 fn seconds(text: &str) -> Result<u64, String> {
-    let wrong = || "write a number with s, m or h, as in 5m, of at most an hour".to_owned();
+    let wrong = || "write a number with s, m, h or d, as in 5m, of at most a week".to_owned();
     let (number, unit) = match text.char_indices().next_back() {
         Some((at, 's')) => (&text[..at], 1),
         Some((at, 'm')) => (&text[..at], 60),
         Some((at, 'h')) => (&text[..at], 3600),
+        Some((at, 'd')) => (&text[..at], 86_400),
         _ => return Err(wrong()),
     };
     let number = number
@@ -160,7 +167,7 @@ fn seconds(text: &str) -> Result<u64, String> {
         .flatten();
     let seconds = number.and_then(|number| number.checked_mul(unit));
     seconds
-        .filter(|seconds| (1..=3600).contains(seconds))
+        .filter(|seconds| (1..=LONGEST).contains(seconds))
         .ok_or_else(wrong)
 }
 
@@ -182,6 +189,7 @@ async fn enroll(args: &EnrollArgs, client: &Client, console: &mut Console<'_>) -
     if args.here {
         here::check()?;
     }
+    let carried = args.out.is_some();
     let body = EnrollBody {
         name: args.name.to_string(),
         ipvlan: args.ipvlan,
@@ -189,32 +197,34 @@ async fn enroll(args: &EnrollArgs, client: &Client, console: &mut Console<'_>) -
         interface: args.interface.as_ref().map(ToString::to_string),
         subnet: args.subnet.map(|subnet| subnet.to_string()),
         gateway: args.gateway.map(|gateway| gateway.to_string()),
-        ttl_seconds: args.ttl.or(args.approve.then_some(APPROVED_TTL)),
+        ttl_seconds: args.ttl.or((args.approve && !carried).then_some(APPROVED_TTL)),
         approve: args.approve,
+        updater: args.updater,
+        carried,
         notes: args.notes.clone(),
     };
     let view: EnrollView = client
         .call(Method::POST, "/api/v1/swarm/hosts/enroll", Some(&json!(body)))
         .await?;
     if let Some(file) = &args.out {
-        files::write_private(file, format!("{}\n", view.token).as_bytes())
-            .map_err(|error| Failure::Failed(chain(&error)))?;
-        console.remark(&format!(
-            "The token is in {}. Carry it to {}, and run there as root before {}: decnet-agent enroll --file FILE",
-            file.display(),
-            args.name,
-            view.expires_at
-        ));
-        return Ok(());
+        return carried::write(file, args.name.as_str(), &view, client, console).await;
     }
     if args.here {
-        return here::enroll(args.name.as_str(), &view, console);
+        return here::enroll(args, &view, console);
     }
     if console.json {
         return console.document(&view);
     }
+    if let Some(line) = &view.line {
+        console.remark(&format!(
+            "Paste this on {} before {}; it installs the agent, and works once:",
+            args.name, view.expires_at
+        ));
+        return console.say(&super::table::printable(line));
+    }
     console.remark(&format!(
-        "Run this on {} as root before {}; it works once:",
+        "Run this on {} as root before {}, with the package decnet-agent there; it works once. A master that has the agent's \
+         packages (decnet serve --packages) prints a line that installs it as well:",
         args.name, view.expires_at
     ));
     console.say(&super::table::printable(&view.command))
@@ -404,13 +414,14 @@ mod tests {
         assert_eq!(seconds("90s"), Ok(90));
         assert_eq!(seconds("5m"), Ok(300));
         assert_eq!(seconds("1h"), Ok(3600));
+        assert_eq!(seconds("7d"), Ok(604_800));
         for bad in [
             "",
             "s",
             "5",
             "0m",
-            "61m",
-            "2h",
+            "10081m",
+            "8d",
             "-5m",
             "+5m",
             "5 m",

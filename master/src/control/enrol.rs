@@ -26,6 +26,10 @@ use crate::store::Reader;
 pub const TOKEN_LIFETIME: time::Duration = time::Duration::minutes(5);
 /// The longest a token may live.
 pub const TOKEN_LIFETIME_MAX: time::Duration = time::Duration::hours(1);
+/// As [`TOKEN_LIFETIME`], of a token that is carried to its host in a file.
+pub const CARRIED_LIFETIME: time::Duration = time::Duration::days(1);
+/// As [`TOKEN_LIFETIME_MAX`], of such a token.
+pub const CARRIED_LIFETIME_MAX: time::Duration = time::Duration::days(7);
 /// How the text of a token begins.
 const TOKEN_PREFIX: &str = "decnet1.";
 
@@ -36,6 +40,8 @@ pub struct Invitation {
     pub network: HostNetworking,
     pub lan: Option<Lan>,
     pub lifetime: time::Duration,
+    /// Whether the token is carried to a host that does not reach the master yet: it may live for longer.
+    pub carried: bool,
     /// Whether an operator compares the host's fingerprint before it gets its certificate.
     pub approve: bool,
     pub notes: Option<String>,
@@ -77,6 +83,12 @@ impl HostNetworking {
         })
     }
 
+    /// Whether the driver is ipvlan.
+    #[must_use]
+    pub const fn is_ipvlan(&self) -> bool {
+        self.ipvlan
+    }
+
     fn of(host: &Host) -> Self {
         Self {
             ipvlan: host.ipvlan,
@@ -104,11 +116,18 @@ impl fmt::Debug for Invited {
 }
 
 impl Control {
+    /// Where hosts find the enrolment listener: `host:port`.
+    #[must_use]
+    pub fn enrolment(&self) -> &str {
+        &self.addresses.enrolment
+    }
+
     /// Makes a host's record and its token. A name whose token was never used may be invited again; the old
     /// token is worth nothing then.
     ///
     /// # Errors
-    /// The name is an enrolled host's (409); the lifetime is beyond [`TOKEN_LIFETIME_MAX`] (422).
+    /// The name is an enrolled host's (409); the lifetime is beyond [`TOKEN_LIFETIME_MAX`], or that of a token that is
+    /// carried (422).
     pub fn invite(&self, by: &Actor, invitation: &Invitation) -> Result<Invited, ControlError> {
         self.invite_as(by, invitation, false, &self.addresses.enrolment)
     }
@@ -120,10 +139,15 @@ impl Control {
         embedded: bool,
         enrol_at: &str,
     ) -> Result<Invited, ControlError> {
-        if invitation.lifetime <= time::Duration::ZERO || invitation.lifetime > TOKEN_LIFETIME_MAX {
-            return Err(ControlError::Invalid(
-                "a token lives from one second to one hour".to_owned(),
-            ));
+        let (longest, text) = if invitation.carried {
+            (CARRIED_LIFETIME_MAX, "seven days")
+        } else {
+            (TOKEN_LIFETIME_MAX, "one hour")
+        };
+        if invitation.lifetime <= time::Duration::ZERO || invitation.lifetime > longest {
+            return Err(ControlError::Invalid(format!(
+                "this token lives from one second to {text}"
+            )));
         }
         let (now, keys) = (self.now(), self.keys());
         let secret = Secret::generate().map_err(|error| ControlError::Sign {
@@ -420,6 +444,7 @@ impl Control {
             network: HostNetworking::default(),
             lan: None,
             lifetime: TOKEN_LIFETIME,
+            carried: false,
             approve: false,
             notes: Some("the worker inside the master".to_owned()),
         };

@@ -10,7 +10,7 @@ use futures_util::TryStreamExt as _;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeekExt as _};
 use tokio_util::io::ReaderStream;
 
 use super::message::Body;
@@ -69,14 +69,26 @@ pub async fn open(folder: &Path, digest: &Digest, range: Option<&str>) -> Result
     }
     file.seek(SeekFrom::Start(start)).await?;
     let length = size - start;
-    let stream = ReaderStream::with_capacity(file.take(length), CHUNK);
-    let body = BodyExt::boxed(StreamBody::new(stream.map_ok(Frame::<Bytes>::data)));
     Ok(Part {
-        body,
+        body: stream(file.take(length)),
         start,
         length,
         size,
     })
+}
+
+/// What is read, as a body.
+pub(super) fn stream(file: impl AsyncRead + Send + Sync + 'static) -> Body {
+    let stream = ReaderStream::with_capacity(file, CHUNK);
+    BodyExt::boxed(StreamBody::new(stream.map_ok(Frame::<Bytes>::data)))
+}
+
+/// The digest of a file, and its size in bytes.
+///
+/// # Errors
+/// It does not read.
+pub(super) fn measure(file: &Path) -> std::io::Result<(Digest, u64)> {
+    Ok((sha256(file)?, std::fs::metadata(file)?.len()))
 }
 
 /// Puts a file into the folder under its digest, once its bytes were seen to have it.

@@ -7,26 +7,31 @@
 //! | `POST /enroll/v1/tombstone` | a host that was wiped | that it is signed with its known key |
 //! | `GET /enroll/v1/trust-root/<version>` | anybody | nothing: trust roots are public, and signed |
 //! | `GET /enroll/v1/crl` | anybody | nothing: revocation lists are public, and signed |
+//! | `GET /enroll/v1/install/sha256/<hex>`, `GET /enroll/v1/packages/sha256/<hex>` | who knows the digest | nothing: it is looked at there ([`super::installer`]) |
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
 use decnet_wire::enrol::{self, EnrolRequest, EnrolWaiting, RejoinRequest};
+use decnet_wire::ids::Digest;
 use decnet_wire::limits;
 use decnet_wire::order::TombstoneRequest;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::agent::{blocking, trust_root};
 use super::attempts::Attempts;
+use super::installer::{self, Installer};
 use super::listen::Remote;
 use super::listen::limits as bounds;
 use super::message::{self, Bodies, Body};
 use crate::audit::Actor;
 use crate::control::{Control, ControlError, certificates};
 use crate::text::chain;
+use tokio::sync::Semaphore;
 
 /// Under what trust roots are found, by version.
 const TRUST_ROOT: &str = "/enroll/v1/trust-root/";
@@ -35,15 +40,20 @@ const TRUST_ROOT: &str = "/enroll/v1/trust-root/";
 #[derive(Debug)]
 pub struct Enrolment {
     control: Arc<Control>,
+    installer: Arc<Installer>,
+    /// Packages that are on their way.
+    downloads: Arc<Semaphore>,
     attempts: Attempts,
     bodies: Bodies,
 }
 
 impl Enrolment {
     #[must_use]
-    pub fn new(control: Arc<Control>) -> Self {
+    pub fn new(control: Arc<Control>, installer: Arc<Installer>) -> Self {
         Self {
             control,
+            installer,
+            downloads: Arc::new(Semaphore::new(bounds::DOWNLOADS)),
             attempts: Attempts::default(),
             bodies: Bodies::new(bounds::ENROLMENT_BODIES, bounds::ENROLMENT_BODY),
         }
@@ -90,7 +100,13 @@ impl Enrolment {
                 let control = Arc::clone(&self.control);
                 trust_root(control, path.trim_start_matches(TRUST_ROOT)).await
             }
-            _ => Ok(message::refuse(StatusCode::NOT_FOUND, "there is nothing here")),
+            (&Method::GET, path) if path.starts_with(installer::SCRIPT_PATH) => {
+                Ok(self.script(path.trim_start_matches(installer::SCRIPT_PATH)))
+            }
+            (&Method::GET, path) if path.starts_with(installer::PACKAGE_PATH) => Ok(self
+                .package(path.trim_start_matches(installer::PACKAGE_PATH))
+                .await),
+            _ => Ok(nothing()),
         };
         answer.unwrap_or_else(|error| {
             if let ControlError::Leave(order) = error {
@@ -145,6 +161,47 @@ impl Enrolment {
         Ok(message::empty(StatusCode::NO_CONTENT))
     }
 
+    fn script(&self, hex: &str) -> Response<Body> {
+        let digest = format!("sha256:{hex}").parse::<Digest>().ok();
+        let Some(script) = digest.and_then(|digest| self.installer.script(&digest)) else {
+            return nothing();
+        };
+        let mut answer = message::whole(StatusCode::OK, script.to_owned());
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        answer.headers_mut().insert(CONTENT_TYPE, text);
+        answer
+    }
+
+    async fn package(&self, hex: &str) -> Response<Body> {
+        let digest = format!("sha256:{hex}").parse::<Digest>().ok();
+        let Some(package) = digest.and_then(|digest| self.installer.packages().find(&digest)) else {
+            return nothing();
+        };
+        let Ok(turn) = Arc::clone(&self.downloads).try_acquire_owned() else {
+            return message::refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many hosts fetch a package now; try again",
+            );
+        };
+        match package.open().await {
+            Ok(body) => {
+                // The turn is over when the body is.
+                let body = body.map_frame(move |frame| {
+                    let _held = &turn;
+                    frame
+                });
+                message::stream(package.size, body.boxed())
+            }
+            Err(error) => {
+                tracing::error!(package = %package.path.display(), %error, "could not read a package");
+                message::refuse(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "the master failed to read the package",
+                )
+            }
+        }
+    }
+
     async fn revocation_lists(&self) -> Result<Response<Body>, ControlError> {
         let control = Arc::clone(&self.control);
         let lists = blocking(move || control.revocation_lists()).await?;
@@ -153,6 +210,10 @@ impl Enrolment {
         answer.headers_mut().insert(CONTENT_TYPE, pem);
         Ok(answer)
     }
+}
+
+fn nothing() -> Response<Body> {
+    message::refuse(StatusCode::NOT_FOUND, "there is nothing here")
 }
 
 /// What an operator compares.

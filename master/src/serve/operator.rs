@@ -51,6 +51,7 @@ use tower::Layer as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::installer::Installer;
 use super::listen::Remote;
 use crate::control::Control;
 use access::Streams;
@@ -85,6 +86,7 @@ impl From<&Remote> for Peer {
 #[derive(Debug, Clone)]
 struct App {
     control: Arc<Control>,
+    installer: Arc<Installer>,
     streams: Arc<Streams>,
     /// One backup at a time.
     backups: Arc<Semaphore>,
@@ -93,9 +95,10 @@ struct App {
 }
 
 /// The operator API, whose streams end with `end`. Requests without a [`Peer`] need a token.
-pub fn router(control: Arc<Control>, end: CancellationToken) -> Router {
+pub fn router(control: Arc<Control>, installer: Arc<Installer>, end: CancellationToken) -> Router {
     let app = App {
         control,
+        installer,
         streams: Arc::new(Streams::default()),
         backups: Arc::new(Semaphore::new(1)),
         end,
@@ -143,6 +146,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(departures::list))
         .routes(routes!(departures::show))
         .routes(routes!(swarm::enroll))
+        .routes(routes!(swarm::package))
         .routes(routes!(swarm::set_network))
         .routes(routes!(swarm::revoke))
         .routes(routes!(swarm::approve))

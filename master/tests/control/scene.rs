@@ -416,6 +416,7 @@ pub(crate) fn invitation(name: &str) -> Invitation {
         network: HostNetworking::default(),
         lan: None,
         lifetime: TOKEN_LIFETIME,
+        carried: false,
         notes: None,
         approve: false,
     }

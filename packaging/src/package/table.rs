@@ -22,6 +22,8 @@ pub enum Kind {
     Manual,
     Completion,
     Folder,
+    /// The agent's packages, in a folder.
+    Packages,
 }
 
 /// One line.
@@ -81,6 +83,7 @@ fn parse(line: &str) -> Result<(Option<Format>, Row), String> {
         "manual" => (Kind::Manual, false),
         "completion" => (Kind::Completion, true),
         "folder" => (Kind::Folder, false),
+        "packages" => (Kind::Packages, false),
         other => return Err(format!("{other} is no kind of file")),
     };
     if wants_source == source.is_empty() {

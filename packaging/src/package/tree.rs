@@ -131,6 +131,13 @@ impl Builder<'_> {
                 self.install(tree, row, &row.destination, &self.stripped(binary)?)
             }
             Kind::Manual => self.add_manual(tree, row),
+            Kind::Packages => {
+                for path in &self.recipe.agent_packages {
+                    let name = path.file_name().unwrap_or_default().to_string_lossy();
+                    self.install(tree, row, &format!("{}/{name}", row.destination), &read(path)?)?;
+                }
+                Ok(())
+            }
             Kind::Completion => {
                 let script = run(
                     program(&self.recipe.binary).args(["completions", &row.source]),

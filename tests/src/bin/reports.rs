@@ -417,6 +417,7 @@ fn enrol(control: &Control, by: &Actor, n: u64) -> Result<HostId> {
             network: HostNetworking::default(),
             lan: None,
             lifetime: TOKEN_LIFETIME,
+            carried: false,
             notes: None,
             approve: false,
         },

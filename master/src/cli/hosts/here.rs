@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::super::Console;
 use super::super::failure::Failure;
+use super::EnrollArgs;
 use crate::serve::operator::views::EnrollView;
 
 /// The program of the package of the same name.
@@ -27,15 +28,19 @@ pub(super) fn check() -> Result<(), Failure> {
 }
 
 /// Gives the token to this machine's agent, and starts its service.
-pub(super) fn enroll(name: &str, view: &EnrollView, console: &mut Console<'_>) -> Result<(), Failure> {
+pub(super) fn enroll(args: &EnrollArgs, view: &EnrollView, console: &mut Console<'_>) -> Result<(), Failure> {
     // By standard input: a command line is for everybody to read.
-    let enrolled = run(Command::new(AGENT).args(["enroll", "-"]), &view.token)?;
+    let mut command = Command::new(AGENT);
+    command.args(["enroll", "-"]);
+    command.arg(format!("--ipvlan={}", args.ipvlan));
+    command.arg(format!("--updater={}", args.updater));
+    let enrolled = run(&mut command, &view.token)?;
     let has_systemd = Path::new(SYSTEMD).exists();
     if has_systemd {
         run(Command::new("systemctl").args(["enable", "--now", UNIT]), "")?;
     }
     if console.json {
-        let (host, started) = (view.host_uuid, has_systemd);
+        let (name, host, started) = (&args.name, view.host_uuid, has_systemd);
         return console.document(&json!({ "name": name, "host_uuid": host, "started": started }));
     }
     console.say(&super::super::table::printable(enrolled.trim_end()))?;

@@ -89,7 +89,7 @@ fn a_wrong_command_line_is_a_usage_error() {
         vec!["decnet", "decky", "rm"],
         vec!["decnet", "decky", "rm", "web", "--all"],
         vec!["decnet", "host", "enroll", "a", "--subnet", "10.0.0.0/24"],
-        vec!["decnet", "host", "enroll", "a", "--ttl", "2h"],
+        vec!["decnet", "host", "enroll", "a", "--ttl", "8d"],
         vec!["decnet", "host", "enroll", "a", "--here", "--approve"],
         vec!["decnet", "host", "enroll", "a", "--here", "--out", "f"],
         vec!["decnet", "host", "network", "a"],

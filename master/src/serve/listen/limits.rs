@@ -37,6 +37,9 @@ pub const ENROLMENT_BODY: Duration = Duration::from_secs(20);
 pub const BODIES: usize = 64 * 1024 * 1024;
 /// As [`BODIES`], for enrolment.
 pub const ENROLMENT_BODIES: usize = 8 * 1024 * 1024;
+/// Packages that are on their way to hosts at one moment. Each takes one chunk of memory, and a line that is fast is used up by
+/// far fewer; whoever comes besides tries again.
+pub const DOWNLOADS: usize = 32;
 /// The longest that a poll waits, in seconds, whatever it asks for. Below what proxies and NAT tables forget.
 pub const POLL_S: u64 = 60;
 /// Polls of one host that wait at one moment. A host needs one; the other is that of a connection that broke unnoticed.

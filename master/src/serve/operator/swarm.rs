@@ -4,19 +4,25 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use decnet_wire::ids::HostId;
 use hyper::StatusCode;
 use ipnet::Ipv4Net;
 
+use super::super::installer::HostSettings;
+use super::super::message;
 use super::App;
 use super::access::Admin;
 use super::answer::{Problem, ask};
 use super::body::{Fields, lifetime};
 use super::parameters::{HostPath, Pairs};
-use super::views::{ApproveBody, EnrollBody, EnrollView, ErrorView, HostView, NetworkBody};
-use crate::control::enrol::{HostNetworking, Invitation, TOKEN_LIFETIME, TOKEN_LIFETIME_MAX};
+use super::views::{
+    ApproveBody, EnrollBody, EnrollView, ErrorView, FileView, HostView, NetworkBody, PackageView,
+};
+use crate::control::enrol::{
+    CARRIED_LIFETIME, CARRIED_LIFETIME_MAX, HostNetworking, Invitation, TOKEN_LIFETIME, TOKEN_LIFETIME_MAX,
+};
 use crate::control::hosts::HostState;
 use crate::control::{Control, ControlError};
 use crate::fleet::model::Lan;
@@ -97,6 +103,8 @@ pub(super) async fn enroll(
     let gateway = fields.optional_text("gateway")?;
     let seconds = fields.number("ttl_seconds")?;
     let approve = fields.switch("approve")?;
+    let updater = fields.switch("updater")?;
+    let carried = fields.switch("carried")?;
     let notes = fields.optional_text("notes")?;
     fields.done()?;
 
@@ -110,25 +118,73 @@ pub(super) async fn enroll(
         )));
     }
     let lifetime = match seconds {
+        None if carried => CARRIED_LIFETIME,
         None => TOKEN_LIFETIME,
+        Some(seconds) if carried => lifetime(seconds, CARRIED_LIFETIME_MAX)?,
         Some(seconds) => lifetime(seconds, TOKEN_LIFETIME_MAX)?,
+    };
+    let network: HostNetworking = network?;
+    let settings = HostSettings {
+        ipvlan: network.is_ipvlan(),
+        updater,
     };
     let invitation = Invitation {
         name: parsed("name", &name)?,
-        network: network?,
+        network,
         lan,
         lifetime,
+        carried,
         approve,
         notes,
     };
     let invited = ask(&app, move |control| control.invite(&by, &invitation)).await?;
+    let line = app.installer.line(&invited.token, settings).filter(|_| !carried);
+    let file = app
+        .installer
+        .carried(&invited.token, settings)
+        .filter(|_| carried);
     let view = EnrollView {
         host_uuid: invited.host,
+        line,
+        file: file.map(|file| FileView {
+            script: file.script,
+            packages: file.packages.iter().map(PackageView::from).collect(),
+        }),
         command: format!("decnet-agent enroll {}", invited.token),
         token: invited.token,
         expires_at: invited.expires_at,
     };
     Ok((StatusCode::CREATED, Json(view)).into_response())
+}
+
+/// Get a package of the agent
+///
+/// One that the answer to an invitation names. Its bytes are to be looked at: their SHA-256 is the name.
+#[utoipa::path(
+    get, path = "/swarm/packages/{digest}", tag = "swarm",
+    params(("digest" = String, Path, description = "As `sha256:0f3c…`")),
+    responses(
+        (status = 200, description = "The package", body = String, content_type = "application/octet-stream"),
+        (status = 404, description = "No such package", body = ErrorView),
+        (status = 422, description = "Not a digest", body = ErrorView),
+    )
+)]
+pub(super) async fn package(
+    _: Admin,
+    State(app): State<App>,
+    Path(digest): Path<String>,
+) -> Result<Response, Problem> {
+    let digest = parsed("digest", &digest)?;
+    let package = app
+        .installer
+        .packages()
+        .find(&digest)
+        .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "there is no such package"))?;
+    let body = package
+        .open()
+        .await
+        .map_err(|error| Problem::internal(&format!("{}: {error}", package.path.display())))?;
+    Ok(message::stream(package.size, body).map(axum::body::Body::new))
 }
 
 /// Change how a host's deckies are attached

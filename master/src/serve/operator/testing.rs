@@ -24,6 +24,8 @@ use crate::fleet::catalogue::Catalogue;
 use crate::init::{self, InitArgs};
 use crate::keys::MasterKeys;
 use crate::records::Role;
+use crate::serve::installer::Installer;
+use crate::serve::packages::Packages;
 use crate::store::{Db, RedbStore};
 
 /// A fleet of two deckies that needs nothing of the machine it is tested on.
@@ -94,7 +96,7 @@ impl Master {
         let viewer = control
             .create_token(&Actor::master(), "viewer", Role::Viewer, None)
             .unwrap();
-        let router = super::router(Arc::clone(&control), CancellationToken::new());
+        let router = super::router(Arc::clone(&control), Arc::default(), CancellationToken::new());
         Self {
             control,
             router,
@@ -102,6 +104,21 @@ impl Master {
             viewer,
             folder,
         }
+    }
+
+    /// The same master, which hands out a package of the agent.
+    pub(crate) fn with_package(mut self, name: &str, bytes: &[u8]) -> Self {
+        let packages = self.folder.path().join("packages");
+        std::fs::create_dir_all(&packages).unwrap();
+        std::fs::write(packages.join(name), bytes).unwrap();
+        let packages = Packages::load(&packages).unwrap();
+        let installer = Installer::new(packages, self.control.enrolment());
+        self.router = super::router(
+            Arc::clone(&self.control),
+            Arc::new(installer),
+            CancellationToken::new(),
+        );
+        self
     }
 
     /// Enrols a host, which is never heard of.
@@ -131,6 +148,7 @@ impl Master {
             network: HostNetworking::default(),
             lan: None,
             lifetime: TOKEN_LIFETIME,
+            carried: false,
             notes: None,
             approve,
         };

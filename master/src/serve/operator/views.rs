@@ -12,7 +12,8 @@ use decnet_plan::policy::Rule;
 use decnet_plan::step::{Blocked, Step};
 use decnet_wire::bundle::{NetworkMode, OperationKind};
 use decnet_wire::ids::{
-    DeckyName, FleetId, HostId, HostName, InterfaceName, MacAddress, OperationId, StackName, Timestamp,
+    DeckyName, Digest, FleetId, HostId, HostName, InterfaceName, MacAddress, OperationId, StackName,
+    Timestamp,
 };
 use decnet_wire::policy::Rules;
 use decnet_wire::report::{Outcome, PendingStack};
@@ -28,6 +29,7 @@ use crate::fleet::catalogue::Catalogue;
 use crate::fleet::model::Interval;
 use crate::fleet::view::redacted;
 use crate::records::{Cause, Role, Row, RowStatus};
+use crate::serve::packages::Package;
 
 /// Body of a deploy and of a plan.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -563,10 +565,18 @@ pub struct EnrollBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "10.20.0.1")]
     pub gateway: Option<String>,
-    /// How long the token lives, in seconds, 1 to 3600.
+    /// How long the token lives, in seconds, 1 to 3600; with `carried` 1 to 604800, and 86400 where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(default = 300, minimum = 1, maximum = 3600)]
+    #[schema(default = 300, minimum = 1, maximum = 604_800)]
     pub ttl_seconds: Option<u64>,
+    /// The token is carried to a host that does not reach the master yet: the answer has `file` in place of `line`.
+    #[serde(default)]
+    #[schema(default = false)]
+    pub carried: bool,
+    /// What `line` and `file` set: the host installs releases of the agent by itself.
+    #[serde(default)]
+    #[schema(default = false)]
+    pub updater: bool,
     /// The host gets its certificate once an operator has compared its fingerprint.
     #[serde(default)]
     #[schema(default = false)]
@@ -604,10 +614,53 @@ pub struct EnrollView {
     #[schema(value_type = String, format = "uuid")]
     pub host_uuid: HostId,
     pub token: String,
-    /// What to run on the host, in one line.
+    /// What to run on a host that has the package, in one line.
     pub command: String,
+    /// What to run on a host that has not: it installs the package from this master, and enrols. Absent where the master has
+    /// no packages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<String>,
+    /// What the file to be carried is made of. Absent where the master has no packages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileView>,
     #[schema(value_type = String, format = "date-time")]
     pub expires_at: Timestamp,
+}
+
+/// A file that installs the agent on a host and enrols it: the script, then the bytes of the packages in this order.
+#[derive(Serialize, Deserialize, ToSchema)]
+pub struct FileView {
+    /// It holds the token.
+    pub script: String,
+    pub packages: Vec<PackageView>,
+}
+
+// Not the token.
+impl fmt::Debug for FileView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileView")
+            .field("packages", &self.packages)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A package of the agent.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct PackageView {
+    /// As `/swarm/packages/{digest}` wants it.
+    #[schema(value_type = String)]
+    pub digest: Digest,
+    /// In bytes.
+    pub size: u64,
+}
+
+impl From<&Package> for PackageView {
+    fn from(package: &Package) -> Self {
+        Self {
+            digest: package.digest.clone(),
+            size: package.size,
+        }
+    }
 }
 
 // Not the token: what is written to a log stays there.

@@ -1,7 +1,7 @@
 //! Hosts and invitations.
 
 use hyper::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::serve::operator::testing::{Master, read_token};
 
@@ -175,4 +175,85 @@ async fn how_deckies_are_attached_is_set_whole_and_shown() {
     );
     let unknown = "/swarm/hosts/0190b6f2-7a4e-7c1a-9f57-3b1f6f2f8a11/network";
     assert_eq!(master.ask(Method::PUT, unknown, set).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_master_with_packages_gives_a_line_or_what_a_file_is_made_of() {
+    let master = Master::new();
+    let name = |more: Value| {
+        let mut body = json!({ "name": "edge-01" });
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        Some(body)
+    };
+    let path = "/swarm/hosts/enroll";
+    let without = master
+        .ask(Method::POST, path, name(json!({"carried": true})))
+        .await
+        .json();
+    assert_eq!(
+        (without.get("line"), without.get("file")),
+        (None, None),
+        "{without}"
+    );
+
+    let master = master.with_package("decnet-agent_1.0-1_amd64.deb", b"package");
+    let invited = master
+        .ask(Method::POST, path, name(json!({"ipvlan": true, "updater": true})))
+        .await
+        .json();
+    let (line, token) = (
+        invited["line"].as_str().unwrap(),
+        invited["token"].as_str().unwrap(),
+    );
+    let call = format!("'decnet_install {token} --ipvlan=true --updater=true'");
+    assert!(
+        line.contains(&call) && line.contains("https://localhost:8771/enroll/"),
+        "{line}"
+    );
+    assert_eq!(invited.get("file"), None);
+
+    let before = time::OffsetDateTime::now_utc();
+    let carried = master
+        .ask(Method::POST, path, name(json!({"carried": true})))
+        .await
+        .json();
+    assert_eq!(carried.get("line"), None);
+    let (script, token) = (
+        carried["file"]["script"].as_str().unwrap(),
+        carried["token"].as_str().unwrap(),
+    );
+    assert!(
+        script.contains(&format!(
+            "decnet_install '{token}' --later --ipvlan=false --updater=false"
+        )),
+        "{script}"
+    );
+    let ends = read_token(token).expires_at.get() - before;
+    assert!(
+        (time::Duration::hours(23)..time::Duration::hours(25)).contains(&ends),
+        "{ends}"
+    );
+    let package = &carried["file"]["packages"][0];
+    assert_eq!(package["size"], 7);
+    let at = format!("/swarm/packages/{}", package["digest"].as_str().unwrap());
+    let answer = master.ask(Method::GET, &at, None).await;
+    assert_eq!((answer.status.as_u16(), answer.text.as_str()), (200, "package"));
+    for (at, status) in [
+        ("/swarm/packages/sha256:00", 422),
+        (&at.replace(&at[at.len() - 8..], "00000000"), 404),
+    ] {
+        assert_eq!(master.ask(Method::GET, at, None).await.status, status, "{at}");
+    }
+
+    // Only a token that is carried may live for longer than an hour.
+    for (more, status) in [
+        (json!({"carried": true, "ttl_seconds": 604_800}), 201),
+        (json!({"carried": true, "ttl_seconds": 604_801}), 422),
+        (json!({"ttl_seconds": 3601}), 422),
+    ] {
+        let answer = master.ask(Method::POST, path, name(more.clone())).await;
+        assert_eq!(answer.status, status, "{more}: {}", answer.text);
+    }
 }
