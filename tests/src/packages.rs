@@ -14,15 +14,18 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Of every file in a package.
 const EPOCH: &str = "1700000000";
 
-/// Makes the agent's deb of a version; gives its path.
+/// Makes the agent's deb of a version, with units of one's own where a folder of them is given; gives its path.
 ///
 /// # Errors
 ///
 /// When it cannot be made.
-pub fn agent_deb(version: &str, out: &Path) -> Result<PathBuf> {
+pub fn agent_deb(version: &str, units: Option<&Path>, out: &Path) -> Result<PathBuf> {
     let mut command = Command::new(bin("decnet-pack")?);
     command.args(["deb", "--package", "decnet-agent", "--level", "0"]);
     command.args(["--package-version", version]);
+    if let Some(units) = units {
+        command.arg("--units").arg(units);
+    }
     command.arg("--binary").arg(bin("decnet-agent")?);
     command.arg("--decoy-image").arg(decoy_image()?);
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

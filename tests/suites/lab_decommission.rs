@@ -64,7 +64,7 @@ struct Scene {
 fn a_host_leaves_nothing_behind_whatever_happens_while_it_leaves() -> Result<()> {
     let start = Instant::now();
     let lab = Lab::new("decommission")?;
-    let deb = agent_deb("1.0.0", &lab.folder().join("packages"))?;
+    let deb = agent_deb("1.0.0", None, &lab.folder().join("packages"))?;
     let host = lab.host("w1").memory(1200).boot()?;
     let mut master = Master::init_at(lab.folder(), &lab.gateway(), lab.namespace())?.without_worker();
     master.start()?;

@@ -9,13 +9,12 @@ use anyhow::{Context as _, Result, ensure};
 use decnet_tests::command::{Finished, SHORT, run};
 use decnet_tests::fleet::Operator;
 use decnet_tests::lab::{Host, Lab};
-use decnet_tests::processes::{Master, bin, decoy_image, tail};
+use decnet_tests::packages::agent_deb;
+use decnet_tests::processes::{Master, tail};
 use decnet_tests::wait::{Seen, until};
 
 /// As long as anything here may take on a guest that is busy.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Of every file in a package.
-const EPOCH: &str = "1700000000";
 /// The first host's decky.
 const DECKY: u8 = 11;
 /// What is to be left of a try that was refused.
@@ -36,7 +35,7 @@ fn a_host_is_installed_and_enrolled_by_the_printed_line_and_by_a_file() -> Resul
     let start = Instant::now();
     let lab = Lab::new("install")?;
     let packages = lab.folder().join("packages");
-    pack(&packages)?;
+    agent_deb("1.0.0", None, &packages)?;
     // Nobody here takes it, and nothing of it is looked at but the name.
     std::fs::write(packages.join("decnet-agent-1.0.0-1.x86_64.rpm"), "rpm")?;
     let [near, far] = lab.boot([lab.host("near"), lab.host("far")])?;
@@ -285,26 +284,4 @@ impl Machines {
             })
         })
     }
-}
-
-/// Debian's package of the agent that tests use.
-fn pack(out: &Path) -> Result<()> {
-    let mut command = Command::new(bin("decnet-pack")?);
-    command.args([
-        "deb",
-        "--package",
-        "decnet-agent",
-        "--package-version",
-        "1.0.0",
-        "--level",
-        "0",
-    ]);
-    command.arg("--binary").arg(bin("decnet-agent")?);
-    command.arg("--decoy-image").arg(decoy_image()?);
-    command
-        .arg("--source")
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
-    command.arg("--out").arg(out);
-    command.env("SOURCE_DATE_EPOCH", EPOCH);
-    run(&mut command, PATIENCE)?.ok().map(drop)
 }
