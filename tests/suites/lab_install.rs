@@ -1,8 +1,7 @@
 //! From nothing to a decky, as an operator does it: the printed line is pasted on a host that has never heard of DECNET, and a
 //! file is carried to one that does not reach its master yet. Real packages, whole hosts.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
