@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use decnet_tests::fleet::Operator;
 use decnet_tests::lab::{Host, Lab};
 use decnet_tests::packages::agent_deb;
-use decnet_tests::processes::{Master, tail};
+use decnet_tests::processes::{Master, bin, tail};
 use decnet_tests::wait::{Seen, until};
 use serde_json::Value;
 
@@ -69,7 +69,7 @@ fn a_host_leaves_nothing_behind_whatever_happens_while_it_leaves() -> Result<()>
     let mut master = Master::init_at(lab.folder(), &lab.gateway(), lab.namespace())?.without_worker();
     master.start()?;
     let operator = Operator::on(&master.socket);
-    let scene = Scene {
+    let mut scene = Scene {
         host,
         operator,
         master,
@@ -92,14 +92,15 @@ fn a_host_leaves_nothing_behind_whatever_happens_while_it_leaves() -> Result<()>
 }
 
 impl Scene {
-    fn story(&self) -> Result<()> {
+    fn story(&mut self) -> Result<()> {
         self.host.put(&self.deb, "/root/decnet-agent.deb")?;
         self.host.ok("echo force-unsafe-io >/etc/dpkg/dpkg.cfg.d/lab")?;
         let before = self.leftovers()?;
         ensure!(before.is_empty(), "before anything was installed: {before}");
         self.ordered_with_its_reaper_killed_and_its_engine_stopped()?;
         self.ordered_without_an_engine_and_its_power_cut()?;
-        self.forgotten_and_back_again()
+        self.forgotten_and_back_again()?;
+        self.installed_by_hand_without_systemd_and_the_master_away()
     }
 
     fn at(&self, what: &str) {
@@ -127,19 +128,14 @@ impl Scene {
         self.ok(LEFTOVERS)
     }
 
-    /// Installs, enrols and deploys; gives the host's id.
+    /// Installs the package, enrols and deploys; gives the host's id.
     fn join(&self, name: &str) -> Result<String> {
         let (uuid, token) = self.operator.enroll(name, None, &[])?;
         self.ok(&format!(
             "dpkg -i --force-depends /root/decnet-agent.deb >/dev/null 2>&1
              decnet-agent enroll '{token}' && systemctl start decnet-agent"
         ))?;
-        self.operator.active(name)?;
-        let file = self.lab.folder().join("fleet.ini");
-        let text = format!("{}\n[web]\nservices = redis\n", self.lab.general());
-        std::fs::write(&file, text)?;
-        let ids = self.operator.deploy(&file, false)?;
-        self.operator.succeeded(&ids)?;
+        self.deploy(name)?;
         let there = self.leftovers()?;
         for ours in [
             "decnet-agent.service",
@@ -153,6 +149,16 @@ impl Scene {
         Ok(uuid)
     }
 
+    fn deploy(&self, name: &str) -> Result<()> {
+        self.operator.active(name)?;
+        let file = self.lab.folder().join("fleet.ini");
+        let text = format!("{}\n[web]\nservices = redis\n", self.lab.general());
+        std::fs::write(&file, text)?;
+        let ids = self.operator.deploy(&file, false)?;
+        self.operator.succeeded(&ids)?;
+        Ok(())
+    }
+
     fn order(&self, name: &str, more: &[&str]) -> Result<Value> {
         let state_dir = self.master.state_dir.display().to_string();
         let arguments = ["host", "decommission", name, "--yes", "--state-dir", &state_dir];
@@ -163,8 +169,17 @@ impl Scene {
         self.operator.json(&["host", "departures", uuid])
     }
 
-    /// Nothing is left, and the master knows.
+    /// Nothing is left of a package, and the master knows.
     fn has_left(&self, uuid: &str) -> Result<()> {
+        let package = [
+            "package decnet-agent",
+            "unit decnet-agent.service",
+            "path /usr/bin/decnet-agent",
+        ];
+        self.has_left_with(uuid, &package)
+    }
+
+    fn has_left_with(&self, uuid: &str, more: &[&str]) -> Result<()> {
         until("the tombstone is here", PATIENCE, || {
             let departure = self.departure(uuid)?;
             Ok(Seen::when(
@@ -177,14 +192,8 @@ impl Scene {
         let departure = self.departure(uuid)?;
         ensure!(departure["left"] == serde_json::json!([]), "{departure}");
         let removed = departure["removed"].to_string();
-        for thing in [
-            "container ",
-            "image ",
-            "network ",
-            "package decnet-agent",
-            "unit decnet-agent.service",
-            "path /var/lib/decnet/agent",
-        ] {
+        let things = ["container ", "image ", "network ", "path /var/lib/decnet/agent"];
+        for thing in things.iter().chain(more) {
             ensure!(
                 removed.contains(thing),
                 "the tombstone does not name {thing:?}: {removed}"
@@ -322,5 +331,49 @@ impl Scene {
         );
         self.ok("systemctl start decnet-agent")?;
         self.has_left(&uuid)
+    }
+
+    /// No package, no systemd that the agent could see, and nobody to take the tombstone: a process of its own does it.
+    fn installed_by_hand_without_systemd_and_the_master_away(&mut self) -> Result<()> {
+        let (uuid, token) = self.operator.enroll("fourth", None, &[])?;
+        self.host
+            .put(&bin("decnet-agent")?, "/usr/local/bin/decnet-agent")?;
+        self.ok(&format!(
+            "mkdir -p /opt/decnet /etc/decnet /var/log/decnet /sys/fs/cgroup/agent
+             echo ours >/opt/decnet/readme; ln -s /etc/ssl /opt/decnet/link
+             printf '/opt/decnet\\n/etc/hostname\\n' >/etc/decnet/manifest
+             decnet-agent enroll '{token}'
+             setsid unshare -m sh -c 'echo $$ >/sys/fs/cgroup/agent/cgroup.procs; mount -t tmpfs none /run/systemd; \
+                 exec /usr/local/bin/decnet-agent run' </dev/null >/var/log/agent.log 2>&1 &"
+        ))?;
+        self.deploy("fourth")?;
+        self.at("fourth runs a decky, without systemd");
+        self.ok("systemctl stop docker.service docker.socket")?;
+        self.order("fourth", &[])?;
+        self.until("the agent has the order", "cat /var/log/agent.log", |text| {
+            text.contains("this host has not left yet")
+        })?;
+        self.master.stop()?;
+        self.ok("systemctl start docker.socket docker.service")?;
+        self.until("nobody takes the tombstone", &format!("cat {JOURNAL}"), |text| {
+            text.contains("\"phase\": \"tombstone\"")
+        })?;
+        let reaper = self.ok("pgrep -f 'decnet-agent reap'")?;
+        let group = self.ok(&format!("cat /proc/{reaper}/cgroup"))?;
+        ensure!(group == "0::/", "the reaper is in {group}");
+        self.ok(&format!(
+            "echo 1 >/sys/fs/cgroup/agent/cgroup.kill; sleep 1; kill -0 {reaper}; rmdir /sys/fs/cgroup/agent
+             ! test -e /usr/local/bin/decnet-agent && test -s /etc/hostname && test -d /etc/ssl/certs"
+        ))?;
+        self.at("the reaper is alone, and waits for the master");
+        self.master.start()?;
+        let paths = [
+            "path /usr/local/bin/decnet-agent",
+            "path /opt/decnet",
+            "path /etc/decnet/manifest",
+        ];
+        self.has_left_with(&uuid, &paths)?;
+        self.ok("test -s /var/log/decnet/reaper.log && test -s /etc/hostname && test -d /etc/ssl/certs")
+            .map(drop)
     }
 }
