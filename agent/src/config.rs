@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use decnet_trace::{Endpoint, EndpointError};
 
+use crate::update::UPDATER_DIR;
+
 mod ini;
 
 /// Where the agent keeps its identity and its ledger, unless told otherwise.
@@ -34,6 +36,10 @@ pub struct Config {
     pub enrolment: Option<HostPort>,
     /// Whether this host's LAN wants ipvlan; only `doctor` looks at it. The master decides per bundle.
     pub ipvlan: Option<bool>,
+    /// Whether releases that the operators have signed may replace this host's package.
+    pub updater: bool,
+    /// Folder of the updater, which only it writes into.
+    pub updater_dir: PathBuf,
     /// How long an event of the engine's that was lost goes unnoticed: the longest time between two looks at all that it
     /// has.
     pub relist: Duration,
@@ -51,6 +57,8 @@ impl Config {
             master: None,
             enrolment: None,
             ipvlan: None,
+            updater: false,
+            updater_dir: PathBuf::from(UPDATER_DIR),
             relist: RELIST,
             otlp_endpoint: None,
         }
@@ -87,6 +95,13 @@ impl Config {
                         other => return Err(invalid(format!("{other:?} is neither true nor false"))),
                     });
                 }
+                "updater" => {
+                    self.updater = match entry.value.as_str() {
+                        "true" => true,
+                        "false" => false,
+                        other => return Err(invalid(format!("{other:?} is neither true nor false"))),
+                    };
+                }
                 "relist" => {
                     let seconds = entry.value.parse().ok();
                     self.relist = seconds
@@ -107,7 +122,7 @@ impl Config {
                 }
                 _ => {
                     return Err(invalid(
-                        "there is no such setting; known are: master, ipvlan, relist, otlp_endpoint"
+                        "there is no such setting; known are: master, ipvlan, updater, relist, otlp_endpoint"
                             .to_owned(),
                     ));
                 }
@@ -254,6 +269,11 @@ mod tests {
         assert_eq!(config.master.unwrap().to_string(), "m.example:8770");
         assert_eq!(config.ipvlan, Some(true));
         assert_eq!(config.relist, RELIST);
+        assert!(
+            !config.updater,
+            "a host does not update itself unless it is told to"
+        );
+        assert!(from_text("[agent]\nupdater = true\n").unwrap().updater);
         let config = from_text("[agent]\nrelist = 300\n").unwrap();
         assert_eq!(config.relist, Duration::from_secs(300));
         assert_eq!(config.otlp_endpoint, None);

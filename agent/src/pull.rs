@@ -23,7 +23,7 @@ use crate::error::{error_chain, one_line};
 use crate::identity::{Identity, IdentityStore};
 use crate::ledger::LedgerError;
 use crate::link::{self, Link, LinkError, Wait};
-use crate::status::Contact;
+use crate::status::{Contact, Poll};
 use crate::trust::{self, NextError, ROOTS_AT_ONCE};
 
 /// How long a master may take beyond the wait that it was asked for.
@@ -81,7 +81,7 @@ impl Pull {
             };
             let pause = match outcome {
                 Ok(answer) => {
-                    self.heard(None);
+                    self.heard(Poll::Answered, None);
                     self.works(&identity);
                     self.follow(answer.newest_root).await?;
                     self.follow_policy(answer.policy).await?;
@@ -113,7 +113,7 @@ impl Pull {
                     } else {
                         tracing::warn!(pause_ms = pause.as_millis(), "no bundle from the master: {text}");
                     }
-                    self.heard(Some(text));
+                    self.heard(blame(&error), Some(text));
                     pause
                 }
             };
@@ -147,7 +147,11 @@ impl Pull {
 
     async fn poll(&mut self) -> Result<Answer, LinkError> {
         let after = self.admission.generation();
-        let wait = *self.poll_wait.borrow();
+        // The first one is answered at once: an updater waits for how it goes.
+        let wait = match self.contact.borrow().poll {
+            Poll::NotTried => Duration::ZERO,
+            _ => *self.poll_wait.borrow(),
+        };
         let uri = format!("/agent/v1/bundle?after={after}&wait={}", wait.as_secs());
         let request = link::get(&uri)?;
         let answer = self.link.send(&request, wait + GRACE).await?;
@@ -225,13 +229,28 @@ impl Pull {
         Ok(body)
     }
 
-    fn heard(&self, error: Option<String>) {
+    fn heard(&self, poll: Poll, error: Option<String>) {
         let now = self.clock.now();
         self.contact.send_modify(|contact| {
             if error.is_none() {
                 contact.last = Some(now);
             }
+            contact.poll = poll;
             contact.error = error;
         });
     }
+}
+
+/// Whose fault a failed poll is: a master that is away or answers errors says nothing about this version.
+fn blame(error: &LinkError) -> Poll {
+    let own = match error {
+        LinkError::Connect { source, .. } => matches!(
+            source.kind(),
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::Unsupported
+        ),
+        LinkError::Tls { .. } => error.is_unknown_server(),
+        LinkError::Name(_) | LinkError::Request(_) => true,
+        _ => false,
+    };
+    if own { Poll::Failed } else { Poll::Away }
 }
