@@ -12,6 +12,7 @@ use decnet_wire::limits;
 use decnet_wire::policy;
 use decnet_wire::trust::VERSION_HEADER;
 use http::StatusCode;
+use nix::errno::Errno;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -244,9 +245,10 @@ impl Pull {
 /// Whose fault a failed poll is: a master that is away or answers errors says nothing about this version.
 fn blame(error: &LinkError) -> Poll {
     let own = match error {
+        // What the sandbox of the unit forbids.
         LinkError::Connect { source, .. } => matches!(
-            source.kind(),
-            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::Unsupported
+            source.raw_os_error().map(Errno::from_raw),
+            Some(Errno::EACCES | Errno::EPERM | Errno::EAFNOSUPPORT)
         ),
         LinkError::Tls { .. } => error.is_unknown_server(),
         LinkError::Name(_) | LinkError::Request(_) => true,

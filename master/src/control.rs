@@ -24,6 +24,7 @@ pub mod liveness;
 pub mod mutate;
 pub mod policy;
 pub mod publish;
+pub mod releases;
 pub mod remove;
 pub mod restored;
 pub mod revoke;
@@ -35,6 +36,7 @@ pub mod trust;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -124,6 +126,7 @@ pub struct Control {
     catalogue: Catalogue,
     image: Option<DecoyImage>,
     addresses: Addresses,
+    blobs: PathBuf,
     detect: fn() -> Option<Lan>,
     fleet: FleetId,
     started_at: Timestamp,
@@ -169,6 +172,8 @@ pub struct Parts {
     pub catalogue: Catalogue,
     pub image: Option<DecoyImage>,
     pub addresses: Addresses,
+    /// Folder of the blobs that hosts fetch.
+    pub blobs: PathBuf,
     /// The LAN of the master's own default route, for fleets whose description names none.
     pub detect: fn() -> Option<Lan>,
     pub limits: Limits,
@@ -195,6 +200,7 @@ impl Control {
             catalogue,
             image,
             addresses,
+            blobs,
             detect,
             limits,
             tracer,
@@ -232,6 +238,7 @@ impl Control {
             catalogue,
             image,
             addresses,
+            blobs,
             detect,
             fleet,
             started_at,

@@ -32,11 +32,13 @@ pub enum Table {
     Certificates,
     RevocationLists,
     Awaited,
+    Releases,
+    Rollout,
 }
 
 impl Table {
     /// Every table, so that a store can make them all before the first read.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Settings,
         Self::Deckies,
         Self::Hosts,
@@ -52,6 +54,8 @@ impl Table {
         Self::Certificates,
         Self::RevocationLists,
         Self::Awaited,
+        Self::Releases,
+        Self::Rollout,
     ];
 
     /// The name on disk.
@@ -73,6 +77,8 @@ impl Table {
             Self::Certificates => "certificates",
             Self::RevocationLists => "revocation-lists",
             Self::Awaited => "awaited-hosts",
+            Self::Releases => "releases",
+            Self::Rollout => "rollout",
         }
     }
 }

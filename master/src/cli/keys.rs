@@ -8,7 +8,7 @@ use decnet_pki::files;
 use decnet_pki::key::{PublicKey, SigningKey};
 use decnet_pki::root::{Root, RootError};
 use decnet_wire::trust::{PAYLOAD_TYPE, TrustRoot};
-use decnet_wire::{limits, policy};
+use decnet_wire::{limits, policy, release};
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -337,11 +337,16 @@ pub(super) fn sign(args: &SignArgs, console: &mut Console<'_>) -> Result<(), Fai
             super::policy::show_draft(&envelope, &args.file, console)?;
             policy::PAYLOAD_TYPE
         }
+        release::PAYLOAD_TYPE => {
+            super::hosts::show_release(&envelope, &args.file, console)?;
+            release::PAYLOAD_TYPE
+        }
         other => {
             return Err(Failure::refused(format!(
-                "{} holds a document of type {other:?}; operators sign {PAYLOAD_TYPE} and {}",
+                "{} holds a document of type {other:?}; operators sign {PAYLOAD_TYPE}, {} and {}",
                 args.file.display(),
-                policy::PAYLOAD_TYPE
+                policy::PAYLOAD_TYPE,
+                release::PAYLOAD_TYPE
             )));
         }
     };

@@ -84,6 +84,7 @@ pub(crate) fn parts_over(folder: &Path, db: Db) -> Parts {
             agent_api: "m:8770".to_owned(),
             enrolment: "m:8771".to_owned(),
         },
+        blobs: folder.join("blobs"),
         detect: || None,
         limits: Limits::default(),
         tracer: decnet_trace::Tracer::off(),
@@ -280,6 +281,7 @@ impl Host {
         let report = Report {
             schema: 1,
             heartbeat: Heartbeat {
+                update: None,
                 agent_version: "test".to_owned(),
                 sent_at: *master.now.lock().unwrap(),
                 accepted,
@@ -304,6 +306,7 @@ impl Host {
             digest: record.digest,
         };
         let heartbeat = Heartbeat {
+            update: None,
             agent_version: "test".to_owned(),
             sent_at: *master.now.lock().unwrap(),
             accepted: Some(accepted),
