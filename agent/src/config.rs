@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use decnet_trace::{Endpoint, EndpointError};
 
-use crate::update::UPDATER_DIR;
-
 mod ini;
 
 /// Where the agent keeps its identity and its ledger, unless told otherwise.
@@ -38,8 +36,6 @@ pub struct Config {
     pub ipvlan: Option<bool>,
     /// Whether releases that the operators have signed may replace this host's package.
     pub updater: bool,
-    /// Folder of the updater, which only it writes into.
-    pub updater_dir: PathBuf,
     /// How long an event of the engine's that was lost goes unnoticed: the longest time between two looks at all that it
     /// has.
     pub relist: Duration,
@@ -58,7 +54,6 @@ impl Config {
             enrolment: None,
             ipvlan: None,
             updater: false,
-            updater_dir: PathBuf::from(UPDATER_DIR),
             relist: RELIST,
             otlp_endpoint: None,
         }
@@ -129,6 +124,11 @@ impl Config {
             }
         }
         Ok(self)
+    }
+
+    /// Folder of the updater, which only it writes into: beside the agent's own.
+    pub(crate) fn updater_dir(&self) -> PathBuf {
+        self.state_dir.with_file_name("updater")
     }
 
     pub(crate) fn ledger_path(&self) -> PathBuf {

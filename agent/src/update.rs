@@ -26,5 +26,5 @@ mod phase;
 mod updater;
 pub(crate) mod watch;
 
-pub use files::{Overview, UPDATER_DIR};
+pub use files::Overview;
 pub use updater::{UpdateError, run};

@@ -91,7 +91,13 @@ impl Machine {
     /// What packages do.
     fn install(&self) -> Result<()> {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");
-        for unit in ["decnet-agent.service", "decnet-master.service", "decnet.target"] {
+        for unit in [
+            "decnet-agent.service",
+            "decnet-updater.path",
+            "decnet-updater.service",
+            "decnet-master.service",
+            "decnet.target",
+        ] {
             self.host.put(&source.join(unit), &format!("{UNITS}/{unit}"))?;
         }
         for program in ["decnet", "decnet-agent"] {

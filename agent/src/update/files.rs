@@ -15,9 +15,6 @@ use super::health::Before;
 use super::phase::Phase;
 use crate::config::Config;
 
-/// The updater's own folder, unless told otherwise.
-pub const UPDATER_DIR: &str = "/var/lib/decnet/updater";
-
 const SCHEMA: u32 = 1;
 /// More than any of these documents has.
 const LONGEST: usize = 1024 * 1024;
@@ -92,7 +89,7 @@ impl Places {
     pub(crate) fn of(config: &Config) -> Self {
         Self {
             agent: config.state_dir.join("update"),
-            updater: config.updater_dir.clone(),
+            updater: config.updater_dir(),
         }
     }
 

@@ -29,8 +29,9 @@ const LOCKED: Duration = Duration::from_secs(120);
 const SYSTEMD: Duration = Duration::from_secs(20);
 /// What dpkg knows of packages.
 const DPKG_INFO: &str = "/var/lib/dpkg/info";
-/// Scripts and lists that are part of a package for dpkg.
-const DPKG_PARTS: [&str; 6] = ["preinst", "postinst", "prerm", "postrm", "conffiles", "triggers"];
+/// Scripts and lists that are part of a package for dpkg. Not its list of settings: as they were shipped they are not to be had,
+/// and what the administrator has changed would be taken for that, and be replaced by the next version.
+const DPKG_PARTS: [&str; 5] = ["preinst", "postinst", "prerm", "postrm", "triggers"];
 
 /// A processor as a package manager has it, and as Rust does.
 pub(super) fn architecture() -> &'static str {
@@ -181,11 +182,7 @@ pub(super) async fn repack(saved: &Path, version: &str, file: &Path) -> Result<(
         fs::write(information.join("control"), control)?;
         for part in DPKG_PARTS {
             let from = Path::new(DPKG_INFO).join(format!("{NAME}.{part}"));
-            if copy(&from, &information.join(part), false)? && part == "conffiles" {
-                for path in fs::read_to_string(&from)?.lines() {
-                    copy(Path::new(path), &beneath(&folder, Path::new(path)), false)?;
-                }
-            }
+            copy(&from, &information.join(part), false)?;
         }
         Ok(())
     })
@@ -248,6 +245,12 @@ pub(super) async fn kill() -> Result<(), String> {
     // There may be no process: what counts is that the unit is stopped.
     let _ = systemctl(&["kill", "--signal=SIGKILL", "decnet-agent.service"]).await;
     systemctl(&["stop", "decnet-agent.service"]).await
+}
+
+/// How often systemd has begun the agent again by itself since it was started; none where it does not say.
+pub(super) async fn restarts() -> Option<u32> {
+    let asked = ["show", "--property=NRestarts", "--value", "decnet-agent.service"];
+    run("systemctl", asked, SYSTEMD).await.ok()?.parse().ok()
 }
 
 async fn systemctl(arguments: &[&str]) -> Result<(), String> {

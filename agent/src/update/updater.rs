@@ -30,6 +30,8 @@ const JUDGED_WITHIN: Duration = Duration::from_secs(30);
 const STEADY: Duration = Duration::from_secs(4);
 /// How long an answer of the agent's or of the engine's is waited for.
 const ANSWER: Duration = Duration::from_secs(6);
+/// A new version that ends so often is not waited for.
+const ENDS: u32 = 3;
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long the agent of before may take until it answers; then the next thing is done.
@@ -272,6 +274,9 @@ impl Updater<'_> {
                     good = Some((process, Instant::now()));
                 }
                 (Err(missing), _) => (why, good) = (missing, None),
+            }
+            if good.is_none() && package::restarts().await.is_some_and(|restarts| restarts >= ENDS) {
+                return Err(format!("the new version ended {ENDS} times"));
             }
             tokio::time::sleep(LOOK).await;
         }

@@ -24,6 +24,7 @@ use decnet_wire::enrol::{EnrolRequest, Token};
 use decnet_wire::ids::{Digest, HostId, OperationId, Timestamp};
 use decnet_wire::limits;
 use decnet_wire::observed::{ContainerState, Interface, Observed, ObservedContainer};
+use decnet_wire::release::Progress;
 use decnet_wire::report::{
     Accepted, Event, EventBody, Heartbeat, Outcome, PendingStack, Report, ReportAnswer,
 };
@@ -180,6 +181,8 @@ pub(crate) struct Host {
     pub(crate) converged: bool,
     /// What its heartbeats say is not as asked.
     pub(crate) pending: Vec<PendingStack>,
+    /// What its heartbeats say of a release.
+    pub(crate) update: Option<Progress>,
 }
 
 impl Host {
@@ -227,6 +230,7 @@ impl Host {
             seq: 0,
             converged: true,
             pending: Vec::new(),
+            update: None,
         }
     }
 
@@ -306,7 +310,7 @@ impl Host {
             digest: record.digest,
         };
         let heartbeat = Heartbeat {
-            update: None,
+            update: self.update.clone(),
             agent_version: "test".to_owned(),
             sent_at: *master.now.lock().unwrap(),
             accepted: Some(accepted),
