@@ -107,12 +107,13 @@ impl Control {
             what: "the release",
             source: error.into(),
         })?;
-        let change = Change::new(Action::ReleaseSign, format!("release/{}", document.version)).after(json!({
-            "sequence": document.sequence,
-            "version": document.version,
-            "downgrade": document.downgrade,
-            "packages": document.packages,
-        }));
+        let change =
+            Change::new(Action::ReleaseSign, format!("release/{}", document.sequence)).after(json!({
+                "sequence": document.sequence,
+                "version": document.version,
+                "downgrade": document.downgrade,
+                "packages": document.packages,
+            }));
         self.db.change(by, now, |w| {
             let known = read_releases(&w.reader())?;
             if let Some((newest, _)) = known.last_key_value().filter(|(newest, _)| document.sequence <= **newest) {

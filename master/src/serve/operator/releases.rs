@@ -11,7 +11,7 @@ use hyper::StatusCode;
 use tokio::io::AsyncWriteExt as _;
 
 use super::App;
-use super::access::{Admin, Caller};
+use super::access::Admin;
 use super::answer::{Problem, ask};
 use super::body::Fields;
 use super::views::{ErrorView, ReleaseView, ReleasesView, RolloutBody, RolloutHostView, RolloutView};
@@ -29,7 +29,7 @@ pub(super) const PACKAGES: &str = "/api/v1/swarm/packages/";
     get, path = "/swarm/releases", tag = "swarm",
     responses((status = 200, description = "The releases, the newest first", body = ReleasesView))
 )]
-pub(super) async fn list(_: Caller, State(app): State<App>) -> Result<Json<ReleasesView>, Problem> {
+pub(super) async fn list(_: Admin, State(app): State<App>) -> Result<Json<ReleasesView>, Problem> {
     ask(&app, |control| view(control).map(Json)).await
 }
 
@@ -215,5 +215,40 @@ fn rollout(status: RolloutStatus) -> RolloutView {
                 detail: progress.and_then(|progress| progress.detail),
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use decnet_pki::digest::Sha256Digest;
+    use hyper::Method;
+    use hyper::header::CONTENT_TYPE;
+
+    use crate::serve::operator::Peer;
+    use crate::serve::operator::testing::Master;
+
+    async fn put(master: &Master, digest: &str, bytes: &'static [u8]) -> u16 {
+        let request = axum::extract::Request::builder()
+            .method(Method::PUT)
+            .uri(format!("/api/v1/swarm/packages/{digest}"))
+            .header(CONTENT_TYPE, "application/octet-stream")
+            .body(Body::from(bytes));
+        let answer = master.send(request.unwrap(), Peer::Unix { uid: 0 }).await;
+        answer.status.as_u16()
+    }
+
+    #[tokio::test]
+    async fn a_package_is_kept_that_has_its_digest_and_nothing_of_another() {
+        let master = Master::new();
+        let digest = Sha256Digest::of(b"a package").to_string();
+        assert_eq!(put(&master, &digest, b"another package").await, 422);
+        assert_eq!(put(&master, "sha256:x", b"a package").await, 422);
+        let kept = || std::fs::read_dir(master.control.blobs()).unwrap().count();
+        assert_eq!(kept(), 0, "something of it is left");
+        for _ in 0..2 {
+            assert_eq!(put(&master, &digest, b"a package").await, 204);
+        }
+        assert_eq!(kept(), 1);
     }
 }
