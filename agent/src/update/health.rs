@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn each_thing_that_a_release_can_be_blamed_for_counts() {
-        let bad: [(fn(&mut Health), &str); 5] = [
+        type Change = fn(&mut Health);
+        let bad: [(Change, &str); 5] = [
             (|h| h.bundle = BundleHealth::Bad, "cannot use the bundle"),
             (|h| h.bundle = BundleHealth::None, "lost the bundle"),
             (

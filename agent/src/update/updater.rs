@@ -353,11 +353,12 @@ impl Updater<'_> {
             ..State::default()
         };
         write(&self.places.state(), &said).map_err(|error| error_chain(&error))?;
-        match state {
-            ProgressState::Kept => tracing::info!(version = %document.version, "the update is kept"),
-            _ => {
-                tracing::error!(version = %document.version, state = state.as_str(), "no update: {}", detail.unwrap_or_default())
-            }
+        let version = &document.version;
+        if state == ProgressState::Kept {
+            tracing::info!(%version, "the update is kept");
+        } else {
+            let why = detail.unwrap_or_default();
+            tracing::error!(%version, state = state.as_str(), "no update: {why}");
         }
         Ok(())
     }

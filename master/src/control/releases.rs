@@ -149,8 +149,8 @@ impl Control {
     /// There is no such release or host (404, 422), or the rollout is not at a point where that could be (409).
     pub fn roll_out(&self, by: &Actor, change: &RolloutChange) -> Result<(), ControlError> {
         let now = self.now();
-        // What failed is looked at.
-        self.flush_status()?;
+        // What hosts have said until now counts for the rollout that there is.
+        self.watch_rollout()?;
         self.db.change(by, now, |w| {
             let known = w.get::<RolloutRecord>(&())?;
             let next = advanced(&w.reader(), known.as_ref(), change, now)?;
@@ -184,9 +184,6 @@ impl Control {
         let Some(status) = self.rollout()? else {
             return Ok(());
         };
-        if status.record.state != RolloutState::Running {
-            return Ok(());
-        }
         let is_kept = |progress: &Option<Progress>| {
             progress
                 .as_ref()
@@ -194,6 +191,9 @@ impl Control {
         };
         if status.hosts.iter().any(|(_, progress)| is_kept(progress)) {
             self.db.bookkeep(|w| note_proven(w, status.record.sequence))?;
+        }
+        if status.record.state != RolloutState::Running {
+            return Ok(());
         }
         let failures = status.failures();
         let wave = status.hosts.len() * usize::from(status.record.per_mille) / usize::from(WHOLE);

@@ -236,3 +236,17 @@ fn it_pauses_by_itself_when_hosts_fail_and_ends_when_all_have_it() {
         "a host that comes back late gets it as well"
     );
 }
+
+#[test]
+fn what_was_kept_just_before_the_next_release_is_one_to_go_back_to() {
+    let master = Master::new();
+    let mut host = Host::enrol(&master, "h1");
+    let (first, second) = (release(&master, 1, "1.0"), release(&master, 2, "1.1"));
+    take(&master, &first).unwrap();
+    take(&master, &second).unwrap();
+    change(&master, &advance(1, WHOLE, None)).unwrap();
+    says(&master, &mut host, &first, ProgressState::Kept);
+    change(&master, &advance(2, WHOLE, None)).unwrap();
+    let releases = master.control.releases().unwrap();
+    assert!(releases[&1].proven && !releases[&2].proven);
+}

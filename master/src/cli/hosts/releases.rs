@@ -11,7 +11,9 @@ use decnet_pki::key::SigningKey;
 use decnet_pki::release::{ReleaseError, SignedRelease};
 use decnet_wire::ids::{Digest, HostId, Timestamp};
 use decnet_wire::limits;
-use decnet_wire::release::{Architecture, Format, PAYLOAD_TYPE, Package, Release, SCHEMA, Version, WHOLE};
+use decnet_wire::release::{
+    Architecture, Format, PAYLOAD_TYPE, Package, ProgressState, Release, SCHEMA, Version, WHOLE,
+};
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -532,7 +534,7 @@ fn show_rollout(rollout: &RolloutView, console: &mut Console<'_>) -> Result<(), 
     let rows = rollout.hosts.iter().map(|host| {
         [
             host.name.to_string(),
-            or_none(host.state.map(|state| state.as_str())),
+            or_none(host.state.map(ProgressState::as_str)),
             or_none(host.detail.clone()),
         ]
     });
