@@ -27,8 +27,11 @@ const WORK: Duration = Duration::from_secs(300);
 const LOCKED: Duration = Duration::from_secs(120);
 /// How long systemd may take to answer.
 const SYSTEMD: Duration = Duration::from_secs(20);
-/// What dpkg knows of packages.
-const DPKG_INFO: &str = "/var/lib/dpkg/info";
+/// What only a package of one format has. The agent runs no package manager, and their databases are their own.
+const OWN_FILES: [(Format, &str); 2] = [
+    (Format::Deb, "/usr/share/zsh/vendor-completions/_decnet-agent"),
+    (Format::Rpm, "/usr/share/zsh/site-functions/_decnet-agent"),
+];
 /// Scripts and lists that are part of a package for dpkg. Not its list of settings: as they were shipped they are not to be had,
 /// and what the administrator has changed would be taken for that, and be replaced by the next version.
 const DPKG_PARTS: [&str; 5] = ["preinst", "postinst", "prerm", "postrm", "triggers"];
@@ -40,15 +43,9 @@ pub(super) fn architecture() -> &'static str {
 
 /// Which package manager has installed the agent; none has when it came another way.
 pub(super) fn format() -> Option<Format> {
-    if Path::new(DPKG_INFO).join("decnet-agent.list").exists() {
-        return Some(Format::Deb);
-    }
-    // Only which one is asked for here; the updater asks rpm itself.
-    let rpm = ["/var/lib/rpm", "/usr/lib/sysimage/rpm"];
-    let is_rpm = rpm
-        .iter()
-        .any(|folder| fs::read_dir(folder).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok())));
-    (is_rpm && Path::new("/usr/lib/systemd/system/decnet-agent.service").exists()).then_some(Format::Rpm)
+    let mut formats = OWN_FILES.into_iter();
+    let found = formats.find(|(_, file)| Path::new(file).exists());
+    found.map(|(format, _)| format)
 }
 
 /// The installed version, whole: as the package manager has it.
@@ -168,6 +165,14 @@ pub(super) async fn save(format: Format, folder: &Path) -> Result<(), String> {
 pub(super) async fn repack(saved: &Path, version: &str, file: &Path) -> Result<(), String> {
     let status = run("dpkg-query", ["--status", NAME], WORK).await?;
     let control = control_file(&status, version);
+    let listed = run("dpkg-query", ["--control-list", NAME], WORK).await?;
+    let mut parts = Vec::new();
+    for part in DPKG_PARTS {
+        if listed.lines().any(|line| line == part) {
+            let text = run("dpkg-query", ["--control-show", NAME, part], WORK).await?;
+            parts.push((part, format!("{text}\n")));
+        }
+    }
     let (saved, tree) = (saved.to_owned(), file.with_extension("tree"));
     let folder = tree.clone();
     blocking(move || {
@@ -180,9 +185,11 @@ pub(super) async fn repack(saved: &Path, version: &str, file: &Path) -> Result<(
         fs::create_dir_all(&information)?;
         fs::set_permissions(&information, fs::Permissions::from_mode(0o755))?;
         fs::write(information.join("control"), control)?;
-        for part in DPKG_PARTS {
-            let from = Path::new(DPKG_INFO).join(format!("{NAME}.{part}"));
-            copy(&from, &information.join(part), false)?;
+        for (part, text) in parts {
+            let path = information.join(part);
+            fs::write(&path, text)?;
+            let mode = if part == "triggers" { 0o644 } else { 0o755 };
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
         }
         Ok(())
     })
