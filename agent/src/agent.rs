@@ -31,6 +31,7 @@ use crate::report::Reporter;
 use crate::status::{Contact, Preview, PreviewError, Retried, Status};
 use crate::supervisor::Supervisor;
 use crate::transfers::Transfers;
+use crate::update::watch::Updates;
 
 /// How long a poll waits until the master says otherwise.
 const POLL_WAIT: Duration = Duration::from_secs(30);
@@ -264,6 +265,7 @@ impl Agent {
         let idle_round = Arc::new(AtomicU64::new(0));
         let retries = Arc::new(Retries::default());
         let renew = Arc::new(Notify::new());
+        let (progress, _) = watch::channel(None);
         let host = self.host();
 
         let transfers = Arc::new(Transfers::default());
@@ -287,8 +289,10 @@ impl Agent {
             contact: contact.subscribe(),
             idle_round: Arc::clone(&idle_round),
             clock: Arc::clone(&self.clock),
-            transfers,
+            transfers: Arc::clone(&transfers),
             retries: Arc::clone(&retries),
+            bundles: bundles.subscribe(),
+            update: progress.subscribe(),
             wake: Arc::clone(&wake),
             renew: Arc::clone(&renew),
         };
@@ -301,7 +305,18 @@ impl Agent {
             poll_wait: poll_wait.clone(),
             renew_within: renew_within.clone(),
             contact: contact.clone(),
+            update: progress.subscribe(),
             patience: Patience::new(),
+        };
+        let updates = Updates {
+            config: self.config.clone(),
+            identity: Arc::clone(&self.identity),
+            ledger: Arc::clone(&self.ledger),
+            clock: Arc::clone(&self.clock),
+            bundles: bundles.subscribe(),
+            blobs: Blobs::new(Updates::folder(&self.config), link()?, Arc::clone(&transfers)),
+            progress,
+            asked: None,
         };
         let reconciler = Reconciler {
             host,
@@ -365,6 +380,7 @@ impl Agent {
         let (mut working, mut serving) = (JoinSet::new(), JoinSet::new());
         working.spawn(pull.run());
         serving.spawn(reporter.run());
+        working.spawn(updates.run());
         working.spawn(async move {
             renewal.run().await;
             Ok(())

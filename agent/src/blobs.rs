@@ -12,7 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use decnet_docker::BlobSource;
 use decnet_pki::digest::Sha256Digest;
-use decnet_wire::bundle::Blob;
 use decnet_wire::ids::Digest;
 use http::{Request, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -77,9 +76,9 @@ impl Blobs {
         }
     }
 
-    /// From now on these blobs may be asked for. Files of others are removed; so are pieces of them.
-    pub(crate) async fn expect(&self, blobs: impl Iterator<Item = Blob>) {
-        let sizes: BTreeMap<Digest, u64> = blobs.map(|blob| (blob.digest, blob.size)).collect();
+    /// From now on these blobs, of these sizes, may be asked for. Files of others are removed; so are pieces of them.
+    pub(crate) async fn expect(&self, blobs: impl Iterator<Item = (Digest, u64)>) {
+        let sizes: BTreeMap<Digest, u64> = blobs.collect();
         let wanted = |name: &str| {
             let hex = name.strip_suffix(".part").unwrap_or(name);
             sizes.keys().any(|digest| digest.hex() == hex)
@@ -95,7 +94,8 @@ impl Blobs {
         *self.sizes.lock().unwrap_or_else(PoisonError::into_inner) = sizes;
     }
 
-    async fn have(&self, digest: &Digest) -> Result<File, BlobError> {
+    /// Fetches it where it is not there; the file has the blob's digest as its name.
+    pub(crate) async fn have(&self, digest: &Digest) -> Result<File, BlobError> {
         let size = self
             .sizes
             .lock()

@@ -31,6 +31,7 @@ use crate::logging;
 use crate::manual::Manual;
 use crate::status::{Preview, Retried, Status, journal_text};
 use crate::supervisor::Supervisor;
+use crate::update::{self, Overview};
 
 /// How long `run` waits for whoever holds the ledger.
 const LOOKED_AT: Duration = Duration::from_secs(5);
@@ -202,6 +203,14 @@ enum Command {
         /// Where the master's enrolment listener is, before this host is enrolled
         #[arg(long, value_name = "HOST:PORT")]
         master: Option<HostPort>,
+    },
+    /// Show what became of updates of this agent's package.
+    Update {
+        #[command(flatten)]
+        output: Output,
+        /// Install what the agent asks for, or go on with what was cut off. The unit decnet-updater does this
+        #[arg(long)]
+        run: bool,
     },
     /// Run a Compose project on this machine's engine.
     Compose(compose::Options),
@@ -397,6 +406,14 @@ impl Cli {
                     .any(|finding| finding.level == doctor::Level::Fail);
                 Ok(if unwell { Exit::Unwell } else { Exit::Done })
             }
+            Command::Update { run: true, .. } => {
+                crate::core_dumps::forbid();
+                update::run(&config)
+                    .await
+                    .map_err(|error| Failure::new(Exit::Failed, &error))?;
+                Ok(Exit::Done)
+            }
+            Command::Update { output, .. } => output.print(&Overview::read(&config), Overview::to_text),
             // Answered above, before any file was looked at.
             Command::Completions { .. }
             | Command::Man { .. }

@@ -35,7 +35,7 @@ pub struct Config {
     pub enrolment: Option<HostPort>,
     /// Whether this host's LAN wants ipvlan; only `doctor` looks at it. The master decides per bundle.
     pub ipvlan: Option<bool>,
-    /// Whether this host installs releases of the agent by itself; off unless said.
+    /// Whether releases that the operators have signed may replace this host's package.
     pub updater: bool,
     /// How long an event of the engine's that was lost goes unnoticed: the longest time between two looks at all that it
     /// has.
@@ -113,6 +113,11 @@ impl Config {
             }
         }
         Ok(self)
+    }
+
+    /// Folder of the updater, which only it writes into: beside the agent's own.
+    pub(crate) fn updater_dir(&self) -> PathBuf {
+        self.state_dir.with_file_name("updater")
     }
 
     pub(crate) fn ledger_path(&self) -> PathBuf {
@@ -267,6 +272,11 @@ mod tests {
         assert_eq!(config.master.unwrap().to_string(), "m.example:8770");
         assert_eq!(config.ipvlan, Some(true));
         assert_eq!(config.relist, RELIST);
+        assert!(
+            !config.updater,
+            "a host does not update itself unless it is told to"
+        );
+        assert!(from_text("[agent]\nupdater = true\n").unwrap().updater);
         let config = from_text("[agent]\nrelist = 300\n").unwrap();
         assert_eq!(config.relist, Duration::from_secs(300));
         assert_eq!(config.otlp_endpoint, None);

@@ -1,7 +1,7 @@
 //! The control socket: how commands on this host ask a running agent, which alone may hold the ledger.
 //!
-//! `GET /status`, `GET /plan`, `GET /journal?limit=<n>`, `POST /retry?stack=<name>`, `POST /renew`; answers are JSON. Only who may
-//! enter the state folder reaches it.
+//! `GET /status`, `GET /health`, `GET /plan`, `GET /journal?limit=<n>`, `POST /retry?stack=<name>`, `POST /renew`; answers are
+//! JSON. Only who may enter the state folder reaches it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use decnet_docker::Engine;
 use decnet_docker::host::EgressCounters;
 use decnet_wire::ids::StackName;
+use decnet_wire::release::Progress;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Full, Limited};
 use hyper::body::Incoming;
@@ -27,6 +28,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::admit::AdmittedBundle;
 use crate::clock::SharedClock;
 use crate::error::error_chain;
 use crate::identity::IdentityStore;
@@ -34,6 +36,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::reconcile::{Condition, Retries};
 use crate::status::{Contact, Preview, Retried, Running, Status};
 use crate::transfers::Transfers;
+use crate::update::health::{BundleHealth, Health};
 
 /// Commands that are served at once; more wait.
 const CONNECTIONS: usize = 16;
@@ -60,6 +63,8 @@ pub(crate) struct Control {
     pub(crate) clock: SharedClock,
     pub(crate) transfers: Arc<Transfers>,
     pub(crate) retries: Arc<Retries>,
+    pub(crate) bundles: watch::Receiver<Option<Arc<AdmittedBundle>>>,
+    pub(crate) update: watch::Receiver<Option<Progress>>,
     /// Wakes the reconcile loop.
     pub(crate) wake: Arc<Notify>,
     /// Asks for a new key and certificate.
@@ -157,6 +162,28 @@ impl Control {
         }
     }
 
+    /// How this agent has begun: what an updater asks.
+    async fn health(&self) -> Result<Health, LedgerError> {
+        let bundle = match (self.bundles.borrow().is_some(), self.ledger.accepted()?) {
+            (true, _) => BundleHealth::Good,
+            (false, Some(_)) => BundleHealth::Bad,
+            (false, None) => BundleHealth::None,
+        };
+        let engine = match timeout(COUNTERS, Engine::connect(&self.docker_socket)).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error_chain(&error)),
+            Err(_) => Some("it does not answer in time".to_owned()),
+        };
+        let contact = self.contact.borrow().clone();
+        Ok(Health {
+            process: std::process::id(),
+            bundle,
+            engine,
+            poll: contact.poll,
+            poll_error: contact.error,
+        })
+    }
+
     /// Lets everything, or one stack or decky, be tried again at once that is not as it was asked for.
     async fn retry(&self, wanted: Option<&str>) -> Result<Retried, LedgerError> {
         let condition = self.condition.borrow().clone();
@@ -204,6 +231,7 @@ impl Control {
                     self.clock.now(),
                 );
                 running.fetching = self.transfers.list();
+                running.update.clone_from(&self.update.borrow());
                 let status = Status::read(
                     &self.identity.current(),
                     self.master.clone(),
@@ -217,6 +245,7 @@ impl Control {
                         .map_err(|error| error_chain(&error)),
                 )
             }
+            "/health" => json(self.health().await.map_err(|error| error_chain(&error))),
             "/plan" => {
                 let preview =
                     Preview::make(self.identity.current().host, &self.ledger, &self.docker_socket).await;
@@ -253,7 +282,7 @@ impl Control {
             }
             _ => said(
                 StatusCode::NOT_FOUND,
-                "known are /status, /plan, /journal, /retry and /renew",
+                "known are /status, /health, /plan, /journal, /retry and /renew",
             ),
         }
     }

@@ -30,6 +30,7 @@
 //! | `report` | heartbeat, events, observed state |
 //! | `control`, [`status`], [`doctor`] | what people on the host can ask |
 //! | `compose` | Compose projects of this machine, without a master |
+//! | [`update`] | new versions of this program: when, how, and how to go back |
 //! | [`supervisor`] | what the service manager is told |
 //! | [`cli`] | the commands |
 
@@ -68,6 +69,7 @@ pub mod supervisor;
 mod traces;
 mod transfers;
 mod trust;
+pub mod update;
 
 pub use agent::{Agent, OpenError, RunError};
 pub use config::Config;

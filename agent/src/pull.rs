@@ -12,6 +12,7 @@ use decnet_wire::limits;
 use decnet_wire::policy;
 use decnet_wire::trust::VERSION_HEADER;
 use http::StatusCode;
+use nix::errno::Errno;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -23,7 +24,7 @@ use crate::error::{error_chain, one_line};
 use crate::identity::{Identity, IdentityStore};
 use crate::ledger::LedgerError;
 use crate::link::{self, Link, LinkError, Wait};
-use crate::status::Contact;
+use crate::status::{Contact, Poll};
 use crate::trust::{self, NextError, ROOTS_AT_ONCE};
 
 /// How long a master may take beyond the wait that it was asked for.
@@ -85,12 +86,12 @@ impl Pull {
                 Ok(Answer {
                     order: Some(order), ..
                 }) => {
-                    self.heard(None);
+                    self.heard(Poll::Answered, None);
                     self.admission.admit_order(&order).await?;
                     self.patience.after_nothing()
                 }
                 Ok(answer) => {
-                    self.heard(None);
+                    self.heard(Poll::Answered, None);
                     self.works(&identity);
                     self.follow(answer.newest_root).await?;
                     self.follow_policy(answer.policy).await?;
@@ -122,7 +123,7 @@ impl Pull {
                     } else {
                         tracing::warn!(pause_ms = pause.as_millis(), "no bundle from the master: {text}");
                     }
-                    self.heard(Some(text));
+                    self.heard(blame(&error), Some(text));
                     pause
                 }
             };
@@ -161,7 +162,11 @@ impl Pull {
 
     async fn poll(&mut self) -> Result<Answer, LinkError> {
         let after = self.admission.generation();
-        let wait = *self.poll_wait.borrow();
+        // The first one is answered at once: an updater waits for how it goes.
+        let wait = match self.contact.borrow().poll {
+            Poll::NotTried => Duration::ZERO,
+            _ => *self.poll_wait.borrow(),
+        };
         let uri = format!("/agent/v1/bundle?after={after}&wait={}", wait.as_secs());
         let request = link::get(&uri)?;
         let answer = self.link.send(&request, wait + GRACE).await?;
@@ -249,13 +254,29 @@ impl Pull {
         Ok(body)
     }
 
-    fn heard(&self, error: Option<String>) {
+    fn heard(&self, poll: Poll, error: Option<String>) {
         let now = self.clock.now();
         self.contact.send_modify(|contact| {
             if error.is_none() {
                 contact.last = Some(now);
             }
+            contact.poll = poll;
             contact.error = error;
         });
     }
+}
+
+/// Whose fault a failed poll is: a master that is away or answers errors says nothing about this version.
+fn blame(error: &LinkError) -> Poll {
+    let own = match error {
+        // What the sandbox of the unit forbids.
+        LinkError::Connect { source, .. } => matches!(
+            source.raw_os_error().map(Errno::from_raw),
+            Some(Errno::EACCES | Errno::EPERM | Errno::EAFNOSUPPORT)
+        ),
+        LinkError::Tls { .. } => error.is_unknown_server(),
+        LinkError::Name(_) | LinkError::Request(_) => true,
+        _ => false,
+    };
+    if own { Poll::Failed } else { Poll::Away }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use decnet_wire::limits;
 use decnet_wire::observed::Observed;
+use decnet_wire::release::Progress;
 use decnet_wire::report::{Accepted, Heartbeat, Report, ReportAnswer, SCHEMA};
 use http::StatusCode;
 use tokio::sync::watch;
@@ -48,6 +49,7 @@ pub(crate) struct Reporter<P> {
     pub(crate) poll_wait: watch::Sender<Duration>,
     pub(crate) renew_within: watch::Sender<Duration>,
     pub(crate) contact: watch::Sender<Contact>,
+    pub(crate) update: watch::Receiver<Option<Progress>>,
     pub(crate) patience: Patience,
 }
 
@@ -160,6 +162,7 @@ impl<P: Post> Reporter<P> {
                 reason,
                 engine: condition.engine.clone(),
                 pending,
+                update: self.update.borrow_and_update().clone(),
             },
             observed: condition
                 .observed
@@ -237,11 +240,18 @@ impl<P: Post> Reporter<P> {
                 std::future::pending::<()>().await;
             }
         };
+        let mut update = self.update.clone();
+        let updated = async {
+            if update.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             () = self.ledger.outbox_grew().notified() => tokio::time::sleep(COALESCE).await,
             () = converged => tokio::time::sleep(COALESCE).await,
             () = reason => {}
             () = lost => {}
+            () = updated => {}
             () = tokio::time::sleep(heartbeat) => {}
         }
     }

@@ -9,6 +9,7 @@ use decnet_docker::{Engine, EngineError};
 use decnet_plan::planner::{StackState, describe, plan, stack_states};
 use decnet_plan::step::Plan;
 use decnet_wire::ids::{Digest, FleetId, HostId, HostName, OperationId, StackName, Timestamp};
+use decnet_wire::release::Progress;
 use decnet_wire::report::PendingStack;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,8 @@ pub use crate::policy::PolicyStatus;
 use crate::policy::of_bundle;
 use crate::reconcile::{Condition, effective, quarantined};
 pub use crate::transfers::{Fetching, Part};
+use crate::update::files::progress_text;
+pub use crate::update::health::Poll;
 
 /// What `decnet-agent status` shows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,6 +79,9 @@ pub struct Running {
     #[serde(default)]
     pub egress: BTreeMap<String, EgressCounters>,
     pub contact: Contact,
+    /// What became of the newest release that this host was told of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<Progress>,
     /// How long the newest look at the engine took that found nothing to do, planning included, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_round_us: Option<u64>,
@@ -98,6 +104,7 @@ impl Running {
                 .collect(),
             egress: BTreeMap::new(),
             contact,
+            update: None,
             idle_round_us: (idle_round_us > 0).then_some(idle_round_us),
         }
     }
@@ -110,6 +117,9 @@ pub struct Contact {
     pub last: Option<Timestamp>,
     /// Why the newest poll failed, if it did.
     pub error: Option<String>,
+    /// How that poll went.
+    #[serde(default)]
+    pub poll: Poll,
     /// How far this host's clock is ahead of the master's, in seconds, as of the last report.
     pub clock_ahead_s: Option<i64>,
 }
@@ -209,6 +219,9 @@ impl Status {
                     (false, None) => "no".to_owned(),
                 };
                 line("converged", converged);
+                if let Some(progress) = &running.update {
+                    line("update", progress_text(progress));
+                }
                 for pending in &running.pending {
                     let state = match (pending.quarantined, pending.next_try_at) {
                         (true, _) => quarantine_text(&pending.stack),

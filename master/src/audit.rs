@@ -68,6 +68,10 @@ pub enum Action {
     TokenRevoke,
     TrustRotate,
     PolicySign,
+    /// A release of the agent was taken.
+    ReleaseSign,
+    /// It was changed how far a release is rolled out.
+    ReleaseRollout,
     /// Rows of operations that had ended were removed.
     LifecyclePurge,
     /// Somebody took a copy of the store.
@@ -120,6 +124,8 @@ impl Action {
             Self::TokenCreate => "token.create",
             Self::TokenRevoke => "token.revoke",
             Self::PolicySign => "policy.sign",
+            Self::ReleaseSign => "release.sign",
+            Self::ReleaseRollout => "release.rollout",
             Self::LifecyclePurge => "lifecycle.purge",
             Self::FleetBackup => "fleet.backup",
             Self::FleetRestore => "fleet.restore",

@@ -25,6 +25,7 @@ pub mod liveness;
 pub mod mutate;
 pub mod policy;
 pub mod publish;
+pub mod releases;
 pub mod remove;
 pub mod restored;
 pub mod revoke;
@@ -36,6 +37,7 @@ pub mod trust;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -125,6 +127,7 @@ pub struct Control {
     catalogue: Catalogue,
     image: Option<DecoyImage>,
     addresses: Addresses,
+    blobs: PathBuf,
     detect: fn() -> Option<Lan>,
     fleet: FleetId,
     started_at: Timestamp,
@@ -170,6 +173,8 @@ pub struct Parts {
     pub catalogue: Catalogue,
     pub image: Option<DecoyImage>,
     pub addresses: Addresses,
+    /// Folder of the blobs that hosts fetch.
+    pub blobs: PathBuf,
     /// The LAN of the master's own default route, for fleets whose description names none.
     pub detect: fn() -> Option<Lan>,
     pub limits: Limits,
@@ -196,6 +201,7 @@ impl Control {
             catalogue,
             image,
             addresses,
+            blobs,
             detect,
             limits,
             tracer,
@@ -233,6 +239,7 @@ impl Control {
             catalogue,
             image,
             addresses,
+            blobs,
             detect,
             fleet,
             started_at,

@@ -2,7 +2,7 @@
 
 mod row;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use decnet_wire::bundle::{NetworkMode, Operation};
@@ -11,6 +11,7 @@ use decnet_wire::ids::{
 };
 use decnet_wire::observed::Observed;
 use decnet_wire::order::Nonce;
+use decnet_wire::release::Progress;
 use decnet_wire::report::{Accepted, PendingStack};
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +98,78 @@ impl Record for PolicyRecord {
     const TABLE: Table = Table::Policies;
     fn key_bytes(key: &u64) -> Vec<u8> {
         key.to_be_bytes().to_vec()
+    }
+}
+
+/// A release that the operators have signed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseRecord {
+    pub sequence: u64,
+    /// A DSSE envelope.
+    pub envelope: String,
+    pub taken_at: Timestamp,
+    /// A host runs it, or ran it, and found it good.
+    pub proven: bool,
+}
+
+impl Record for ReleaseRecord {
+    type Key = u64;
+    const TABLE: Table = Table::Releases;
+    fn key_bytes(key: &u64) -> Vec<u8> {
+        key.to_be_bytes().to_vec()
+    }
+}
+
+/// How far a release is rolled out: one record under the empty key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolloutRecord {
+    pub sequence: u64,
+    /// Hosts whose position is below it begin.
+    pub per_mille: u16,
+    pub state: RolloutState,
+    /// None: every host.
+    pub hosts: Option<BTreeSet<HostId>>,
+    pub begun_at: Timestamp,
+    /// How many hosts had failed when somebody went on in spite of it.
+    pub tolerated: usize,
+    /// Why it was paused, where nobody did that.
+    pub reason: Option<String>,
+}
+
+impl Record for RolloutRecord {
+    type Key = ();
+    const TABLE: Table = Table::Rollout;
+    fn key_bytes((): &()) -> Vec<u8> {
+        b"rollout".to_vec()
+    }
+}
+
+/// Whether hosts begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RolloutState {
+    /// Those within the wave do.
+    Running,
+    /// None does, for now.
+    Paused,
+    /// None does any more.
+    Aborted,
+    /// All have it.
+    Done,
+}
+
+impl RolloutState {
+    /// As people read it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Aborted => "aborted",
+            Self::Done => "done",
+        }
     }
 }
 
@@ -299,6 +372,9 @@ pub struct HostStatus {
     /// before: the agent, or the engine, began anew.
     #[serde(default)]
     pub began_anew: Option<Timestamp>,
+    /// What became of the newest release that it was told of.
+    #[serde(default)]
+    pub update: Option<Progress>,
 }
 
 impl HostStatus {
@@ -333,6 +409,7 @@ impl HostStatus {
             refusal: None,
             refused: None,
             began_anew: None,
+            update: None,
         }
     }
 }

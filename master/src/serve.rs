@@ -342,6 +342,7 @@ fn load(args: &ServeArgs, bound: &Bound, tracer: Tracer) -> Result<(Arc<Control>
         catalogue,
         image,
         addresses,
+        blobs,
         detect: crate::lan::detect,
         limits: args.limits.limits(),
         tracer,

@@ -33,11 +33,13 @@ pub enum Table {
     RevocationLists,
     Awaited,
     Departures,
+    Releases,
+    Rollout,
 }
 
 impl Table {
     /// Every table, so that a store can make them all before the first read.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Settings,
         Self::Deckies,
         Self::Hosts,
@@ -54,6 +56,8 @@ impl Table {
         Self::RevocationLists,
         Self::Awaited,
         Self::Departures,
+        Self::Releases,
+        Self::Rollout,
     ];
 
     /// The name on disk.
@@ -76,6 +80,8 @@ impl Table {
             Self::RevocationLists => "revocation-lists",
             Self::Awaited => "awaited-hosts",
             Self::Departures => "departures",
+            Self::Releases => "releases",
+            Self::Rollout => "rollout",
         }
     }
 }

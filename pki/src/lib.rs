@@ -34,6 +34,7 @@ pub mod key;
 pub mod order;
 pub mod peer;
 pub mod policy;
+pub mod release;
 pub mod root;
 pub mod secret;
 pub mod tls;

@@ -170,6 +170,8 @@ fn files_have_their_places_modes_and_owners_and_nothing_is_anybodys_to_write() -
         "/usr/bin/decnet-agent",
         "/usr/lib/systemd/system/decnet-agent.service",
         "/usr/lib/systemd/system/decnet-master.service",
+        "/usr/lib/systemd/system/decnet-updater.path",
+        "/usr/lib/systemd/system/decnet-updater.service",
         "/usr/lib/systemd/system/decnet.target",
         "/etc/decnet/decnet.ini",
         "/etc/decnet/catalogue.d",

@@ -98,9 +98,8 @@ pub(crate) fn examine(
     let generation = Some(bundle.generation);
     let refuse = |code, detail| refuse(code, detail, &digest, generation);
     check_audience(audience, &bundle).map_err(|detail| refuse(Code::Audience, detail))?;
-    if let Some(order) = &bundle.order {
+    if let Some(Order::Decommission(envelope)) = &bundle.order {
         // It proves itself: neither a policy nor a time keeps a host from leaving.
-        let Order::Decommission(envelope) = order;
         let order = SignedDecommission::admit(envelope.to_string().as_bytes(), root, audience.host);
         return match order {
             Ok(order) => Ok(Examined::Leave(Box::new(order))),

@@ -49,6 +49,8 @@ pub(crate) enum Code {
     PolicyExpired,
     /// The trust root asks for a policy that this host does not have. It may come: this refusal does not stand.
     PolicyMissing,
+    /// A release, not a bundle: it is not believed.
+    Release,
 }
 
 impl Code {
@@ -77,6 +79,7 @@ impl Code {
             Self::Order => "order",
             Self::PolicyExpired => "policy-expired",
             Self::PolicyMissing => "policy-missing",
+            Self::Release => "release",
         }
     }
 

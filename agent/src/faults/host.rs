@@ -220,6 +220,7 @@ impl Host {
             poll_wait: watch::channel(Duration::ZERO).0,
             renew_within: watch::channel(Duration::ZERO).0,
             contact: watch::channel(Contact::default()).0,
+            update: watch::channel(None).1,
             patience: Patience::new(),
         };
         let admission = Admission::new(

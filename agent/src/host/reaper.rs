@@ -233,9 +233,8 @@ async fn end_the_agent(job: &mut Job) -> Result<(), ReapError> {
                     units.stop(&unit.name).await?;
                 }
                 // One that no file is about has no links.
-                if unit.load == "loaded"
-                    && (unit.name.ends_with(".service") || unit.name.ends_with(".target"))
-                {
+                let installed = [".service", ".target", ".path"];
+                if unit.load == "loaded" && installed.iter().any(|kind| unit.name.ends_with(kind)) {
                     units.disable(&unit.name).await?;
                 }
                 job.removed.insert(format!("unit {}", unit.name));

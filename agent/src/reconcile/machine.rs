@@ -153,6 +153,7 @@ impl Machine for DockerMachine {
     }
 
     async fn expect(&self, blobs: Vec<Blob>) {
-        self.blobs.expect(blobs.into_iter()).await;
+        let sizes = blobs.into_iter().map(|blob| (blob.digest, blob.size));
+        self.blobs.expect(sizes).await;
     }
 }

@@ -12,3 +12,4 @@ mod master;
 mod policy;
 mod transport;
 mod trust;
+mod update;

@@ -13,6 +13,7 @@
 //! | [`trust`] | the trust root that enrolment pins |
 //! | [`order`] | what a host is told about itself (signed by the operators), and its receipt |
 //! | [`policy`] | what bundles may ask of hosts (signed by the operators) |
+//! | [`release`] | versions of the agent that hosts may install (signed by the operators) |
 //! | [`egress`] | where a decky may call |
 //! | [`trace`] | which trace an operation belongs to |
 
@@ -23,6 +24,7 @@ pub mod ids;
 pub mod observed;
 pub mod order;
 pub mod policy;
+pub mod release;
 pub mod report;
 pub mod trace;
 pub mod trust;
@@ -39,6 +41,10 @@ pub mod limits {
     pub const ENROLMENT: usize = 256 * 1024;
     /// A policy's envelope.
     pub const POLICY: usize = 256 * 1024;
+    /// A release's envelope.
+    pub const RELEASE: usize = 64 * 1024;
+    /// An agent's package.
+    pub const PACKAGE: u64 = 256 * 1024 * 1024;
     /// An order's envelope.
     pub const ORDER: usize = 64 * 1024;
     /// A tombstone's envelope.

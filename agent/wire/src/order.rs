@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::ids::{Digest, FleetId, HostId, ParseError, Timestamp};
+use crate::release::Rollout;
 
 /// The DSSE payload type of a [`Decommission`].
 pub const DECOMMISSION_TYPE: &str = "application/vnd.decnet.decommission+json";
@@ -23,6 +24,8 @@ pub const SCHEMA: u32 = 1;
 pub enum Order {
     /// A signed [`Decommission`]: a DSSE envelope.
     Decommission(Value),
+    /// A release that is being rolled out. Agents that know no such order refuse a bundle that has it.
+    Update(Rollout),
 }
 
 /// That a host is to remove everything that it runs, then its agent, and every trace but logs. A host's id is given

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::OperationKind;
 use crate::ids::{DeckyName, Digest, OperationId, StackName, Timestamp};
 use crate::observed::Observed;
+use crate::release::Progress;
 
 /// The version of these documents.
 pub const SCHEMA: u32 = 1;
@@ -48,6 +49,10 @@ pub struct Heartbeat {
     /// [`crate::limits::PENDING`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<PendingStack>,
+    /// What became of the newest release that this host was told of. Only hosts that were told of one send it: masters of
+    /// the first versions know no such field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<Progress>,
 }
 
 /// A stack that is not as it was asked for.

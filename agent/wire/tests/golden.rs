@@ -11,6 +11,7 @@ use decnet_wire::enrol::{
 };
 use decnet_wire::order::{Decommission, Tombstone, TombstoneRequest};
 use decnet_wire::policy::Policy;
+use decnet_wire::release::Release;
 use decnet_wire::report::{Report, ReportAnswer};
 use decnet_wire::trust::TrustRoot;
 use serde::Serialize;
@@ -50,7 +51,11 @@ fn documents_of_schema_1_read_and_write_as_they_did() {
     holds::<Bundle>("bundle-1-ipv6.json");
     holds::<Bundle>("bundle-1-traceparent.json");
     holds::<Bundle>("bundle-1-order.json");
+    holds::<Bundle>("bundle-1-update.json");
     holds::<Decommission>("decommission-1.json");
+    holds::<Release>("release-1.json");
+    holds::<Release>("release-1-downgrade.json");
+    holds::<Report>("report-1-update.json");
     holds::<Tombstone>("tombstone-1.json");
     holds::<TombstoneRequest>("tombstone-request-1.json");
     holds::<Report>("report-1.json");
@@ -75,6 +80,7 @@ fn documents_of_schema_1_read_and_write_as_they_did() {
 fn an_unknown_field_is_an_error_in_every_document() {
     is_closed::<Bundle>("bundle-1.json");
     is_closed::<Decommission>("decommission-1.json");
+    is_closed::<Release>("release-1.json");
     is_closed::<Tombstone>("tombstone-1.json");
     is_closed::<TombstoneRequest>("tombstone-request-1.json");
     is_closed::<Report>("report-1.json");

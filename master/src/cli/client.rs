@@ -11,6 +11,7 @@ use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::http::request::Builder;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject as _;
@@ -142,6 +143,14 @@ impl Client {
         self.parse(&bytes)
     }
 
+    /// Sends a file's bytes.
+    pub(super) async fn upload(&self, path: &str, file: Bytes) -> Result<(), Failure> {
+        let request = self.request(Method::PUT, path, None);
+        let request = request.header(CONTENT_TYPE, "application/octet-stream");
+        let response = self.sent(path, request, file).await?;
+        self.accept(response).await.map(drop)
+    }
+
     /// Asks for a text.
     pub(super) async fn text(&self, path: &str) -> Result<String, Failure> {
         let response = self.send(Method::GET, path, None).await?;
@@ -252,6 +261,19 @@ impl Client {
         body: Option<&Value>,
         header: Option<(&str, HeaderValue)>,
     ) -> Result<Response<Incoming>, Failure> {
+        let mut request = self.request(method, path, header);
+        let bytes = match body {
+            None => Bytes::new(),
+            Some(body) => {
+                request = request.header(CONTENT_TYPE, "application/json");
+                Bytes::from(body.to_string())
+            }
+        };
+        self.sent(path, request, bytes).await
+    }
+
+    /// A request without its body.
+    fn request(&self, method: Method, path: &str, header: Option<(&str, HeaderValue)>) -> Builder {
         let host = match &self.target {
             Target::Socket(_) => "localhost".to_owned(),
             Target::Tls { host, port, .. } => format!("{host}:{port}"),
@@ -267,13 +289,10 @@ impl Client {
         if let Some((name, value)) = header {
             request = request.header(name, value);
         }
-        let bytes = match body {
-            None => Bytes::new(),
-            Some(body) => {
-                request = request.header(CONTENT_TYPE, "application/json");
-                Bytes::from(body.to_string())
-            }
-        };
+        request
+    }
+
+    async fn sent(&self, path: &str, request: Builder, bytes: Bytes) -> Result<Response<Incoming>, Failure> {
         let request = request
             .body(Full::new(bytes))
             .map_err(|error| Failure::Usage(format!("cannot ask the master for {path}: {error}")))?;

@@ -3,16 +3,20 @@
 mod carried;
 mod here;
 pub(super) mod leaving;
+mod releases;
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use decnet_wire::bundle::{NetworkDriver, NetworkMode};
 use decnet_wire::ids::{Digest, HostId, HostName, InterfaceName};
+use decnet_wire::release::ProgressState;
 use hyper::Method;
 use ipnet::Ipv4Net;
 use serde_json::json;
 
+pub(super) use self::releases::show_draft as show_release;
+use self::releases::{ReleasesArgs, RollbackArgs, UpdateArgs};
 use super::Console;
 use super::client::Client;
 use super::failure::Failure;
@@ -69,6 +73,12 @@ pub enum HostCommand {
         /// The fingerprint that the host says
         fingerprint: Digest,
     },
+    /// List releases of the agent, or hand one in
+    Releases(ReleasesArgs),
+    /// Roll a release out to hosts, in waves; pause, go on with or abort that
+    Update(UpdateArgs),
+    /// Sign the release before the newest one as a downgrade, and roll that out
+    Rollback(RollbackArgs),
     /// Show one host
     #[command(after_help = "Examples:\n  decnet host show edge-01")]
     Show {
@@ -181,6 +191,9 @@ pub(super) async fn run(args: &HostArgs, client: &Client, console: &mut Console<
         HostCommand::Departures { host } => leaving::departures(host.as_deref(), client, console).await,
         HostCommand::Revoke { host } => revoke(host, client, console).await,
         HostCommand::Approve { host, fingerprint } => approve(host, fingerprint, client, console).await,
+        HostCommand::Releases(args) => releases::releases(args, client, console).await,
+        HostCommand::Update(args) => releases::update(args, client, console).await,
+        HostCommand::Rollback(args) => releases::rollback(args, client, console).await,
         HostCommand::Show { host } => show(host, client, console).await,
     }
 }
@@ -325,11 +338,22 @@ pub(super) fn overview(hosts: Vec<HostView>) -> String {
                 or_none(host.address),
                 format!("{}/{}", host.accepted_generation.unwrap_or(0), host.generation),
                 or_none(host.last_heartbeat),
-                or_none(host.agent_version.clone()),
+                agent(&host),
                 condition(&host),
             ]
         }),
     )
+}
+
+/// Its version, and what becomes of another one.
+fn agent(host: &HostView) -> String {
+    let version = or_none(host.agent_version.clone());
+    match &host.update {
+        Some(update) if update.state != ProgressState::Kept => {
+            format!("{version} ({} {})", update.version, update.state.as_str())
+        }
+        _ => version,
+    }
 }
 
 fn condition(host: &HostView) -> String {
@@ -378,6 +402,7 @@ async fn show(wanted: &str, client: &Client, console: &mut Console<'_>) -> Resul
         ("last heartbeat", or_none(host.last_heartbeat)),
         ("enrolled", or_none(host.enrolled_at)),
         ("agent", or_none(host.agent_version)),
+        ("update", or_none(host.update.as_ref().map(releases::update_text))),
         ("docker", or_none(host.engine)),
         ("generation", host.generation.to_string()),
         ("accepted", or_none(host.accepted_generation)),

@@ -9,7 +9,7 @@ use decnet_pki::key::{PublicKey, SigningKey};
 use decnet_pki::root::{Root, RootError};
 use decnet_wire::order::DECOMMISSION_TYPE;
 use decnet_wire::trust::{PAYLOAD_TYPE, TrustRoot};
-use decnet_wire::{limits, policy};
+use decnet_wire::{limits, policy, release};
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -342,11 +342,16 @@ pub(super) fn sign(args: &SignArgs, console: &mut Console<'_>) -> Result<(), Fai
             super::hosts::leaving::show_draft(&envelope, &args.file, console)?;
             DECOMMISSION_TYPE
         }
+        release::PAYLOAD_TYPE => {
+            super::hosts::show_release(&envelope, &args.file, console)?;
+            release::PAYLOAD_TYPE
+        }
         other => {
             return Err(Failure::refused(format!(
-                "{} holds a document of type {other:?}; operators sign {PAYLOAD_TYPE}, {} and {DECOMMISSION_TYPE}",
+                "{} holds a document of type {other:?}; operators sign {PAYLOAD_TYPE}, {}, {} and {DECOMMISSION_TYPE}",
                 args.file.display(),
-                policy::PAYLOAD_TYPE
+                policy::PAYLOAD_TYPE,
+                release::PAYLOAD_TYPE
             )));
         }
     };

@@ -117,6 +117,7 @@ impl Running {
             Event { seq, at, body }
         });
         let heartbeat = Heartbeat {
+            update: None,
             agent_version: "test".to_owned(),
             sent_at: at,
             accepted: None,

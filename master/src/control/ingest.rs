@@ -8,6 +8,7 @@ use decnet_wire::bundle::OperationKind;
 use decnet_wire::ids::{DeckyName, HostId, Timestamp};
 use decnet_wire::limits;
 use decnet_wire::observed::Observed;
+use decnet_wire::release::Progress;
 use decnet_wire::report::{self, Event, EventBody, Outcome, PendingStack, Report, ReportAnswer};
 
 use super::announce::Look;
@@ -203,6 +204,13 @@ impl Control {
         status.accepted.clone_from(&heartbeat.accepted);
         status.converged = heartbeat.converged;
         status.reason = heartbeat.reason.as_deref().map(from_host);
+        // An agent that has nothing to say of a release has forgotten none.
+        if let Some(update) = &heartbeat.update {
+            status.update = Some(Progress {
+                detail: update.detail.as_deref().map(from_host),
+                ..update.clone()
+            });
+        }
         let pending = heartbeat.pending.iter().take(limits::PENDING);
         status.pending = pending
             .filter(|pending| !foreign.contains(&pending.decky))

@@ -16,6 +16,7 @@ use decnet_wire::order::Order;
 use decnet_wire::policy::Policy;
 use tokio::sync::watch;
 
+use super::releases::{UpdateOrder, known_packages};
 use super::{Control, ControlError, settings, slot, touch, traces};
 use crate::fleet::compile::compile;
 use crate::fleet::model::Fleet;
@@ -184,16 +185,17 @@ impl Control {
     /// # Errors
     /// The store's, or a document that cannot be compiled. Other hosts' bundles are published all the same.
     pub fn publish_due(&self) -> Result<(), ControlError> {
-        let (due, settings, mut records) = self.db.read(|r| {
+        let (due, settings, mut records, update) = self.db.read(|r| {
             let due = Self::due(r)?;
             let mut records: BTreeMap<HostId, Vec<DeckyRecord>> = BTreeMap::new();
             if due.is_empty() {
-                return Ok((due, None, records));
+                return Ok((due, None, records, None));
             }
             for record in r.all::<DeckyRecord>()? {
                 records.entry(record.decky.host).or_default().push(record);
             }
-            Ok::<_, ControlError>((due, Some(settings(r)?), records))
+            let update = UpdateOrder::read(r)?;
+            Ok::<_, ControlError>((due, Some(settings(r)?), records, update))
         })?;
         let Some(settings) = settings else {
             return Ok(());
@@ -202,13 +204,16 @@ impl Control {
         let mut signed = Vec::new();
         for due in due {
             let mine = records.remove(&due.host.id).unwrap_or_default();
-            let state = match due.order {
+            if let Some(order) = due.order.clone() {
                 // A host that leaves runs nothing, whatever there was to say about it.
-                Some(Order::Decommission(_)) => Ok(HostState::default()),
-                None => self.host_state(&settings, &due.host, &mine),
-            };
-            match state {
-                Ok(state) => signed.push(self.signed(due, state)?),
+                signed.push(self.signed(due, HostState::default(), Some((order, &[])))?);
+                continue;
+            }
+            match self.host_state(&settings, &due.host, &mine) {
+                Ok(state) => {
+                    let order = update.as_ref().and_then(|update| update.of(&due.host));
+                    signed.push(self.signed(due, state, order)?);
+                }
                 Err(error) => {
                     tracing::error!(host = %due.host.name, error = %crate::text::chain(&error), "no bundle for a host");
                     failed = Some(error);
@@ -251,14 +256,17 @@ impl Control {
     }
 
     /// The bundle of a host's newest generation.
-    fn signed(&self, due: Due, state: HostState) -> Result<Signed, ControlError> {
+    fn signed(
+        &self,
+        due: Due,
+        state: HostState,
+        order: Option<(Order, &[Digest])>,
+    ) -> Result<Signed, ControlError> {
         let (now, keys) = (self.now(), self.keys());
         let Due {
-            host,
-            key,
-            previous,
-            order,
+            host, key, previous, ..
         } = due;
+        let (order, packages) = order.unzip();
         let bundle = Bundle {
             schema: bundle::SCHEMA,
             fleet: self.fleet,
@@ -274,7 +282,9 @@ impl Control {
             blobs: state.blobs,
             order,
         };
-        let (record, envelope) = sign(&keys, &bundle)?;
+        let (mut record, envelope) = sign(&keys, &bundle)?;
+        // Not among the bundle's own: another release is no other wish of a stack.
+        record.blobs.extend_from_slice(packages.unwrap_or_default());
         let operations = bundle.stacks.iter().filter_map(|stack| stack.operation);
         let traced = operations.filter(|operation| operation.traceparent.is_some());
         Ok(Signed {
@@ -390,11 +400,15 @@ impl Control {
             .collect();
         let root_version = self.keys().root.version();
         let touched = self.db.bookkeep(|w| {
+            let packages = known_packages(&w.reader())?;
             let mut touched = 0_usize;
             for bundle in w.all::<BundleRecord>()? {
                 let half = bundle.issued_at.get() + (bundle.expires_at.get() - bundle.issued_at.get()) / 2;
-                let other_image =
-                    self.image.is_some() && bundle.blobs.iter().any(|blob| !known.contains(blob));
+                let other_image = self.image.is_some()
+                    && bundle
+                        .blobs
+                        .iter()
+                        .any(|blob| !known.contains(blob) && !packages.contains(blob));
                 let host = w.get::<Host>(&bundle.host)?;
                 let published = host.is_some_and(|host| host.generation == bundle.generation);
                 let ahead = bundle.issued_at.get() > now.get() + CLOCK_STEP;

@@ -38,6 +38,7 @@ impl Control {
                     control.fail_overdue().map(|_| ()),
                     control.prune().map(|_| ()),
                     control.republish_outdated(),
+                    control.watch_rollout(),
                     control.mutate_due().map(|mutated| {
                         if mutated > 0 {
                             tracing::info!(mutated, "mutated deckies whose interval was over");

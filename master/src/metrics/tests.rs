@@ -95,6 +95,7 @@ impl Served {
         let report = Report {
             schema: report::SCHEMA,
             heartbeat: Heartbeat {
+                update: None,
                 agent_version: "test".to_owned(),
                 sent_at: at,
                 accepted: None,

@@ -22,6 +22,7 @@ mod lifecycle;
 mod metrics;
 mod parameters;
 mod policy;
+mod releases;
 mod swarm;
 mod system;
 #[cfg(test)]
@@ -45,7 +46,7 @@ use futures_util::FutureExt as _;
 use hyper::StatusCode;
 use hyper::body::Body as _;
 use hyper::header::CONTENT_TYPE;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::Layer as _;
 use utoipa_axum::router::OpenApiRouter;
@@ -88,6 +89,8 @@ struct App {
     control: Arc<Control>,
     installer: Arc<Installer>,
     streams: Arc<Streams>,
+    /// One package at a time.
+    uploads: Arc<Mutex<()>>,
     /// One backup at a time.
     backups: Arc<Semaphore>,
     /// Ends the streams, which would hold up the end of the master.
@@ -100,6 +103,7 @@ pub fn router(control: Arc<Control>, installer: Arc<Installer>, end: Cancellatio
         control,
         installer,
         streams: Arc::new(Streams::default()),
+        uploads: Arc::default(),
         backups: Arc::new(Semaphore::new(1)),
         end,
     };
@@ -150,6 +154,9 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(swarm::set_network))
         .routes(routes!(swarm::revoke))
         .routes(routes!(swarm::approve))
+        .routes(routes!(releases::list, releases::take))
+        .routes(routes!(releases::roll_out))
+        .routes(routes!(releases::put_package))
         .routes(routes!(backup::take))
         .routes(routes!(backup::accept_loss))
         .routes(routes!(catalogue::services))
@@ -171,7 +178,7 @@ fn described() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(document::frame()).nest(PREFIX, api)
 }
 
-/// A body that is not JSON is not read. The answer is plain text: who sends something else may not read JSON.
+/// A body that is not JSON is not read, but a package's. The answer is plain text: who sends something else may not read JSON.
 async fn json_only(request: Request, next: middleware::Next) -> Response {
     let has_body = !request.body().is_end_stream();
     let json = request
@@ -179,7 +186,8 @@ async fn json_only(request: Request, next: middleware::Next) -> Response {
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|kind| kind.to_ascii_lowercase().starts_with("application/json"));
-    if has_body && !json {
+    let package = request.uri().path().starts_with(releases::PACKAGES);
+    if has_body && !json && !package {
         let text = "Unsupported Media Type: send application/json\n";
         return (StatusCode::UNSUPPORTED_MEDIA_TYPE, text).into_response();
     }

@@ -343,6 +343,7 @@ impl Agent {
         let mut report = Report {
             schema: 1,
             heartbeat: Heartbeat {
+                update: None,
                 agent_version: "test".to_owned(),
                 sent_at: life.now(),
                 accepted: self.accepted.clone(),

@@ -48,6 +48,7 @@ impl Scene {
             seq: 0,
             converged: true,
             pending: Vec::new(),
+            update: None,
         };
         master.control.publish_due().unwrap();
         master.deploy(TWO, false).unwrap();

@@ -35,6 +35,7 @@ fn the_embedded_worker_enrols_again_under_its_old_identity() {
         converged: true,
         pending: Vec::new(),
         seq: 1_000_000,
+        update: None,
     };
     master.control.publish_due().unwrap();
     let ids = master.deploy(TWO, false).unwrap();

@@ -16,6 +16,7 @@ mod moves;
 mod outcomes;
 mod policies;
 mod publishing;
+mod releases;
 mod restore;
 mod rows;
 mod scene;

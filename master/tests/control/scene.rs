@@ -24,6 +24,7 @@ use decnet_wire::enrol::{EnrolRequest, Token};
 use decnet_wire::ids::{Digest, HostId, OperationId, Timestamp};
 use decnet_wire::limits;
 use decnet_wire::observed::{ContainerState, Interface, Observed, ObservedContainer};
+use decnet_wire::release::Progress;
 use decnet_wire::report::{
     Accepted, Event, EventBody, Heartbeat, Outcome, PendingStack, Report, ReportAnswer,
 };
@@ -84,6 +85,7 @@ pub(crate) fn parts_over(folder: &Path, db: Db) -> Parts {
             agent_api: "m:8770".to_owned(),
             enrolment: "m:8771".to_owned(),
         },
+        blobs: folder.join("blobs"),
         detect: || None,
         limits: Limits::default(),
         tracer: decnet_trace::Tracer::off(),
@@ -179,6 +181,8 @@ pub(crate) struct Host {
     pub(crate) converged: bool,
     /// What its heartbeats say is not as asked.
     pub(crate) pending: Vec<PendingStack>,
+    /// What its heartbeats say of a release.
+    pub(crate) update: Option<Progress>,
 }
 
 impl Host {
@@ -226,6 +230,7 @@ impl Host {
             seq: 0,
             converged: true,
             pending: Vec::new(),
+            update: None,
         }
     }
 
@@ -280,6 +285,7 @@ impl Host {
         let report = Report {
             schema: 1,
             heartbeat: Heartbeat {
+                update: None,
                 agent_version: "test".to_owned(),
                 sent_at: *master.now.lock().unwrap(),
                 accepted,
@@ -304,6 +310,7 @@ impl Host {
             digest: record.digest,
         };
         let heartbeat = Heartbeat {
+            update: self.update.clone(),
             agent_version: "test".to_owned(),
             sent_at: *master.now.lock().unwrap(),
             accepted: Some(accepted),

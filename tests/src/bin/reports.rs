@@ -276,6 +276,7 @@ impl<'a> Host<'a> {
         let report = Report {
             schema: 1,
             heartbeat: Heartbeat {
+                update: None,
                 agent_version: "bench".to_owned(),
                 sent_at: at,
                 accepted: self.accepted.clone(),
@@ -402,6 +403,7 @@ fn master(folder: &Path) -> Result<Arc<Control>> {
             agent_api: "m:8770".to_owned(),
             enrolment: "m:8771".to_owned(),
         },
+        blobs: state_dir.join("blobs"),
         detect: || None,
         limits: Limits::default(),
         tracer: Default::default(),

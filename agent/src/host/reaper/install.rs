@@ -73,7 +73,13 @@ pub(super) async fn own_paths(program: &Path, state_dir: &Path) -> BTreeSet<Path
     let manifest = fs::read_to_string(MANIFEST).unwrap_or_default();
     paths.extend(manifest_paths(&manifest));
     paths.extend([program.to_owned()].into_iter().filter(|program| may_go(program)));
-    for (folder, begin) in [(UNITS, "decnet-"), ("/etc/decnet", ""), ("/run/decnet", "")] {
+    let folders = [
+        (UNITS, "decnet-"),
+        ("/etc/decnet", ""),
+        ("/run/decnet", ""),
+        ("/var/lib/decnet", "updater"),
+    ];
+    for (folder, begin) in folders {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(begin));
         paths.extend(ours.map(|entry| entry.path()));

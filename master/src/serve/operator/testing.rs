@@ -88,6 +88,7 @@ impl Master {
                 agent_api: "localhost:8770".to_owned(),
                 enrolment: "localhost:8771".to_owned(),
             },
+            blobs: state_dir.join("blobs"),
             detect: || None,
             limits: Limits::default(),
             tracer: decnet_trace::Tracer::off(),

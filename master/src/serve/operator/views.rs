@@ -16,6 +16,7 @@ use decnet_wire::ids::{
     Timestamp,
 };
 use decnet_wire::policy::Rules;
+use decnet_wire::release::{Package, Progress, ProgressState, Version};
 use decnet_wire::report::{Outcome, PendingStack};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -28,8 +29,8 @@ use crate::control::hosts::{DeckyState, DeckyView as Decky, HostState, HostView 
 use crate::fleet::catalogue::Catalogue;
 use crate::fleet::model::Interval;
 use crate::fleet::view::redacted;
-use crate::records::{Cause, Role, Row, RowStatus};
-use crate::serve::packages::Package;
+use crate::records::{Cause, Role, RolloutState, Row, RowStatus};
+use crate::serve::packages::Package as ServedPackage;
 
 /// Body of a deploy and of a plan.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -501,6 +502,9 @@ pub struct HostView {
     /// How many deckies are assigned to it.
     pub deckies: usize,
     pub notes: Option<String>,
+    /// What became of the newest release of the agent that it was told of.
+    #[serde(default)]
+    pub update: Option<UpdateView>,
 }
 
 impl From<Host> for HostView {
@@ -538,6 +542,7 @@ impl From<Host> for HostView {
             gateway: host.lan.as_ref().and_then(|lan| lan.gateway),
             deckies,
             notes: host.notes,
+            update: status.update.map(UpdateView::from),
         }
     }
 }
@@ -654,8 +659,8 @@ pub struct PackageView {
     pub size: u64,
 }
 
-impl From<&Package> for PackageView {
-    fn from(package: &Package) -> Self {
+impl From<&ServedPackage> for PackageView {
+    fn from(package: &ServedPackage) -> Self {
         Self {
             digest: package.digest.clone(),
             size: package.size,
@@ -990,4 +995,113 @@ pub struct ForbiddenView {
     /// The path of the key that forbids it; `always` and `built-in` are none.
     #[schema(value_type = String)]
     pub rule: Rule,
+}
+
+/// A release on a host.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct UpdateView {
+    pub sequence: u64,
+    #[schema(value_type = String)]
+    pub version: Version,
+    /// `off`, `waiting`, `fetching`, `installing`, `kept`, `restored` or `refused`.
+    #[schema(value_type = String)]
+    pub state: ProgressState,
+    /// Why.
+    pub detail: Option<String>,
+}
+
+impl From<Progress> for UpdateView {
+    fn from(progress: Progress) -> Self {
+        Self {
+            sequence: progress.sequence,
+            version: progress.version,
+            state: progress.state,
+            detail: progress.detail,
+        }
+    }
+}
+
+/// The releases, the newest first, and the newest rollout.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ReleasesView {
+    #[schema(value_type = String, format = "uuid")]
+    pub fleet: FleetId,
+    /// The highest sequence; 0 before the first. The next release has a higher one.
+    pub newest: u64,
+    pub releases: Vec<ReleaseView>,
+    pub rollout: Option<RolloutView>,
+}
+
+/// A signed release.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ReleaseView {
+    pub sequence: u64,
+    #[schema(value_type = String)]
+    pub version: Version,
+    /// It is lower than one before it, and that is meant.
+    pub downgrade: bool,
+    #[schema(value_type = String, format = "date-time")]
+    pub issued_at: Timestamp,
+    #[schema(value_type = String, format = "date-time")]
+    pub taken_at: Timestamp,
+    /// A host has installed it and found it good.
+    pub proven: bool,
+    /// Each with `format`, `architecture`, `digest` and `size`.
+    #[schema(value_type = Vec<Object>)]
+    pub packages: Vec<Package>,
+}
+
+/// How far a release is rolled out.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct RolloutView {
+    pub sequence: u64,
+    #[schema(value_type = String)]
+    pub version: Version,
+    /// Hosts whose position is below it begin; 1000 is every host.
+    pub per_mille: u16,
+    /// `running`, `paused`, `aborted` or `done`.
+    #[schema(value_type = String)]
+    pub state: RolloutState,
+    /// Why the master paused it by itself.
+    pub reason: Option<String>,
+    pub every_host: bool,
+    #[schema(value_type = String, format = "date-time")]
+    pub begun_at: Timestamp,
+    /// How many hosts say that the release is no good.
+    pub failures: usize,
+    /// Those that are meant.
+    pub hosts: Vec<RolloutHostView>,
+}
+
+/// A host of a rollout.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct RolloutHostView {
+    #[schema(value_type = String)]
+    pub name: HostName,
+    /// As in a host's `update`; null before it said anything.
+    #[schema(value_type = Option<String>)]
+    pub state: Option<ProgressState>,
+    pub detail: Option<String>,
+}
+
+/// Body of a change of the rollout.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "action", rename_all = "lowercase", deny_unknown_fields)]
+pub enum RolloutBody {
+    /// Begin it, or take it further.
+    Advance {
+        sequence: u64,
+        /// 0 to 1000.
+        per_mille: u16,
+        /// Without it every host.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(value_type = Option<Vec<String>>)]
+        hosts: Option<Vec<HostId>>,
+    },
+    /// No host begins any more, for now.
+    Pause {},
+    /// It goes on.
+    Resume {},
+    /// No host begins any more.
+    Abort {},
 }

@@ -1,9 +1,11 @@
 //! The audit log: every change, by whom, once.
 
 use axum::body::Body;
+use decnet_pki::digest::Sha256Digest;
 use decnet_pki::envelope::Envelope;
-use decnet_wire::ids::Timestamp;
+use decnet_wire::ids::{Digest, Timestamp};
 use decnet_wire::policy::{self, Policy};
+use decnet_wire::release;
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -75,6 +77,7 @@ async fn every_change(master: &Master) -> Vec<Case> {
     let policy = serde_json::to_vec(&policy).unwrap();
     let policy = Envelope::sign(policy::PAYLOAD_TYPE, policy, &[&operator(master)]).to_json();
     let policy = serde_json::from_slice(&policy).unwrap();
+    let release = release(master);
     let (post, put) = (Method::POST, Method::PUT);
     let entry = |action, subject| (action, subject);
     vec![
@@ -141,6 +144,20 @@ async fn every_change(master: &Master) -> Vec<Case> {
             None,
             entry("host.revoke", "host/edge-01"),
         ),
+        case(
+            post.clone(),
+            "/swarm/releases",
+            "",
+            Some(release),
+            entry("release.sign", "release/1"),
+        ),
+        case(
+            put.clone(),
+            "/swarm/rollout",
+            "",
+            Some(json!({"action": "advance", "sequence": 1, "per_mille": 1000})),
+            entry("release.rollout", "release/1"),
+        ),
         case(post.clone(), "/backup", "", None, entry("fleet.backup", "fleet")),
         case(
             put,
@@ -187,8 +204,38 @@ async fn every_change(master: &Master) -> Vec<Case> {
     ]
 }
 
-/// Routes that are asked with a body and change nothing.
-const HARMLESS: [&str; 3] = ["/deckies/plan", "/policy/check", "/trust/draft"];
+/// A signed release whose package is there.
+fn release(master: &Master) -> Value {
+    let package = b"a package";
+    let digest = Digest::from_sha256(*Sha256Digest::of(package).as_bytes());
+    std::fs::create_dir_all(master.control.blobs()).unwrap();
+    std::fs::write(master.control.blobs().join(digest.hex()), package).unwrap();
+    let release = release::Release {
+        schema: release::SCHEMA,
+        fleet: master.control.fleet_id(),
+        sequence: 1,
+        version: "1.0".parse().unwrap(),
+        downgrade: false,
+        issued_at: Timestamp::new(time::OffsetDateTime::now_utc()),
+        packages: vec![release::Package {
+            format: release::Format::Deb,
+            architecture: "x86_64".parse().unwrap(),
+            digest,
+            size: package.len() as u64,
+        }],
+    };
+    let payload = serde_json::to_vec(&release).unwrap();
+    let envelope = Envelope::sign(release::PAYLOAD_TYPE, payload, &[&operator(master)]);
+    serde_json::from_slice(&envelope.to_json()).unwrap()
+}
+
+/// Routes that are asked with a body and change nothing: a package alone is installed nowhere.
+const HARMLESS: [&str; 4] = [
+    "/deckies/plan",
+    "/policy/check",
+    "/trust/draft",
+    "/swarm/packages/{digest}",
+];
 
 #[tokio::test]
 async fn every_route_that_changes_something_leaves_one_entry_with_who_it_was() {
