@@ -76,7 +76,7 @@ lab-image: ## the disk of lab hosts, under target/lab; made again when its recip
 
 .PHONY: lab
 lab: set-up build image lab-image ## the suites on lab hosts: whole Debian guests with their own kernel (root)
-	$(CARGO) test --locked --no-fail-fast -p decnet-tests $(patsubst tests/suites/%.rs,--test %,$(wildcard tests/suites/lab_*.rs))
+	$(CARGO) test --locked --no-fail-fast -p decnet-tests --test lab
 
 .PHONY: fmt-check
 fmt-check: toolchain
@@ -102,7 +102,7 @@ chaos: build image ## faults of every kind for as long as asked, then everybody 
 .PHONY: power-cuts
 power-cuts: set-up build image lab-image ## cuts the power of a lab host as often as asked, on one disk (SEED=, CUTS=50; root)
 	$(if $(SEED),DECNET_SEED=$(SEED)) DECNET_POWER_CUTS=$(or $(CUTS),50) \
-		$(CARGO) test --locked -p decnet-tests --test lab_power -- --nocapture
+		$(CARGO) test --locked -p decnet-tests --test lab lab_power -- --nocapture
 
 .PHONY: crashes
 crashes: build image ## the agent dies before and after every commit and every call to the engine, one after the other (PART=2/3 for a third of them)

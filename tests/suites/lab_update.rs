@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use decnet_tests::command::{program, run};
 use decnet_tests::fleet::Operator;
 use decnet_tests::lab::{Host, Lab};
-use decnet_tests::processes::{Master, Process, bin, decoy_image, tail};
+use decnet_tests::packages::agent_deb;
+use decnet_tests::processes::{Master, Process, tail};
 use decnet_tests::seed::Seed;
 use decnet_tests::wait::{Seen, until};
 use serde_json::Value;
@@ -72,17 +73,7 @@ fn packages(folder: &Path) -> Result<PathBuf> {
             text = text.replace(there, instead);
         }
         std::fs::write(&unit, text)?;
-        let pack = bin("decnet-pack")?.display().to_string();
-        let mut command = program(&pack, &["deb", "--package", "decnet-agent", "--level", "0"]);
-        command
-            .args(["--package-version", version])
-            .arg("--units")
-            .arg(&units);
-        command.arg("--binary").arg(bin("decnet-agent")?);
-        command.arg("--decoy-image").arg(decoy_image()?);
-        command.arg("--source").arg(&project).arg("--out").arg(&packages);
-        command.env("SOURCE_DATE_EPOCH", "1700000000");
-        run(&mut command, PATIENCE)?.ok()?;
+        agent_deb(version, Some(&units), &packages)?;
     }
     Ok(packages)
 }

@@ -4,6 +4,7 @@ use axum::body::Body;
 use decnet_pki::digest::Sha256Digest;
 use decnet_pki::envelope::Envelope;
 use decnet_wire::ids::{Digest, Timestamp};
+use decnet_wire::order::{self, Decommission, Nonce};
 use decnet_wire::policy::{self, Policy};
 use decnet_wire::release;
 use hyper::Method;
@@ -61,6 +62,16 @@ fn case(
 async fn every_change(master: &Master) -> Vec<Case> {
     let host = master.enrol("edge-01");
     master.control.await_host(host);
+    let order = Decommission {
+        schema: order::SCHEMA,
+        fleet: master.control.fleet_id(),
+        host,
+        nonce: Nonce::from_random([7; 16]),
+        issued_at: Timestamp::new(time::OffsetDateTime::now_utc()),
+    };
+    let order = serde_json::to_vec(&order).unwrap();
+    let order = Envelope::sign(order::DECOMMISSION_TYPE, order, &[&operator(master)]).to_json();
+    let order: Value = serde_json::from_slice(&order).unwrap();
     let host = host.to_string();
     let (waiting, fingerprint) = master.waiting("edge-03");
     let root = signed(&draft(master, json!({"online": true})).await, &operator(master));
@@ -139,10 +150,24 @@ async fn every_change(master: &Master) -> Vec<Case> {
         ),
         case(
             post.clone(),
+            "/swarm/hosts/{uuid}/teardown",
+            &host,
+            Some(json!({})),
+            entry("host.teardown", "host/edge-01"),
+        ),
+        case(
+            post.clone(),
             "/swarm/hosts/{uuid}/revoke",
             &host,
             None,
             entry("host.revoke", "host/edge-01"),
+        ),
+        case(
+            Method::DELETE,
+            "/swarm/hosts/{uuid}",
+            &host,
+            Some(json!({ "order": order })),
+            entry("host.decommission", "host/edge-01"),
         ),
         case(
             post.clone(),
