@@ -343,7 +343,7 @@ impl Scene {
              echo ours >/opt/decnet/readme; ln -s /etc/ssl /opt/decnet/link
              printf '/opt/decnet\\n/etc/hostname\\n' >/etc/decnet/manifest
              decnet-agent enroll '{token}'
-             setsid unshare -m sh -c 'echo $$ >/sys/fs/cgroup/agent/cgroup.procs; mount -t tmpfs none /run/systemd; \
+             setsid unshare -m --propagation slave sh -c 'echo $$ >/sys/fs/cgroup/agent/cgroup.procs; mount -t tmpfs none /run/systemd; \
                  exec /usr/local/bin/decnet-agent run' </dev/null >/var/log/agent.log 2>&1 &"
         ))?;
         self.deploy("fourth")?;
