@@ -398,7 +398,7 @@ impl Machine {
         let pid = self.property("decnet-agent", "MainPID")?;
         let next = self.host.show(&self.next)?;
         let said = self.ok(&format!(
-            "{RPM} -U {next} && {RPM} -V decnet-agent && rpm -q decnet-agent && systemctl is-active decnet-agent && \
+            "{RPM} -U {next} && {RPM} -V --noconfig decnet-agent && rpm -q decnet-agent && systemctl is-active decnet-agent && \
              systemctl show -P MainPID decnet-agent"
         ))?;
         ensure!(
