@@ -340,8 +340,8 @@ impl Scene {
             .put(&bin("decnet-agent")?, "/usr/local/bin/decnet-agent")?;
         self.ok(&format!(
             "mkdir -p /opt/decnet /etc/decnet /var/log/decnet /sys/fs/cgroup/agent
-             echo ours >/opt/decnet/readme; ln -s /etc/ssl /opt/decnet/link
-             printf '/opt/decnet\\n/etc/hostname\\n' >/etc/decnet/manifest
+             echo ours >/opt/decnet/readme; mkdir /srv/kept; echo foreign >/srv/kept/file; ln -s /srv/kept /opt/decnet/link
+             printf '/opt/decnet\\n/srv/kept\\n' >/etc/decnet/manifest
              decnet-agent enroll '{token}'
              setsid unshare -m --propagation slave sh -c 'echo $$ >/sys/fs/cgroup/agent/cgroup.procs; mount -t tmpfs none /run/systemd; \
                  exec /usr/local/bin/decnet-agent run' </dev/null >/var/log/agent.log 2>&1 &"
@@ -362,8 +362,9 @@ impl Scene {
         let group = self.ok(&format!("cat /proc/{reaper}/cgroup"))?;
         ensure!(group == "0::/", "the reaper is in {group}");
         self.ok(&format!(
-            "echo 1 >/sys/fs/cgroup/agent/cgroup.kill; sleep 1; kill -0 {reaper}; rmdir /sys/fs/cgroup/agent
-             ! test -e /usr/local/bin/decnet-agent && test -s /etc/hostname && test -d /etc/ssl/certs"
+            "set -e; echo 1 >/sys/fs/cgroup/agent/cgroup.kill
+             until rmdir /sys/fs/cgroup/agent; do sleep 0.1; done
+             kill -0 {reaper}; test ! -e /usr/local/bin/decnet-agent; test -s /srv/kept/file"
         ))?;
         self.at("the reaper is alone, and waits for the master");
         self.master.start()?;
@@ -373,7 +374,7 @@ impl Scene {
             "path /etc/decnet/manifest",
         ];
         self.has_left_with(&uuid, &paths)?;
-        self.ok("test -s /var/log/decnet/reaper.log && test -s /etc/hostname && test -d /etc/ssl/certs")
+        self.ok("set -e; test -s /var/log/decnet/reaper.log; test -s /srv/kept/file")
             .map(drop)
     }
 }
