@@ -315,8 +315,29 @@ impl Scene {
         self.has_left(&uuid)
     }
 
+    /// A teardown is no decommission: the deckies go, and come again.
+    fn emptied_and_kept(&self, name: &str) -> Result<()> {
+        let refused = self.operator.command(&["host", "teardown", name])?;
+        ensure!(
+            !refused.status.success() && refused.said().contains("--yes"),
+            "nobody was asked: {}",
+            refused.said()
+        );
+        self.operator
+            .command(&["host", "teardown", name, "--yes", "--wait"])?
+            .ok()?;
+        let running = self.ok("docker ps -aq")?;
+        ensure!(running.is_empty(), "torn down, and there are {running}");
+        ensure!(
+            self.operator.deckies()?.is_empty(),
+            "its decky is still in the fleet"
+        );
+        self.deploy(name)
+    }
+
     fn forgotten_and_back_again(&self) -> Result<()> {
         let uuid = self.join("third")?;
+        self.emptied_and_kept("third")?;
         self.ok("systemctl stop decnet-agent")?;
         let begun = self.order("third", &["--force"])?;
         ensure!(begun["departure"]["status"] == "forgotten", "{begun}");
