@@ -46,7 +46,7 @@ use crate::traces::UnderWay;
 pub(crate) use condition::Condition;
 pub(crate) use effective::{Effective, Source, effective};
 use execute::Journal;
-pub(crate) use execute::{Apply, Execution, Outcome, Record};
+pub(crate) use execute::{Blobless, Execution, Outcome, Record};
 pub(crate) use machine::{DockerMachine, Machine};
 use pace::Pace;
 pub(crate) use pace::Part;

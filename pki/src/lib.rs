@@ -39,6 +39,7 @@ pub mod root;
 pub mod secret;
 pub mod tls;
 
+mod document;
 mod pem_text;
 
 pub use rustls_pki_types::ServerName;

@@ -8,9 +8,9 @@
 use decnet_wire::ids::{FleetId, HostId};
 use decnet_wire::limits;
 use decnet_wire::order::{DECOMMISSION_TYPE, Decommission, SCHEMA, TOMBSTONE_TYPE, Tombstone};
-use serde::de::DeserializeOwned;
 
 use crate::digest::Sha256Digest;
+use crate::document::{self, ReadError};
 use crate::envelope::{Envelope, ParseError, VerifyError};
 use crate::key::{HostKey, HostPublicKey, KeyError};
 use crate::root::Root;
@@ -46,7 +46,7 @@ impl SignedDecommission {
     }
 
     fn read(envelope: Envelope) -> Result<Self, OrderError> {
-        let document = parse(envelope.unverified_payload())?;
+        let document = document::read(envelope.unverified_payload(), SCHEMA)?;
         Ok(Self { envelope, document })
     }
 
@@ -92,7 +92,7 @@ pub fn admit_tombstone(
     envelope
         .verify_by_host(TOMBSTONE_TYPE, keys)
         .map_err(OrderError::Signatures)?;
-    let found: Tombstone = parse(envelope.unverified_payload())?;
+    let found: Tombstone = document::read(envelope.unverified_payload(), SCHEMA)?;
     check(found.fleet, fleet, found.host, host)?;
     Ok(found)
 }
@@ -108,19 +108,6 @@ fn check(fleet: FleetId, own: FleetId, host: HostId, wanted: HostId) -> Result<(
         });
     }
     Ok(())
-}
-
-fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, OrderError> {
-    // The version of the form is read by itself: a newer document need not parse as one of ours.
-    #[derive(serde::Deserialize)]
-    struct Head {
-        schema: u32,
-    }
-    let head: Head = serde_json::from_slice(payload).map_err(OrderError::Malformed)?;
-    if head.schema != SCHEMA {
-        return Err(OrderError::Schema(head.schema));
-    }
-    serde_json::from_slice(payload).map_err(OrderError::Malformed)
 }
 
 /// An order or a tombstone that cannot be believed.
@@ -155,6 +142,15 @@ pub enum OrderError {
         /// The host that it is for.
         found: HostId,
     },
+}
+
+impl From<ReadError> for OrderError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Malformed(error) => Self::Malformed(error),
+            ReadError::Schema(found) => Self::Schema(found),
+        }
+    }
 }
 
 #[cfg(test)]

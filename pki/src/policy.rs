@@ -22,6 +22,7 @@ use decnet_wire::limits;
 use decnet_wire::policy::{PAYLOAD_TYPE, Policy, SCHEMA};
 
 use crate::digest::Sha256Digest;
+use crate::document::{self, ReadError};
 use crate::envelope::{Envelope, ParseError, VerifyError};
 use crate::root::Root;
 
@@ -99,7 +100,7 @@ impl SignedPolicy {
     }
 
     fn read(envelope: Envelope) -> Result<Self, PolicyError> {
-        let document = parse(envelope.unverified_payload())?;
+        let document = document::read(envelope.unverified_payload(), SCHEMA)?;
         Ok(Self { envelope, document })
     }
 
@@ -132,19 +133,6 @@ impl SignedPolicy {
     pub fn is_for(&self, fleet: FleetId, host: HostId) -> bool {
         self.document.fleet == fleet && self.document.names(host)
     }
-}
-
-fn parse(payload: &[u8]) -> Result<Policy, PolicyError> {
-    // The version of the form is read by itself: a newer document need not parse as one of ours.
-    #[derive(serde::Deserialize)]
-    struct Head {
-        schema: u32,
-    }
-    let head: Head = serde_json::from_slice(payload).map_err(PolicyError::Malformed)?;
-    if head.schema != SCHEMA {
-        return Err(PolicyError::Schema(head.schema));
-    }
-    serde_json::from_slice(payload).map_err(PolicyError::Malformed)
 }
 
 /// A policy that cannot be believed.
@@ -201,4 +189,13 @@ pub enum PolicyError {
     /// Two policies of one version.
     #[error("version {0} of the policy is held with other content: the operators signed two of them")]
     Equivocation(u64),
+}
+
+impl From<ReadError> for PolicyError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Malformed(error) => Self::Malformed(error),
+            ReadError::Schema(found) => Self::Schema(found),
+        }
+    }
 }

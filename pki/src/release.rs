@@ -17,6 +17,7 @@ use decnet_wire::limits;
 use decnet_wire::release::{PAYLOAD_TYPE, Release, SCHEMA, Version, WHOLE};
 
 use crate::digest::Sha256Digest;
+use crate::document::{self, ReadError};
 use crate::envelope::{Envelope, ParseError, VerifyError};
 use crate::root::Root;
 
@@ -59,7 +60,7 @@ impl SignedRelease {
     }
 
     fn read(envelope: Envelope) -> Result<Self, ReleaseError> {
-        let document = parse(envelope.unverified_payload())?;
+        let document = document::read(envelope.unverified_payload(), SCHEMA)?;
         Ok(Self { envelope, document })
     }
 
@@ -123,19 +124,6 @@ impl SignedRelease {
     }
 }
 
-fn parse(payload: &[u8]) -> Result<Release, ReleaseError> {
-    // The version of the form is read by itself: a newer document need not parse as one of ours.
-    #[derive(serde::Deserialize)]
-    struct Head {
-        schema: u32,
-    }
-    let head: Head = serde_json::from_slice(payload).map_err(ReleaseError::Malformed)?;
-    if head.schema != SCHEMA {
-        return Err(ReleaseError::Schema(head.schema));
-    }
-    serde_json::from_slice(payload).map_err(ReleaseError::Malformed)
-}
-
 /// A release that cannot be believed, or must not be installed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -181,4 +169,13 @@ pub enum ReleaseError {
         /// What came.
         found: Version,
     },
+}
+
+impl From<ReadError> for ReleaseError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Malformed(error) => Self::Malformed(error),
+            ReadError::Schema(found) => Self::Schema(found),
+        }
+    }
 }

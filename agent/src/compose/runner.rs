@@ -2,23 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use decnet_docker::{BlobSource, Builder, Engine, EngineError};
+use decnet_docker::{Builder, Engine};
 use decnet_plan::desired::Desired;
 use decnet_plan::planner::plan;
 use decnet_plan::policy::Policy;
 use decnet_plan::step::{Plan, PlannedStep, Step};
-use decnet_wire::ids::{Digest, HostId};
+use decnet_wire::ids::HostId;
 use decnet_wire::observed::Observed;
 use tokio_util::sync::CancellationToken;
 
 use super::terminal::Terminal;
 use super::{ComposeError, Problems};
-use crate::reconcile::{Apply, Execution, Outcome, Record};
+use crate::reconcile::{Blobless, Execution, Outcome, Record};
 
 /// Rounds of planning and applying. One is enough unless the engine was away, or somebody else changed something.
 const ROUNDS: usize = 4;
@@ -166,7 +165,7 @@ impl Runner {
     pub(super) async fn apply(&self, plan: &Plan) -> Result<Failures, ComposeError> {
         let chosen = vec![true; plan.steps.len()];
         let execution = Execution {
-            machine: &Hands(&self.engine),
+            machine: &Blobless(&self.engine),
             record: &*self.terminal,
         };
         let Ok(outcomes) = execution
@@ -314,26 +313,6 @@ fn without_starts(plan: &mut Plan) {
         }
     }
     plan.steps = kept;
-}
-
-/// The engine, which has no blobs here: a project names folders and references.
-struct Hands<'a>(&'a Engine);
-
-struct NoBlobs;
-
-impl BlobSource for NoBlobs {
-    async fn open(&self, digest: &Digest) -> io::Result<tokio::fs::File> {
-        Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            format!("a project that stands alone has no blob {digest}"),
-        ))
-    }
-}
-
-impl Apply for Hands<'_> {
-    async fn apply(&self, step: &Step, turn: impl Send) -> Result<(), EngineError> {
-        self.0.apply_in_turn(step, &NoBlobs, turn).await
-    }
 }
 
 impl Record for Terminal {

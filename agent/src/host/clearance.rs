@@ -3,20 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use decnet_docker::{BlobSource, Engine, EngineError};
+use decnet_docker::{Engine, EngineError};
 use decnet_plan::desired::Desired;
 use decnet_plan::planner::{plan, remove_volumes};
 use decnet_plan::policy::Policy;
 use decnet_plan::step::{Plan, PlannedStep, Step};
 use decnet_plan::unused::{Fetched, collect};
-use decnet_wire::ids::{Digest, HostId};
+use decnet_wire::ids::HostId;
 
-use crate::reconcile::{Apply, Execution, Outcome, Record};
+use crate::reconcile::{Blobless, Execution, Outcome, Record};
 
 /// Rounds of looking and removing before the caller is told what stands in the way. The engine may still be at work on
 /// what was asked of it before.
@@ -83,7 +82,7 @@ pub(crate) async fn clear(
 async fn apply(engine: &Engine, plan: &Plan, removed: &Removed) -> Vec<String> {
     let chosen = vec![true; plan.steps.len()];
     let execution = Execution {
-        machine: &Hands(engine),
+        machine: &Blobless(engine),
         record: removed,
     };
     let Ok(outcomes) = execution.run(plan, &chosen, || false).await;
@@ -140,22 +139,4 @@ fn what(step: &Step) -> Option<String> {
         }
         _ => return None,
     })
-}
-
-/// The engine, which needs no blobs to remove things.
-struct Hands<'a>(&'a Engine);
-
-struct NoBlobs;
-
-impl BlobSource for NoBlobs {
-    async fn open(&self, digest: &Digest) -> io::Result<tokio::fs::File> {
-        let text = format!("nothing is made here, so there is no blob {digest}");
-        Err(io::Error::new(io::ErrorKind::NotFound, text))
-    }
-}
-
-impl Apply for Hands<'_> {
-    async fn apply(&self, step: &Step, turn: impl Send) -> Result<(), EngineError> {
-        self.0.apply_in_turn(step, &NoBlobs, turn).await
-    }
 }

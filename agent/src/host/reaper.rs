@@ -19,7 +19,7 @@ use decnet_pki::files;
 use decnet_wire::ids::Timestamp;
 
 use super::clearance::{ClearanceError, Removed, clear};
-use super::units::{self, UnitError, Units};
+use super::units::{self, Unit, UnitError, Units};
 use super::work::{Job, Phase, Work, WorkError};
 use crate::backoff::{Backoff, seeded_by_the_system};
 use crate::error::error_chain;
@@ -202,14 +202,20 @@ async fn reload() -> Result<(), ReapError> {
     }
     let units = Units::connect().await?;
     units.reload().await?;
-    for pattern in PATTERNS {
-        for unit in units.matching(pattern).await? {
-            if is_the_agents(&unit.name) && !unit.is_up() {
-                units.forget(&unit.name).await;
-            }
-        }
+    for unit in agents_units(&units).await?.iter().filter(|unit| !unit.is_up()) {
+        units.forget(&unit.name).await;
     }
     Ok(())
+}
+
+/// The units that go with the agent, as far as systemd knows of them.
+async fn agents_units(units: &Units) -> Result<Vec<Unit>, UnitError> {
+    let mut found = Vec::new();
+    for pattern in PATTERNS {
+        found.append(&mut units.matching(pattern).await?);
+    }
+    found.retain(|unit| is_the_agents(&unit.name));
+    Ok(found)
 }
 
 /// Whether a unit goes with the agent.
@@ -224,21 +230,16 @@ fn is_the_agents(name: &str) -> bool {
 async fn end_the_agent(job: &mut Job) -> Result<(), ReapError> {
     if units::are_there() {
         let units = Units::connect().await?;
-        for pattern in PATTERNS {
-            for unit in units.matching(pattern).await? {
-                if !is_the_agents(&unit.name) {
-                    continue;
-                }
-                if unit.is_up() {
-                    units.stop(&unit.name).await?;
-                }
-                // One that no file is about has no links.
-                let installed = [".service", ".target", ".path"];
-                if unit.load == "loaded" && installed.iter().any(|kind| unit.name.ends_with(kind)) {
-                    units.disable(&unit.name).await?;
-                }
-                job.removed.insert(format!("unit {}", unit.name));
+        for unit in agents_units(&units).await? {
+            if unit.is_up() {
+                units.stop(&unit.name).await?;
             }
+            // One that no file is about has no links.
+            let installed = [".service", ".target", ".path"];
+            if unit.load == "loaded" && installed.iter().any(|kind| unit.name.ends_with(kind)) {
+                units.disable(&unit.name).await?;
+            }
+            job.removed.insert(format!("unit {}", unit.name));
         }
     }
     install::end_processes(&job.program).await;
@@ -270,12 +271,9 @@ async fn units_left() -> Result<BTreeSet<String>, ReapError> {
     let mut left = BTreeSet::new();
     if units::are_there() {
         let units = Units::connect().await?;
-        for pattern in PATTERNS {
-            let known = units.matching(pattern).await?.into_iter();
-            let known =
-                known.filter(|unit| is_the_agents(&unit.name) && (unit.load != "not-found" || unit.is_up()));
-            left.extend(known.map(|unit| format!("unit {}", unit.name)));
-        }
+        let mut known = agents_units(&units).await?;
+        known.retain(|unit| unit.load != "not-found" || unit.is_up());
+        left.extend(known.into_iter().map(|unit| format!("unit {}", unit.name)));
     }
     Ok(left)
 }

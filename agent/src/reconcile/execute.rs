@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 
-use decnet_docker::{EngineError, Fault};
+use decnet_docker::{BlobSource, Engine, EngineError, Fault};
 use decnet_plan::planner::describe;
 use decnet_plan::step::{Plan, PlannedStep, Step};
 use decnet_trace::Tracer;
-use decnet_wire::ids::Timestamp;
+use decnet_wire::ids::{Digest, Timestamp};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
@@ -174,6 +175,26 @@ pub(crate) trait Apply {
 impl<M: Machine> Apply for M {
     fn apply(&self, step: &Step, turn: impl Send) -> impl Future<Output = Result<(), EngineError>> + Send {
         Machine::apply(self, step, turn)
+    }
+}
+
+/// An engine without blobs: what it is asked for names folders and references, or removes something.
+pub(crate) struct Blobless<'a>(pub(crate) &'a Engine);
+
+struct NoBlobs;
+
+impl BlobSource for NoBlobs {
+    async fn open(&self, digest: &Digest) -> io::Result<tokio::fs::File> {
+        Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("a project that stands alone has no blob {digest}"),
+        ))
+    }
+}
+
+impl Apply for Blobless<'_> {
+    async fn apply(&self, step: &Step, turn: impl Send) -> Result<(), EngineError> {
+        self.0.apply_in_turn(step, &NoBlobs, turn).await
     }
 }
 

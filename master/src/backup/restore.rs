@@ -322,10 +322,7 @@ fn mark(
             restored.voided += 1;
         }
         let hosts: Vec<Host> = w.all::<Host>()?;
-        for host in hosts
-            .into_iter()
-            .filter(|host| host.key.is_some() && !host.revoked)
-        {
+        for host in hosts.into_iter().filter(Host::lives) {
             let awaited = AwaitedRecord {
                 host: host.id,
                 since: now,

@@ -273,6 +273,14 @@ pub(super) fn operator_keys(
     files.iter().map(|file| private_key(file)).collect()
 }
 
+/// What to do when too few operators have signed `what`, as in `it`.
+pub(super) fn too_few(valid: usize, threshold: usize, what: &str) -> Failure {
+    Failure::refused(format!(
+        "{valid} of {threshold} operators have signed: give their keys with --key, or write {what} with --out FILE and have \
+         it signed where they are"
+    ))
+}
+
 /// The operator's coming key: made once, and kept until a root names it.
 fn next_operator(folder: &Path) -> Result<SigningKey, Failure> {
     let path = folder.join(OPERATOR_NEXT);

@@ -18,7 +18,9 @@ use serde_json::{Value, json};
 use super::Console;
 use super::client::Client;
 use super::failure::Failure;
-use super::keys::{self, RotateArgs, Rotated, StateDir, operator_keys, read_envelope, root, write_new};
+use super::keys::{
+    self, RotateArgs, Rotated, StateDir, operator_keys, read_envelope, root, too_few, write_new,
+};
 use super::policy_file::PolicyFile;
 use super::table::{NONE, count, facts, table};
 use crate::init::keys_path;
@@ -217,10 +219,7 @@ async fn sign(args: &PolicySignArgs, client: &Client, console: &mut Console<'_>)
     match SignedPolicy::admit(&envelope.to_json(), &root, None, None, draft.issued_at) {
         Ok(_) => {}
         Err(PolicyError::Signatures(VerifyError::NotEnoughSignatures { valid, threshold })) => {
-            return Err(Failure::refused(format!(
-                "{valid} of {threshold} operators have signed: give their keys with --key, or write it with --out FILE and have \
-                 it signed where they are"
-            )));
+            return Err(too_few(valid, threshold, "it"));
         }
         Err(error) => {
             return Err(Failure::refused(format!(

@@ -17,7 +17,7 @@ use super::super::Console;
 use super::super::client::Client;
 use super::super::failure::Failure;
 use super::super::follow::{follow, judge};
-use super::super::keys::{StateDir, operator_keys, read_envelope, root, write_new};
+use super::super::keys::{StateDir, operator_keys, read_envelope, root, too_few, write_new};
 use super::super::table::{count, facts, or_none, table};
 use super::find;
 use crate::init::keys_path;
@@ -97,10 +97,7 @@ pub(super) async fn decommission(
     match SignedDecommission::admit(&envelope.to_json(), &root(client).await?, host) {
         Ok(_) => {}
         Err(OrderError::Signatures(VerifyError::NotEnoughSignatures { valid, threshold })) => {
-            return Err(Failure::refused(format!(
-                "{valid} of {threshold} operators have signed: give their keys with --key, or write the order with --out FILE and \
-                 have it signed where they are"
-            )));
+            return Err(too_few(valid, threshold, "the order"));
         }
         Err(error) => {
             return Err(Failure::refused(format!(

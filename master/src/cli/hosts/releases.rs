@@ -18,7 +18,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::{Client, Console, Failure, find};
-use crate::cli::keys::{StateDir, operator_keys, read_envelope, root, write_new};
+use crate::cli::keys::{StateDir, operator_keys, read_envelope, root, too_few, write_new};
 use crate::cli::table::{NONE, count, facts, or_none, printable, table};
 use crate::init::keys_path;
 use crate::serve::operator::views::{ReleaseView, ReleasesView, RolloutBody, RolloutView, UpdateView};
@@ -277,10 +277,7 @@ impl Draft<'_> {
         match SignedRelease::admit(&envelope.to_json(), &root) {
             Ok(_) => {}
             Err(ReleaseError::Signatures(VerifyError::NotEnoughSignatures { valid, threshold })) => {
-                return Err(Failure::refused(format!(
-                    "{valid} of {threshold} operators have signed: give their keys with --key, or write it with --out FILE and \
-                     have it signed where they are"
-                )));
+                return Err(too_few(valid, threshold, "it"));
             }
             Err(error) => {
                 return Err(Failure::refused(format!(

@@ -102,10 +102,7 @@ fn view(control: &Control) -> Result<PoliciesView, ControlError> {
     let mut of: BTreeMap<u64, Vec<HostName>> = BTreeMap::new();
     let mut built_in = Vec::new();
     let hosts = control.hosts()?;
-    for view in hosts
-        .iter()
-        .filter(|view| view.host.key.is_some() && !view.host.revoked)
-    {
+    for view in hosts.iter().filter(|view| view.host.lives()) {
         let name = view.host.name.clone();
         match control.policy_for(view.host.id) {
             Some(policy) => of.entry(policy.version()).or_default().push(name),
