@@ -43,6 +43,9 @@ const ZSTANDARD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const HEAD: usize = 512;
 const TYPE_FLAG: usize = 156;
 
+/// How often a build is begun anew that was disturbed.
+const DISTURBED: usize = 3;
+
 type Body = stream::BoxStream<'static, Result<Bytes, io::Error>>;
 
 impl Engine {
@@ -60,11 +63,22 @@ impl Engine {
         Ok(if has { Builder::BuildKit } else { Builder::Classic })
     }
 
+    /// Builds anew where an image that went meanwhile has disturbed the builder.
     pub(super) async fn build_image(
         &self,
         spec: &BuildSpec,
         blobs: &impl BlobSource,
     ) -> Result<(), EngineError> {
+        for _ in 0..DISTURBED {
+            match self.build_once(spec, blobs).await {
+                Err(error) if is_disturbed(&error) => tracing::debug!(%error, "builds anew"),
+                outcome => return outcome,
+            }
+        }
+        self.build_once(spec, blobs).await
+    }
+
+    async fn build_once(&self, spec: &BuildSpec, blobs: &impl BlobSource) -> Result<(), EngineError> {
         let image = spec.tags.first().map_or("without a name", String::as_str);
         let what = || format!("build image {image}");
         let unsupported = |why| EngineError::Unsupported { what: what(), why };
@@ -156,6 +170,12 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// To find what it has built before, the classic builder reads all images that have the same parent, and gives up when one
+/// of them is removed meanwhile, whatever image that is.
+fn is_disturbed(error: &EngineError) -> bool {
+    matches!(error, EngineError::Build { why, .. } if why.starts_with("unable to find image \"sha256:"))
 }
 
 /// The call's parameters: `ImageBuild` of the Engine API.

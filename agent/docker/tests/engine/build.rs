@@ -5,11 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use decnet_docker::{Builder, EngineError, Progress};
+use decnet_docker::{Builder, Engine, EngineError, Progress};
 use decnet_plan::step::{BuildContext, BuildSpec, Dockerfile, Step, Ulimit};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
 
 use crate::image::{binary, sha256, tar};
-use crate::lab::{Lab, start};
+use crate::lab::{Lab, SOCKET, start};
 
 fn spec(tag: String, context: BuildContext, dockerfile: Dockerfile) -> BuildSpec {
     BuildSpec {
@@ -224,7 +226,6 @@ async fn an_archive_that_buildkit_does_not_know_is_built_all_the_same() {
 async fn a_context_may_be_fetched_by_the_engine() {
     use std::io::{Read as _, Write as _};
 
-    // What no other test builds: the classic builder would take one's layer for another's, and it goes with the one.
     let archive = tar(&[
         ("a", b"far", 0o644),
         ("Dockerfile", b"FROM scratch\nCOPY a /a\nLABEL from=far\n", 0o644),
@@ -286,4 +287,53 @@ async fn that_fails(builder: Builder) {
     bad.additional_contexts = BTreeMap::from([("x".to_owned(), "/".to_owned())]);
     let error = lab.apply(&build(&bad)).await.unwrap_err();
     assert!(matches!(error, EngineError::Unsupported { .. }), "{error:?}");
+}
+
+/// The engine's answer to the first call that builds is what it says when an image goes that it looks at.
+#[tokio::test]
+async fn an_image_that_goes_meanwhile_does_not_make_a_build_fail() {
+    let mut lab = Lab::new().await;
+    let (folder, sockets) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let socket = sockets.path().join("engine.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let disturbed = tokio::spawn(async move {
+        let said = "{\"error\":\"unable to find image \\\"sha256:0123\\\"\"}\n";
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{said}", said.len());
+        let mut builds = 0;
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut head = vec![0; 4096];
+            let read = client.read(&mut head).await.unwrap();
+            head.truncate(read);
+            if head.starts_with(b"POST /") && head.windows(7).any(|part| part == b"/build?") {
+                builds += 1;
+                if builds == 1 {
+                    client.write_all(answer.as_bytes()).await.unwrap();
+                    client.shutdown().await.unwrap();
+                    // With what was sent and not read, the answer would be lost as well.
+                    let _ = client.read_to_end(&mut Vec::new()).await;
+                    continue;
+                }
+            }
+            tokio::spawn(async move {
+                let mut engine = UnixStream::connect(SOCKET).await.unwrap();
+                engine.write_all(&head).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut engine).await;
+            });
+        }
+    });
+    lab.engine = Engine::connect(&socket)
+        .await
+        .unwrap()
+        .building_with(Builder::Classic);
+    let context = BuildContext::Folder {
+        path: folder.path().display().to_string(),
+    };
+    let inline = Dockerfile::Inline {
+        text: "FROM scratch\nCOPY a /a\nLABEL from=anew\n".to_owned(),
+    };
+    std::fs::write(folder.path().join("a"), "anew").unwrap();
+    let spec = spec(format!("decnet-test/{}-anew:1", lab.tag), context, inline);
+    assert_eq!(built_from(&lab, &spec).await, "anew");
+    disturbed.abort();
 }
