@@ -1,11 +1,14 @@
 //! What the unit tests share: a signer, documents, a clock that stands still, and the simulated engine as a
 //! machine.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use decnet_docker::EngineError;
-use decnet_pki::ca::CertificateAuthority;
+use decnet_pki::ca::{CertificateAuthority, HostSubject};
+use decnet_pki::certificate::Leaf;
+use decnet_pki::csr::{self, VerifiedCsr};
 use decnet_pki::envelope::Envelope;
 use decnet_pki::key::{HostKey, SigningKey};
 use decnet_plan::sim;
@@ -14,6 +17,7 @@ use decnet_plan::unused::Disk;
 use decnet_wire::bundle::{
     Blob, BlobKind, Bundle, Network, NetworkDriver, Operation, OperationKind, PAYLOAD_TYPE, SCHEMA, Stack,
 };
+use decnet_wire::enrol::HostNetwork;
 use decnet_wire::ids::{Digest, FleetId, HostId, OperationId, StackName, Timestamp};
 use decnet_wire::observed::{Interface, Observed};
 use decnet_wire::order::{self, Decommission, Nonce};
@@ -26,6 +30,7 @@ use uuid::Uuid;
 
 use crate::admit::Audience;
 use crate::clock::Clock;
+use crate::identity::{Identity, IdentityStore, Stored};
 use crate::reconcile::Machine;
 use crate::trust::{self as trusted, wire_digest};
 
@@ -75,6 +80,7 @@ pub(crate) struct Signer {
     pub(crate) host_key: HostKey,
     pub(crate) trust_root: TrustRoot,
     operator: SigningKey,
+    authority: CertificateAuthority,
 }
 
 impl Signer {
@@ -101,7 +107,40 @@ impl Signer {
             host_key: HostKey::generate().unwrap(),
             trust_root,
             operator,
+            authority,
         }
+    }
+
+    /// A certificate for one of the host's keys.
+    pub(crate) fn certify(&self, key: &HostKey) -> Leaf {
+        let csr = VerifiedCsr::parse(&csr::create(key).unwrap(), 1 << 16).unwrap();
+        let subject = HostSubject {
+            fleet: self.fleet.uuid(),
+            host: self.host.uuid(),
+        };
+        let month = time::Duration::days(30);
+        self.authority
+            .issue_host(&csr, subject, now().get(), month)
+            .unwrap()
+    }
+
+    /// The host's identity, kept in this folder.
+    pub(crate) fn identity(&self, folder: &Path) -> IdentityStore {
+        let stored = Stored {
+            schema: Stored::SCHEMA,
+            fleet: self.fleet,
+            host: self.host,
+            name: "worker-1".parse().unwrap(),
+            agent_api: "127.0.0.1:1".to_owned(),
+            network: HostNetwork::default(),
+            certificate: self.certify(&self.host_key).chain_pem(),
+            key: self.host_key.to_pkcs8_pem().to_string(),
+            trust_root: self.trust_envelope(),
+            enrol_at: None,
+            previous: None,
+        };
+        Identity::store(folder, &stored).unwrap();
+        IdentityStore::new(folder.to_owned(), Identity::load(folder).unwrap()).unwrap()
     }
 
     pub(crate) fn trust_envelope(&self) -> Value {

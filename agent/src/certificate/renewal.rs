@@ -57,10 +57,15 @@ enum RenewError {
 impl Renewal {
     /// Runs for ever.
     pub(crate) async fn run(mut self) {
+        // Whoever asks while the present key is on trial, or when the master cannot be reached, is not forgotten.
+        let mut wanted = false;
         loop {
-            self.until_due().await;
+            self.until_due(&mut wanted).await;
             match self.renew().await {
-                Ok(()) => self.patience.reset(),
+                Ok(()) => {
+                    wanted = false;
+                    self.patience.reset();
+                }
                 Err(error) => {
                     let pause = match &error {
                         RenewError::Ask(error) => self.patience.after(error),
@@ -77,8 +82,8 @@ impl Renewal {
         }
     }
 
-    /// Waits until the certificate is to be renewed.
-    async fn until_due(&mut self) {
+    /// Waits until the certificate is to be renewed, or somebody has `wanted` it and it can be done.
+    async fn until_due(&mut self, wanted: &mut bool) {
         let mut identity = self.identity.watch();
         let mut newest_ca: Option<tokio::time::Instant> = None;
         loop {
@@ -87,6 +92,8 @@ impl Renewal {
             let able = !current.on_trial && current.leaf.not_after() > self.clock.now().get();
             let due = if !able {
                 LOOK
+            } else if *wanted {
+                return;
             } else if is_of_the_newest(&current) {
                 newest_ca = None;
                 until(due_at(&current), self.clock.now())
@@ -103,7 +110,7 @@ impl Renewal {
             tokio::select! {
                 () = tokio::time::sleep(due.min(LOOK)) => {}
                 changed = identity.changed() => if changed.is_err() { std::future::pending::<()>().await },
-                () = self.asked.notified() => if able { return },
+                () = self.asked.notified() => *wanted = true,
             }
         }
     }
@@ -163,4 +170,37 @@ fn due_at(identity: &Identity) -> Timestamp {
 fn until(at: Timestamp, now: Timestamp) -> Duration {
     // What lies in the past is due.
     Duration::try_from(at.get() - now.get()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use rand::SeedableRng as _;
+
+    use super::*;
+    use crate::testing::{FixedClock, Signer, now};
+
+    #[tokio::test]
+    async fn a_wish_while_the_key_is_on_trial_is_done_when_the_key_has_worked() {
+        let folder = tempfile::tempdir().unwrap();
+        let signer = Signer::new();
+        let identity = Arc::new(signer.identity(folder.path()));
+        let key = HostKey::generate().unwrap();
+        identity.adopt(&key, &signer.certify(&key)).unwrap();
+        let asked = Arc::new(Notify::new());
+        let mut renewal = Renewal {
+            link: Link::new("127.0.0.1:1".parse().unwrap(), identity.tls()).unwrap(),
+            identity: Arc::clone(&identity),
+            clock: FixedClock::at(now()),
+            within: watch::Sender::new(Duration::ZERO).subscribe(),
+            asked: Arc::clone(&asked),
+            patience: Patience::new(),
+            random: SmallRng::seed_from_u64(1),
+        };
+        asked.notify_one();
+        let mut wanted = false;
+        assert_eq!(renewal.until_due(&mut wanted).now_or_never(), None);
+        identity.confirm().unwrap();
+        assert_eq!(renewal.until_due(&mut wanted).now_or_never(), Some(()));
+    }
 }

@@ -1,7 +1,7 @@
 //! The identity in use, and the only way to change it while the agent runs.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use decnet_pki::certificate::Leaf;
 use decnet_pki::key::HostKey;
@@ -15,10 +15,12 @@ use crate::admit::Audience;
 
 /// Everybody who asks sees the newest identity.
 ///
-/// Guarantees: what is seen here is on disk.
+/// Guarantees: what is seen here is on disk; of changes at the same time none undoes another.
 #[derive(Debug)]
 pub(crate) struct IdentityStore {
     state_dir: PathBuf,
+    /// Held from reading the file to showing what became of it.
+    changing: Mutex<()>,
     identity: watch::Sender<Arc<Identity>>,
     audience: watch::Sender<Arc<Audience>>,
     tls: watch::Sender<Arc<ClientConfig>>,
@@ -40,6 +42,7 @@ impl IdentityStore {
         let tls = identity.client_config()?;
         Ok(Self {
             state_dir,
+            changing: Mutex::default(),
             audience: watch::Sender::new(Arc::new(identity.audience())),
             tls: watch::Sender::new(tls),
             identity: watch::Sender::new(Arc::new(identity)),
@@ -111,6 +114,7 @@ impl IdentityStore {
 
     /// Writes a changed identity, then shows it. One that makes no sense changes nothing.
     fn change(&self, change: impl FnOnce(&mut Stored)) -> Result<(), IdentityError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut stored = Stored::load(&self.state_dir)?;
         change(&mut stored);
         let identity = Identity::from_stored(&stored)?;
@@ -120,5 +124,45 @@ impl IdentityStore {
         self.tls.send_replace(tls);
         self.identity.send_replace(Arc::new(identity));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use decnet_pki::key::HostKey;
+    use decnet_pki::root::Root;
+
+    use crate::testing::Signer;
+    use crate::trust;
+
+    /// Renewal and the trust root are followed by tasks of their own.
+    #[test]
+    fn a_trust_root_that_comes_with_a_new_key_does_not_undo_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut signer = Signer::new();
+        let store = signer.identity(folder.path());
+        let versions = 2..40;
+        let roots: Vec<Root> = versions
+            .clone()
+            .map(|version| {
+                signer.trust_root.version = version;
+                trust::stored(&signer.trust_envelope()).unwrap()
+            })
+            .collect();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in versions {
+                    let key = HostKey::generate().unwrap();
+                    store.adopt(&key, &signer.certify(&key)).unwrap();
+                    assert_eq!(store.current().key.digest(), key.digest());
+                    store.confirm().unwrap();
+                    assert!(!store.current().on_trial);
+                }
+            });
+            for root in &roots {
+                store.follow(root).unwrap();
+                assert_eq!(store.current().root.version(), root.version());
+            }
+        });
     }
 }
