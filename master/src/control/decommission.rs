@@ -10,14 +10,14 @@
 
 use decnet_pki::key::HostPublicKey;
 use decnet_pki::order::{OrderError, SignedDecommission, admit_tombstone};
-use decnet_wire::bundle::OperationKind;
 use decnet_wire::ids::{DeckyName, Digest, HostId, OperationId, Timestamp};
 use decnet_wire::order::{SCHEMA, Tombstone, TombstoneRequest};
 use serde_json::json;
 
 use super::certificates::supersede;
 use super::enrol::{digest, named};
-use super::{Alarm, Control, ControlError, rows, settings, touch};
+use super::events::Event;
+use super::{Alarm, Control, ControlError, settings, touch};
 use crate::audit::{Action, Actor, Audited, Change, Who};
 use crate::records::{
     AwaitedRecord, BundleRecord, Cause, DeckyRecord, Departure, End, EnrolTokenRecord, EnvelopeRecord, Host,
@@ -35,6 +35,15 @@ pub struct Begun {
     pub departure: Departure,
     /// The teardown of each of its deckies.
     pub operations: Teardowns,
+}
+
+/// What is begun for the deckies of a host.
+#[derive(Default)]
+struct Removals {
+    operations: Teardowns,
+    rows: Vec<Row>,
+    /// The retirement of those that did not go before.
+    retired: Vec<Event>,
 }
 
 impl Control {
@@ -58,7 +67,7 @@ impl Control {
             what: "the order",
             source: error.into(),
         })?;
-        let (begun, changed) = self.db.change(by, now, |w| {
+        let (departure, removals) = self.db.change(by, now, |w| {
             // One that other operators signed than those of today is not believed by the host any more.
             let before = w.get::<Departure>(&id)?;
             let stands = |departure: &Departure| {
@@ -77,7 +86,7 @@ impl Control {
                         w.put(&id, &departure)?;
                         let change = Change::new(Action::HostDecommission, format!("host/{}", departure.name))
                             .after(json!({ "id": id, "nonce": departure.nonce, "forced": true }));
-                        Ok(change.done((begun(departure, Vec::new()), Vec::new())))
+                        Ok(change.done((departure, Removals::default())))
                     }
                     None => Err(unknown(id)),
                 };
@@ -108,23 +117,27 @@ impl Control {
                     tombstone: None,
                 })
             };
-            let (operations, mut changed) = self.tear_down(w, by, &host, None, now)?;
+            let mut removals = self.tear_down(w, by, &host, None, now)?;
             if force {
                 let why = format!("the host {} was forgotten", host.name);
-                changed.extend(forget(w, &host, &End::Failed(Cause::HostGone, why), by.who(), now)?);
+                removals.rows.extend(forget(w, &host, &End::Failed(Cause::HostGone, why), by.who(), now)?);
             } else {
                 w.put(&id, &Host { leaving: true, ..host.clone() })?;
                 touch(w, id)?;
             }
             w.put(&id, &departure)?;
             let change = Change::new(Action::HostDecommission, named(&host))
-                .before(json!({ "id": id, "key": host.key, "deckies": operations.len() }))
+                .before(json!({ "id": id, "key": host.key, "deckies": removals.operations.len() }))
                 .after(json!({ "id": id, "nonce": departure.nonce, "forced": force }));
-            Ok::<_, ControlError>(change.done((begun(departure, operations), changed)))
+            Ok::<_, ControlError>(change.done((departure, removals)))
         })?;
-        self.after_departure(id, begun.departure.forced, &changed);
-        tracing::warn!(host = %begun.departure.name, %id, forced = begun.departure.forced, "a host was decommissioned");
-        Ok(begun)
+        self.events.publish(removals.retired);
+        self.after_departure(id, departure.forced, &removals.rows);
+        tracing::warn!(host = %departure.name, %id, forced = departure.forced, "a host was decommissioned");
+        Ok(Begun {
+            departure,
+            operations: removals.operations,
+        })
     }
 
     /// Begins to remove a host's deckies, or one of them. The host stays.
@@ -138,30 +151,31 @@ impl Control {
         only: Option<&DeckyName>,
     ) -> Result<Teardowns, ControlError> {
         let now = self.now();
-        let (operations, changed) = self.db.change(by, now, |w| {
+        let removals = self.db.change(by, now, |w| {
             let host = w.get::<Host>(&id)?.ok_or_else(|| unknown(id))?;
-            let (operations, changed) = self.tear_down(w, by, &host, only, now)?;
-            if let Some(name) = only.filter(|_| operations.is_empty()) {
+            let removals = self.tear_down(w, by, &host, only, now)?;
+            if let Some(name) = only.filter(|_| removals.operations.is_empty()) {
                 return Err(ControlError::NotFound {
                     what: "decky of this host called",
                     name: name.to_string(),
                 });
             }
-            if changed.is_empty() {
-                return Ok(Audited::Unchanged((operations, changed)));
+            if removals.rows.is_empty() {
+                return Ok(Audited::Unchanged(removals));
             }
             touch(w, id)?;
-            let names: Vec<&DeckyName> = operations.iter().map(|(name, _)| name).collect();
+            let names: Vec<&DeckyName> = removals.operations.iter().map(|(name, _)| name).collect();
             let change =
                 Change::new(Action::HostTeardown, named(&host)).after(json!({ "id": id, "deckies": names }));
-            Ok::<_, ControlError>(change.done((operations, changed)))
+            Ok::<_, ControlError>(change.done(removals))
         })?;
         self.publish.notify_one();
-        self.announce(&changed);
-        Ok(operations)
+        self.events.publish(removals.retired);
+        self.announce(&removals.rows);
+        Ok(removals.operations)
     }
 
-    /// The operations by which a host's deckies go, those of before included, and the rows that changed.
+    /// Begins the removal of a host's deckies, or of one. Those that go already are among the operations.
     fn tear_down(
         &self,
         w: &mut Writer<'_>,
@@ -169,40 +183,28 @@ impl Control {
         host: &Host,
         only: Option<&DeckyName>,
         now: Timestamp,
-    ) -> Result<(Teardowns, Vec<Row>), ControlError> {
-        let (mut operations, mut changed) = (Vec::new(), Vec::new());
+    ) -> Result<Removals, ControlError> {
+        let mut removals = Removals::default();
         let mut records = w.all::<DeckyRecord>()?;
         records.retain(|record| {
             record.decky.host == host.id && only.is_none_or(|only| record.decky.name == *only)
         });
         for mut record in records {
             let name = record.decky.name.clone();
-            if let (true, Some(open)) = (record.removing, record.operation)
-                && let Some(row) = w.get::<Row>(&open.id)?
-                && !row.status.is_terminal()
-            {
-                operations.push((name, open.id));
-                continue;
+            let begun = self.begin_removal(w, &mut record, by, now)?;
+            if !begun.rows.is_empty() {
+                w.put(&name, &record)?;
             }
-            record.removing = true;
-            record.previous = None;
-            changed.append(&mut rows::begin(
-                w,
-                &mut record,
-                OperationKind::Teardown,
-                by,
-                now,
-                &self.tracer,
-            )?);
-            operations.extend(record.operation.map(|operation| (name.clone(), operation.id)));
-            w.put(&name, &record)?;
+            removals.operations.push((name, begun.operation));
+            removals.rows.extend(begun.rows);
+            removals.retired.extend(begun.retired);
         }
-        if !changed.is_empty() {
+        if !removals.rows.is_empty() {
             let mut settings = settings(&w.reader())?;
             settings.revision += 1;
             w.put(&(), &settings)?;
         }
-        Ok((operations, changed))
+        Ok(removals)
     }
 
     /// Takes a host's tombstone: the host is gone for good. Sent again it changes nothing.
@@ -350,15 +352,8 @@ fn unknown(id: HostId) -> ControlError {
     }
 }
 
-fn begun(departure: Departure, operations: Teardowns) -> Begun {
-    Begun {
-        departure,
-        operations,
-    }
-}
-
-fn unchanged(departure: Departure) -> Audited<(Begun, Vec<Row>)> {
-    Audited::Unchanged((begun(departure, Vec::new()), Vec::new()))
+fn unchanged(departure: Departure) -> Audited<(Departure, Removals)> {
+    Audited::Unchanged((departure, Removals::default()))
 }
 
 /// Takes a host and everything that is known of it out of the store. Its certificates stay on the revocation lists.

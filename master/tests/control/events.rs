@@ -211,6 +211,29 @@ fn every_change_of_services_tells_why_and_who() {
     );
 }
 
+/// Whoever takes a whole host's deckies down retires each of them, once.
+#[test]
+fn deckies_that_go_with_their_hosts_teardown_are_retired() {
+    let master = Master::new();
+    let mut host = Host::enrol(&master, "edge-01");
+    master.deploy(TWO, false).unwrap();
+    host.obey(&master);
+    let mut said = reader(&master, "decky.*.mutation");
+    let control = &master.control;
+    control.remove(&operator(), &"a".parse().unwrap()).unwrap();
+    for _ in 0..2 {
+        control.tear_down_host(&operator(), host.id, None).unwrap();
+    }
+    let retired: Vec<_> = heard(&mut said)
+        .iter()
+        .map(|event| json!([event["decky_name"], event["trigger"], event["new_services"]]))
+        .collect();
+    assert_eq!(
+        retired,
+        [json!(["a", "retirement", []]), json!(["b", "retirement", []])]
+    );
+}
+
 /// A decky of a host that says nothing more counted as running for ever, also when another host had it and brought it up.
 #[test]
 fn a_decky_that_comes_up_elsewhere_is_announced_whatever_its_old_host_said() {
