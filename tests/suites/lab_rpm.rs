@@ -20,6 +20,8 @@ const BACK: Duration = Duration::from_secs(60);
 const DECKY: u8 = 11;
 /// A file that only the version that does not work has.
 const ONLY_NEW: &str = "/usr/share/doc/decnet-agent/NEWS.md";
+/// What no host has.
+const NOWHERE: &str = "decnet-nowhere";
 const UPDATER: &str = "/var/lib/decnet/updater";
 
 /// Makes rpm the only one that knows of packages here. Its database begins with a record of what the host has that the agent
@@ -66,6 +68,7 @@ struct Packages {
     first: PathBuf,
     works: PathBuf,
     does_not_work: PathBuf,
+    does_not_install: PathBuf,
 }
 
 impl Packages {
@@ -75,23 +78,34 @@ impl Packages {
         let first = agent("1.0.0", &project(), &masters)?;
         // Nobody here takes it, and nothing of it is looked at but the name.
         std::fs::write(masters.join("decnet-agent_1.0.0-1_amd64.deb"), "deb")?;
+        let works = agent("1.1.0", &project(), folder)?;
         // It begins, and its sandbox keeps it from calling anybody.
-        let changed = source_in(&folder.join("changed"))?;
-        let unit = changed.join("systemd/decnet-agent.service");
-        let text = std::fs::read_to_string(&unit)?;
-        let closed = text.replace("AF_UNIX AF_INET AF_INET6", "AF_UNIX");
-        ensure!(text != closed, "the unit has another list of addresses");
-        std::fs::write(&unit, closed)?;
-        let table = changed.join("packaging/decnet-agent/files");
-        let more = std::fs::read_to_string(&table)? + &format!("rpm file 0644 {ONLY_NEW} CHANGELOG.md\n");
-        std::fs::write(&table, more)?;
+        let source = source_in(&folder.join("source"))?;
+        change(&source.join("systemd/decnet-agent.service"), |unit| {
+            unit.replace("AF_UNIX AF_INET AF_INET6", "AF_UNIX")
+        })?;
+        change(&source.join("packaging/decnet-agent/files"), |table| {
+            format!("{table}rpm file 0644 {ONLY_NEW} CHANGELOG.md\n")
+        })?;
+        let does_not_work = agent("1.2.0", &source, folder)?;
+        change(&source.join("packaging/decnet-agent/spec"), |spec| {
+            spec.replace("\nRecommends:", &format!("\nRequires: {NOWHERE}\nRecommends:"))
+        })?;
         Ok(Self {
-            first,
-            works: agent("1.1.0", &project(), folder)?,
-            does_not_work: agent("1.2.0", &changed, folder)?,
+            does_not_install: agent("1.3.0", &source, folder)?,
             masters,
+            first,
+            works,
+            does_not_work,
         })
     }
+}
+
+fn change(file: &Path, how: impl Fn(&str) -> String) -> Result<()> {
+    let text = std::fs::read_to_string(file)?;
+    let changed = how(&text);
+    ensure!(text != changed, "{} is not as it was", file.display());
+    Ok(std::fs::write(file, changed)?)
 }
 
 #[test]
@@ -143,6 +157,7 @@ impl Scene {
         let containers = self.deploy()?;
         self.a_release_that_works_is_kept()?;
         self.a_release_that_does_not_work_is_gone_again()?;
+        self.a_release_that_cannot_be_installed_changes_nothing()?;
         self.answers()?;
         let now = self.containers()?;
         ensure!(
@@ -270,6 +285,20 @@ impl Scene {
         ensure!(!left.status.success(), "a file of 1.2.0 is there: {left:?}");
         self.operator.settled(self.host.name())?;
         self.at("1.2.0 is gone again, and rpm knows");
+        Ok(())
+    }
+
+    fn a_release_that_cannot_be_installed_changes_nothing(&self) -> Result<()> {
+        self.operator
+            .roll_out(&self.packages.does_not_install, &self.master.state_dir)?;
+        let update = self.operator.update_is(self.host.name(), "1.3.0", "restored")?;
+        let detail = update["detail"].as_str().unwrap_or_default();
+        ensure!(
+            detail.contains(&format!("{NOWHERE} is needed by")),
+            "1.3.0 was not installed because {detail:?}"
+        );
+        self.runs("1.1.0")?;
+        self.at("1.3.0 could not be installed");
         Ok(())
     }
 

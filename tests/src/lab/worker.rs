@@ -71,12 +71,12 @@ impl Host {
                 Seen::not_yet(departure)
             })
         })?;
+        ensure!(departure["left"] == serde_json::json!([]), "{departure}");
         until("nothing of ours is left", SETTLED, || {
             let left = self.ok(LEFTOVERS)?;
             Ok(Seen::when(left.trim().is_empty(), left))
         })?;
         self.ok("test -d /var/log/decnet")?;
-        ensure!(departure["left"] == serde_json::json!([]), "{departure}");
         let removed = departure["removed"].to_string();
         let things = ["container ", "image ", "network ", "path /var/lib/decnet/agent"];
         for thing in things.iter().chain(more) {
