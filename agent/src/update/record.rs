@@ -28,7 +28,6 @@ pub(super) async fn keep(version: &str, file: &Path) -> Result<(), String> {
     let mut exporting = command("rpmdb")
         .arg("--exportdb")
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
         .spawn()
         .map_err(|error| format!("cannot run rpmdb: {error}"))?;
     let headers = exporting.stdout.take().ok_or("rpmdb has no output")?;
