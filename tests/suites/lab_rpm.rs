@@ -199,11 +199,11 @@ impl Scene {
         // As somebody's own shell does it.
         let said = std::thread::scope(|scope| {
             let pasted = scope.spawn(|| self.host.run_for(line.trim(), PATIENCE));
-            let approved = self.approve(name);
-            let said = pasted.join().map_err(|_| anyhow!("the paste panicked"))?;
-            approved.and(said)
-        })?
-        .ok()?;
+            let approved = self.approve(name, || pasted.is_finished());
+            let said = pasted.join().map_err(|_| anyhow!("the paste panicked"))??;
+            approved.with_context(|| said.said())?;
+            said.ok()
+        })?;
         ensure!(said.contains(&format!("enrolled as {name}")), "{said}");
         self.operator.active(name)?;
         self.runs("1.0.0")?;
@@ -215,9 +215,10 @@ impl Scene {
         Ok(())
     }
 
-    /// Approves of whoever waits to be the host.
-    fn approve(&self, name: &str) -> Result<()> {
+    /// Approves of whoever waits to be the host, as long as the line is at work.
+    fn approve(&self, name: &str, is_through: impl Fn() -> bool) -> Result<()> {
         let key = until("the host waits for approval", PATIENCE, || {
+            ensure!(!is_through(), "the line has ended without waiting for approval");
             let host = self.operator.json(&["host", "show", name])?;
             Ok(match host["waiting_key"].as_str() {
                 Some(key) => Seen::Done(key.to_owned()),

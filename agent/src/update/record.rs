@@ -41,20 +41,30 @@ pub(super) async fn keep(version: &str, file: &Path) -> Result<(), String> {
 /// Puts a version's record back, and removes those of others with the files that only they have. What was cut off can be
 /// done again: in between rpm knows of both, as it does in the middle of an upgrade.
 pub(super) async fn put_back(version: &str, file: &Path) -> Result<(), String> {
-    let asked = ["-q", "--queryformat", "%{VERSION}-%{RELEASE}\\n", NAME];
-    // rpm fails where it knows of none.
-    let known = run("rpm", asked, WORK).await.unwrap_or_default();
-    if !known.lines().any(|known| known == version) {
+    if !known().await.iter().any(|known| known == version) {
         let header =
             File::open(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
         run_with("rpmdb", ["--importdb"], header.into(), WORK).await?;
     }
-    for other in known.lines().filter(|known| *known != version) {
+    let (same, others): (Vec<_>, Vec<_>) = known().await.into_iter().partition(|known| known == version);
+    // Without it, the files that run would go with the other version.
+    if same.is_empty() {
+        return Err(format!("rpm does not take the record of {NAME} {version}"));
+    }
+    for other in others {
         // Its scripts are those of a version that does not work. Files that the other one has as well stay.
         let package = format!("{NAME}-{other}");
         run("rpm", ["--erase", "--nodeps", "--noscripts", &package], WORK).await?;
     }
     Ok(())
+}
+
+/// The versions that rpm says are installed.
+async fn known() -> Vec<String> {
+    let asked = ["-q", "--queryformat", "%{VERSION}-%{RELEASE}\\n", NAME];
+    // rpm fails where there is none.
+    let said = run("rpm", asked, WORK).await.unwrap_or_default();
+    said.lines().map(str::to_owned).collect()
 }
 
 /// The header of this package and version, as it is among others.
