@@ -13,6 +13,7 @@
 //! | [`health`] | what an agent says of how it began, and whether that is good enough |
 //! | `files` | where both sides keep what, and in which form |
 //! | `package` | dpkg, rpm, systemd |
+//! | `record` | what rpm's database says of a version, kept and put back |
 //! | `updater` | the unit's program |
 //! | `watch` | the agent's side |
 //!
@@ -23,6 +24,7 @@ pub(crate) mod files;
 pub(crate) mod health;
 mod package;
 mod phase;
+mod record;
 mod updater;
 pub(crate) mod watch;
 

@@ -18,6 +18,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How long deploys, changes and removals may take on a machine that is busy with other things as well.
 pub const SETTLED: Duration = Duration::from_secs(120);
 
+/// How long an update may take there, with its way back.
+const UPDATED: Duration = Duration::from_secs(150);
+
 /// A lifecycle row.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Row {
@@ -303,6 +306,35 @@ impl Operator {
                 })
             },
         )
+    }
+
+    /// Hands a package in as a release, signed with the keys of a folder, and has all hosts install it.
+    ///
+    /// # Errors
+    ///
+    /// When it is refused.
+    pub fn roll_out(&self, package: &Path, keys: &Path) -> Result<()> {
+        let (package, keys) = (package.display().to_string(), keys.display().to_string());
+        self.command(&["host", "releases", "add", &package, "--state-dir", &keys])?
+            .ok()?;
+        self.command(&["host", "update", "--all"])?.ok().map(drop)
+    }
+
+    /// Waits until a host says what became of a version.
+    ///
+    /// # Errors
+    ///
+    /// When something else becomes of it.
+    pub fn update_is(&self, host: &str, version: &str, state: &str) -> Result<Value> {
+        until(&format!("{version} is {state}"), UPDATED, || {
+            let host = self.json(&["host", "show", host])?;
+            let update = host["update"].clone();
+            Ok(if update["version"] == version && update["state"] == state {
+                Seen::Done(update)
+            } else {
+                Seen::not_yet(host)
+            })
+        })
     }
 
     /// The newest rows, the newest first.

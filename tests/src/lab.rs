@@ -34,6 +34,7 @@ use tempfile::TempDir;
 
 pub use self::host::{Boot, Host};
 use self::image::Image;
+pub use self::worker::LEFTOVERS;
 use crate::command::{SHORT, program, run};
 use crate::wait::{Seen, until};
 

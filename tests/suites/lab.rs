@@ -8,5 +8,6 @@ mod lab_install;
 mod lab_lan;
 mod lab_networks;
 mod lab_power;
+mod lab_rpm;
 mod lab_units;
 mod lab_update;

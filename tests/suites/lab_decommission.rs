@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use decnet_tests::fleet::Operator;
-use decnet_tests::lab::{Host, Lab};
+use decnet_tests::lab::{Host, LEFTOVERS, Lab};
 use decnet_tests::packages::agent_deb;
 use decnet_tests::processes::{Master, bin, tail};
 use decnet_tests::wait::{Seen, until};
@@ -14,18 +14,6 @@ use serde_json::Value;
 
 /// As long as anything here may take on a guest that is busy.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// What there is to be found of us, a line each; nothing once a host has left.
-const LEFTOVERS: &str = "
-systemctl list-units --all --plain --no-legend 'decnet*'
-systemctl list-unit-files --no-legend 'decnet*'
-docker ps -aq; docker volume ls -q; docker image ls -q
-docker network ls --format '{{.Name}}' --filter type=custom
-dpkg-query -W -f '${Package} ${Status}\\n' 'decnet*' 2>/dev/null
-dpkg --audit
-pgrep -af decnet
-find / -xdev -name '*decnet*' ! -path '/proc/*' ! -path '/sys/*' ! -path '/var/log/*' ! -path '/root/*' ! -path '/tmp/lab*'
-ip -o link | grep -E 'decnet|@vec0'
-true";
 /// The reaper's journal, while it works.
 const JOURNAL: &str = "/var/lib/decnet/agent-reaper/journal.json";
 /// Holds the lock that package managers wait for, until it is stopped.
@@ -180,33 +168,7 @@ impl Scene {
     }
 
     fn has_left_with(&self, uuid: &str, more: &[&str]) -> Result<()> {
-        until("the tombstone is here", PATIENCE, || {
-            let departure = self.departure(uuid)?;
-            Ok(Seen::when(
-                departure["status"] == "decommissioned",
-                departure.to_string(),
-            ))
-        })?;
-        self.until("nothing of ours is left", LEFTOVERS, str::is_empty)?;
-        self.ok("test -d /var/log/decnet")?;
-        let departure = self.departure(uuid)?;
-        ensure!(departure["left"] == serde_json::json!([]), "{departure}");
-        let removed = departure["removed"].to_string();
-        let things = ["container ", "image ", "network ", "path /var/lib/decnet/agent"];
-        for thing in things.iter().chain(more) {
-            ensure!(
-                removed.contains(thing),
-                "the tombstone does not name {thing:?}: {removed}"
-            );
-        }
-        ensure!(
-            !self.operator.hosts()?.values().any(|host| host.uuid == uuid),
-            "the master still has it"
-        );
-        ensure!(
-            self.operator.deckies()?.is_empty(),
-            "its decky is still in the fleet"
-        );
+        self.host.has_left(&self.operator, uuid, more)?;
         self.at("it has left");
         Ok(())
     }

@@ -2,14 +2,12 @@
 //! command, with what each unit promises about its start, its end, its restarts, its sandbox and its log, and what the
 //! packages' scripts do with it when they are installed, upgraded and removed.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use decnet_tests::command::run;
 use decnet_tests::lab::{Host, Lab};
-use decnet_tests::processes::{bin, decoy_image};
+use decnet_tests::packages::{project, rpm};
 use decnet_tests::wait::{Seen, until};
 use serde_json::Value;
 
@@ -42,10 +40,10 @@ fn the_units_of_a_master_and_an_agent_keep_their_promises() -> Result<()> {
     let lab = Lab::new("units")?;
     let folder = lab.folder().to_owned();
     let packages = [
-        packed("decnet-agent", "1.0.0", &folder)?,
-        packed("decnet", "1.0.0", &folder)?,
+        rpm("decnet-agent", "1.0.0", &project(), &folder)?,
+        rpm("decnet", "1.0.0", &project(), &folder)?,
     ];
-    let next = packed("decnet-agent", "1.1.0", &folder)?;
+    let next = rpm("decnet-agent", "1.1.0", &project(), &folder)?;
     let start = Instant::now();
     let host = lab.host("w1").memory(1200).boot()?;
     let machine = Machine {
@@ -62,30 +60,6 @@ fn the_units_of_a_master_and_an_agent_keep_their_promises() -> Result<()> {
             .run("systemctl status --no-pager -l 'decnet*'; journalctl -u 'decnet*' -n 60 -o cat --no-pager");
         said.map_or_else(|error| format!("{error:#}"), |said| said.said())
     })
-}
-
-/// Makes a package of what is built here, for rpm and without compression.
-fn packed(package: &str, version: &str, folder: &Path) -> Result<PathBuf> {
-    let mut command = Command::new(bin("decnet-pack")?);
-    command.args([
-        "rpm",
-        "--package",
-        package,
-        "--package-version",
-        version,
-        "--level",
-        "0",
-    ]);
-    command.arg("--binary").arg(bin(package)?);
-    command.arg("--decoy-image").arg(decoy_image()?);
-    command
-        .arg("--source")
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
-    command
-        .arg("--out")
-        .arg(folder)
-        .env("SOURCE_DATE_EPOCH", "1700000000");
-    Ok(PathBuf::from(run(&mut command, PATIENCE)?.ok()?.trim()))
 }
 
 impl Machine {

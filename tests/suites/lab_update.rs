@@ -208,30 +208,13 @@ impl Scene {
 
     /// Hands a package in as a release, and has the host install it.
     fn roll_out(&self, version: &str) -> Result<()> {
-        let (file, keys) = (
-            self.package(version).display().to_string(),
-            self.master.state_dir.display().to_string(),
-        );
         self.operator
-            .command(&["host", "releases", "add", &file, "--state-dir", &keys])?
-            .ok()?;
-        self.operator
-            .command(&["host", "update", "--all"])?
-            .ok()
-            .map(drop)
+            .roll_out(&self.package(version), &self.master.state_dir)
     }
 
     /// Waits until the host says what became of a version.
     fn becomes(&self, version: &str, state: &str) -> Result<Value> {
-        until(&format!("{version} is {state}"), PATIENCE, || {
-            let host = self.operator.json(&["host", "show", self.host.name()])?;
-            let update = host["update"].clone();
-            Ok(if update["version"] == version && update["state"] == state {
-                Seen::Done(update)
-            } else {
-                Seen::not_yet(host)
-            })
-        })
+        self.operator.update_is(self.host.name(), version, state)
     }
 
     fn runs(&self, version: &str) -> Result<()> {
@@ -269,23 +252,9 @@ impl Scene {
             "{version} was not good because {detail:?}"
         );
         self.runs("1.1.0")?;
-        // By the guest's own clock, from what the updater says.
-        let said = self.host.ok(
-            "journalctl -u decnet-updater -o short-unix --no-pager | grep -E 'phase=Judging|the previous version runs again' | tail -n 2 | cut -d ' ' -f 1",
-        )?;
-        let times: Vec<f64> = said.lines().filter_map(|line| line.parse().ok()).collect();
-        let [begun, ended] = times[..] else {
-            anyhow::bail!("the updater did not say when: {said:?}");
-        };
-        println!(
-            "{version}: the previous version was back after {:.1} s",
-            ended - begun
-        );
-        ensure!(
-            ended - begun < BACK.as_secs_f64(),
-            "it took {:.1} s",
-            ended - begun
-        );
+        let took = self.host.was_without_its_agent()?;
+        println!("{version}: the previous version was back after {took:.1} s");
+        ensure!(took < BACK.as_secs_f64(), "it took {took:.1} s");
         until("the master pauses the rollout", PATIENCE, || {
             let view = self.operator.json(&["host", "releases"])?;
             Ok(Seen::when(view["rollout"]["state"] == "paused", view))

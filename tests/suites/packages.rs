@@ -10,13 +10,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use decnet_tests::command::{program, run};
 use decnet_tests::debian::Debian;
-use decnet_tests::processes::{bin, decoy_image};
+use decnet_tests::packages::{EPOCH, pack, project, source_in};
 use tempfile::TempDir;
 
 /// For what takes seconds on an idle machine.
 const LIMIT: Duration = Duration::from_secs(300);
-/// Of every file.
-const EPOCH: &str = "1700000000";
 
 const AGENT: &str = "/mnt/decnet-agent_1.0.0-1_amd64.deb";
 const NEXT_AGENT: &str = "/mnt/decnet-agent_1.1.0-1_amd64.deb";
@@ -637,53 +635,6 @@ fn build() -> Result<TempDir> {
         }
     }
     Ok(folder)
-}
-
-fn pack(format: &str, package: &str, version: &str, source: &Path, out: &Path) -> Result<Command> {
-    let mut command = Command::new(bin("decnet-pack")?);
-    command.args([
-        format,
-        "--package",
-        package,
-        "--package-version",
-        version,
-        "--level",
-        "0",
-    ]);
-    command.arg("--binary").arg(bin(package)?);
-    command.arg("--decoy-image").arg(decoy_image()?);
-    command.arg("--source").arg(source).arg("--out").arg(out);
-    command.env("SOURCE_DATE_EPOCH", EPOCH);
-    Ok(command)
-}
-
-fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// What packages are made of, in another folder.
-fn source_in(folder: &Path) -> Result<PathBuf> {
-    std::fs::create_dir_all(folder)?;
-    let copy = |from: &str| -> Result<()> {
-        let mut command = program("cp", &["-r"]);
-        command.arg(project().join(from)).arg(folder.join(from));
-        run(&mut command, LIMIT)?.ok().map(drop)
-    };
-    for from in [
-        "Cargo.toml",
-        "Cargo.lock",
-        "agent",
-        "master",
-        "packaging",
-        "pki",
-        "systemd",
-        "tests",
-        "CHANGELOG.md",
-        "LICENSE",
-    ] {
-        copy(from)?;
-    }
-    Ok(folder.to_owned())
 }
 
 fn shell_words(command: &Command) -> String {

@@ -128,7 +128,7 @@ async fn step(work: &Work, job: &mut Job) -> Result<Option<Phase>, ReapError> {
             Phase::Paths
         }
         Phase::Paths => {
-            install::remove_paths(job)?;
+            install::remove_paths(job).await?;
             reload().await?;
             Phase::Verify
         }
@@ -254,7 +254,7 @@ async fn clean(job: &mut Job) -> Result<BTreeSet<String>, ReapError> {
             tokio::time::sleep(PAUSE).await;
             install::end_processes(&job.program).await;
             install::remove_packages(&mut job.removed).await?;
-            install::remove_paths(job)?;
+            install::remove_paths(job).await?;
             reload().await?;
         }
         left = install::left(&job.paths, &job.program).await;

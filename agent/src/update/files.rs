@@ -134,9 +134,12 @@ impl Places {
         self.updater.join("previous")
     }
 
-    /// The package of before.
-    pub(super) fn previous_package(&self, format: Format) -> PathBuf {
-        self.updater.join(format!("previous.{format}"))
+    /// What the package manager is told of the version of before: dpkg by a package, rpm by its record.
+    pub(super) fn record(&self, format: Format) -> PathBuf {
+        self.updater.join(match format {
+            Format::Deb => "previous.deb",
+            Format::Rpm => "previous.header",
+        })
     }
 
     /// What became of updates; none of them, where there is nothing to be read.

@@ -2,7 +2,8 @@
 //!
 //! The files of the installed package are copied before it is replaced. They can be put back whatever the package manager
 //! says, so that going back depends neither on its locks, nor on scripts of a package that does not work, nor on a package
-//! of before being at hand. What it knows of is put right after that.
+//! of before being at hand. What it knows of is put right after that: for dpkg by a package that was made of the installed
+//! files, for rpm by its own record of the version of before ([`record`]).
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -17,12 +18,14 @@ use decnet_wire::release::{Format, Version};
 use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 
+use super::record;
+
 /// The package, and its unit.
-const NAME: &str = "decnet-agent";
+pub(super) const NAME: &str = "decnet-agent";
 /// What package scripts find in their environment: the updater starts the unit by itself.
 const TOLD: (&str, &str) = ("DECNET_UPDATER", "1");
 /// How long a package manager may be at work.
-const WORK: Duration = Duration::from_secs(300);
+pub(super) const WORK: Duration = Duration::from_secs(300);
 /// How long somebody else's work with the package manager is waited for.
 const LOCKED: Duration = Duration::from_secs(120);
 /// How long systemd may take to answer.
@@ -161,8 +164,24 @@ pub(super) async fn save(format: Format, folder: &Path) -> Result<(), String> {
     .map_err(|error| format!("the installed files cannot be saved: {error}"))
 }
 
-/// Makes a package of saved files, so that the package manager can be told of them again. Only dpkg's can be.
-pub(super) async fn repack(saved: &Path, version: &str, file: &Path) -> Result<(), String> {
+/// Keeps what the package manager is told of the installed version when it comes back: for dpkg a package of the saved files.
+pub(super) async fn remember(format: Format, saved: &Path, version: &str, file: &Path) -> Result<(), String> {
+    match format {
+        Format::Deb => repack(saved, version, file).await,
+        Format::Rpm => record::keep(version, file).await,
+    }
+}
+
+/// Tells the package manager that a version is installed again, by what was kept of it. Files of it are there already.
+pub(super) async fn recall(format: Format, version: &str, file: &Path) -> Result<(), String> {
+    match format {
+        Format::Deb => install(format, file).await,
+        Format::Rpm => record::put_back(version, file).await,
+    }
+}
+
+/// Makes a package of saved files.
+async fn repack(saved: &Path, version: &str, file: &Path) -> Result<(), String> {
     let status = run("dpkg-query", ["--status", NAME], WORK).await?;
     let control = control_file(&status, version);
     let listed = run("dpkg-query", ["--control-list", NAME], WORK).await?;
@@ -267,19 +286,23 @@ async fn systemctl(arguments: &[&str]) -> Result<(), String> {
 }
 
 /// Runs a program to its end; gives its standard output.
-async fn run<A: AsRef<OsStr>>(
+pub(super) async fn run<A: AsRef<OsStr>>(
     program: &str,
     arguments: impl IntoIterator<Item = A>,
     limit: Duration,
 ) -> Result<String, String> {
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .env("LC_ALL", "C")
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .env(TOLD.0, TOLD.1)
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+    run_with(program, arguments, Stdio::null(), limit).await
+}
+
+/// As [`run`], with something to read.
+pub(super) async fn run_with<A: AsRef<OsStr>>(
+    program: &str,
+    arguments: impl IntoIterator<Item = A>,
+    stdin: Stdio,
+    limit: Duration,
+) -> Result<String, String> {
+    let mut command = command(program);
+    command.args(arguments).stdin(stdin);
     let ended = timeout(limit, command.output())
         .await
         .map_err(|_| format!("{program} did not end within {} s", limit.as_secs()))?
@@ -290,6 +313,18 @@ async fn run<A: AsRef<OsStr>>(
     let said = String::from_utf8_lossy(&ended.stderr);
     let said = said.trim().lines().last().unwrap_or("it does not say why");
     Err(format!("{program} failed ({}): {said}", ended.status))
+}
+
+/// A program, which ends with this one, reads nothing and asks nobody.
+pub(super) fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env("LC_ALL", "C")
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env(TOLD.0, TOLD.1)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
@@ -305,8 +340,8 @@ fn beneath(folder: &Path, path: &Path) -> PathBuf {
     ))
 }
 
-/// Copies a file or link; what is neither, or not there, is none. The copy takes its name at once and as a whole, and is on
-/// the disk. Over what is there only where that is meant.
+/// Copies a file or link, a file with its time, which rpm looks at; what is neither, or not there, is none. The copy takes its
+/// name at once and as a whole, and is on the disk. Over what is there only where that is meant.
 fn copy(from: &Path, to: &Path, replace: bool) -> io::Result<bool> {
     let kind = match fs::symlink_metadata(from) {
         Ok(kind) => kind,
@@ -337,6 +372,7 @@ fn copy(from: &Path, to: &Path, replace: bool) -> io::Result<bool> {
         io::copy(&mut File::open(from)?, &mut file)?;
         file.set_permissions(kind.permissions())?;
         file.flush()?;
+        file.set_modified(kind.modified()?)?;
         file.sync_all()?;
     }
     if !replace && fs::symlink_metadata(to).is_ok() {
@@ -402,21 +438,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn saved_files_come_back_with_their_modes_and_links() {
+    async fn saved_files_come_back_with_their_modes_times_and_links() {
         let folder = tempfile::tempdir().unwrap();
         let (from, to) = (folder.path().join("from"), folder.path().join("to"));
         fs::create_dir_all(from.join("bin")).unwrap();
         fs::write(from.join("bin/program"), "old").unwrap();
         fs::set_permissions(from.join("bin/program"), fs::Permissions::from_mode(0o755)).unwrap();
+        let built = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let program = File::options().write(true).open(from.join("bin/program"));
+        program.unwrap().set_modified(built).unwrap();
         std::os::unix::fs::symlink("program", from.join("bin/link")).unwrap();
         for path in files_below(&from).unwrap() {
             assert!(copy(&path, &to.join(path.strip_prefix(&from).unwrap()), true).unwrap());
         }
         assert_eq!(fs::read(to.join("bin/program")).unwrap(), b"old");
-        assert_eq!(
-            fs::metadata(to.join("bin/program")).unwrap().permissions().mode() & 0o777,
-            0o755
-        );
+        let program = fs::metadata(to.join("bin/program")).unwrap();
+        assert_eq!(program.permissions().mode() & 0o777, 0o755);
+        assert_eq!(program.modified().unwrap(), built);
         assert_eq!(fs::read_link(to.join("bin/link")).unwrap(), Path::new("program"));
         // Over what is there.
         fs::write(from.join("bin/program"), "older").unwrap();

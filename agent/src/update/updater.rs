@@ -9,7 +9,7 @@ use decnet_docker::Engine;
 use decnet_pki::files;
 use decnet_pki::release::{ReleaseError, SignedRelease};
 use decnet_wire::ids::Digest;
-use decnet_wire::release::{Format, Package, Progress, ProgressState};
+use decnet_wire::release::{Package, Progress, ProgressState};
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout};
@@ -167,10 +167,8 @@ impl Updater<'_> {
             .await
             .map_err(Declined::Refused)?;
         package::save(format, &self.places.previous()).await?;
-        if format == Format::Deb {
-            let packed = self.places.previous_package(format);
-            package::repack(&self.places.previous(), &previous, &packed).await?;
-        }
+        let record = self.places.record(format);
+        package::remember(format, &self.places.previous(), &previous, &record).await?;
         package::keep_program(Path::new(PROGRAM), &self.places.program()).await?;
         let before = self.asked().await.as_ref().map(Before::from).unwrap_or_default();
         let journal = Journal {
@@ -297,13 +295,9 @@ impl Updater<'_> {
             tokio::time::sleep(LOOK).await;
         }
         tracing::warn!(version = journal.previous, "the previous version runs again");
-        let file = self.places.previous_package(journal.format);
-        if !file.exists() {
-            tracing::warn!("the package manager goes on naming the new version: it has no package of before");
-            return Ok(());
-        }
+        let record = self.places.record(journal.format);
         // What runs is the previous version; a package manager that does not say so is told again by the next update.
-        match package::install(journal.format, &file).await {
+        match package::recall(journal.format, &journal.previous, &record).await {
             Ok(()) => Ok(()),
             Err(error) => {
                 tracing::error!("the package manager goes on naming the new version: {error}");
@@ -368,7 +362,7 @@ impl Updater<'_> {
         remove(&self.places.journal())?;
         let left = [
             self.places.package(journal.format),
-            self.places.previous_package(journal.format),
+            self.places.record(journal.format),
             self.places.previous(),
             self.places.program(),
         ];

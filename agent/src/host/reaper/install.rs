@@ -136,8 +136,9 @@ pub(super) async fn remove_packages(removed: &mut BTreeSet<String>) -> Result<()
         run("dpkg", &arguments).await?;
         removed.insert(format!("package {PACKAGE}"));
     }
-    if is_known_to_rpm().await {
-        run("rpm", &["--erase", PACKAGE]).await?;
+    // An upgrade that broke off leaves two versions, of which rpm removes none by the name that they share.
+    for version in versions_in_rpm().await {
+        run("rpm", &["--erase", &version]).await?;
         removed.insert(format!("package {PACKAGE}"));
     }
     Ok(())
@@ -148,8 +149,11 @@ async fn is_known_to_dpkg() -> bool {
     status.is_some_and(|status| !matches!(status.trim(), "" | "not-installed"))
 }
 
-async fn is_known_to_rpm() -> bool {
-    asked("rpm", &["-q", PACKAGE]).await.is_some()
+/// The package's versions that rpm has, each as rpm names a package.
+async fn versions_in_rpm() -> Vec<String> {
+    let asked = asked("rpm", &["-q", "--queryformat", "%{NVRA}\\n", PACKAGE]).await;
+    let known = asked.unwrap_or_default();
+    known.lines().map(str::to_owned).collect()
 }
 
 /// What a program says that succeeds; none where it does not, or is not there.
@@ -184,7 +188,10 @@ async fn output(program: &'static str, arguments: &[&str]) -> Result<Output, Ins
 }
 
 /// Removes what no package has removed.
-pub(super) fn remove_paths(job: &Job) -> Result<(), ReapError> {
+pub(super) async fn remove_paths(job: &mut Job) -> Result<(), ReapError> {
+    // Looked for anew: rpm leaves settings that were changed, by another name.
+    let paths = own_paths(&job.program, &job.state_dir).await;
+    job.paths.extend(paths);
     // What a package manager should have removed and did not, is told as left.
     let ours = job.paths.iter();
     for path in ours.filter(|path| may_go(path) || **path == job.state_dir) {
@@ -231,7 +238,7 @@ pub(super) fn gone(paths: &BTreeSet<PathBuf>) -> impl Iterator<Item = String> {
 pub(super) async fn left(paths: &BTreeSet<PathBuf>, program: &Path) -> BTreeSet<String> {
     let there = paths.iter().filter(|path| fs::symlink_metadata(path).is_ok());
     let mut left: BTreeSet<String> = there.map(|path| format!("path {}", path.display())).collect();
-    if is_known_to_dpkg().await || is_known_to_rpm().await {
+    if is_known_to_dpkg().await || !versions_in_rpm().await.is_empty() {
         left.insert(format!("package {PACKAGE}"));
     }
     left.extend(processes(program).into_iter().map(|pid| format!("process {pid}")));
