@@ -4,8 +4,10 @@ mod audit;
 mod commands;
 mod definition;
 mod deploy;
+mod leaving;
 mod policy;
 mod reach;
+mod releases;
 
 use std::path::PathBuf;
 use std::sync::Arc;
