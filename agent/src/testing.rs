@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use decnet_docker::EngineError;
-use decnet_pki::ca::CertificateAuthority;
+use decnet_pki::ca::{CertificateAuthority, HostSubject};
+use decnet_pki::csr::{self, VerifiedCsr};
 use decnet_pki::envelope::Envelope;
 use decnet_pki::key::{HostKey, SigningKey};
 use decnet_plan::sim;
@@ -14,9 +15,11 @@ use decnet_plan::unused::Disk;
 use decnet_wire::bundle::{
     Blob, BlobKind, Bundle, Network, NetworkDriver, Operation, OperationKind, PAYLOAD_TYPE, SCHEMA, Stack,
 };
+use decnet_wire::enrol::HostNetwork;
 use decnet_wire::ids::{Digest, FleetId, HostId, OperationId, StackName, Timestamp};
 use decnet_wire::observed::{Interface, Observed};
 use decnet_wire::order::{self, Decommission, Nonce};
+use decnet_wire::release::{self, Release};
 use decnet_wire::trust::{self, TrustRoot};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
@@ -26,6 +29,7 @@ use uuid::Uuid;
 
 use crate::admit::Audience;
 use crate::clock::Clock;
+use crate::identity::Stored;
 use crate::reconcile::Machine;
 use crate::trust::{self as trusted, wire_digest};
 
@@ -75,6 +79,7 @@ pub(crate) struct Signer {
     pub(crate) host_key: HostKey,
     pub(crate) trust_root: TrustRoot,
     operator: SigningKey,
+    authority: CertificateAuthority,
 }
 
 impl Signer {
@@ -101,6 +106,7 @@ impl Signer {
             host_key: HostKey::generate().unwrap(),
             trust_root,
             operator,
+            authority,
         }
     }
 
@@ -139,6 +145,41 @@ impl Signer {
         };
         let payload = serde_json::to_vec(&order).unwrap();
         Envelope::sign(order::DECOMMISSION_TYPE, payload, &[&self.operator]).to_json()
+    }
+
+    /// A release that the operator has signed.
+    pub(crate) fn release(&self, release: &Release) -> Value {
+        let payload = serde_json::to_vec(release).unwrap();
+        let envelope = Envelope::sign(release::PAYLOAD_TYPE, payload, &[&self.operator]);
+        serde_json::from_slice(&envelope.to_json()).unwrap()
+    }
+
+    /// What the host keeps of its enrolment.
+    pub(crate) fn stored(&self) -> Stored {
+        let csr = csr::create(&self.host_key).unwrap();
+        let subject = HostSubject {
+            fleet: self.fleet.uuid(),
+            host: self.host.uuid(),
+        };
+        let csr = VerifiedCsr::parse(&csr, csr.len()).unwrap();
+        let day = time::Duration::days(1);
+        let leaf = self.authority.issue_host(&csr, subject, now().get(), day);
+        Stored {
+            schema: Stored::SCHEMA,
+            fleet: self.fleet,
+            host: self.host,
+            name: "edge-01".parse().unwrap(),
+            agent_api: "127.0.0.1:9".to_owned(),
+            network: HostNetwork {
+                ipvlan: false,
+                interface: None,
+            },
+            certificate: leaf.unwrap().chain_pem(),
+            key: self.host_key.to_pkcs8_pem().to_string(),
+            trust_root: self.trust_envelope(),
+            enrol_at: None,
+            previous: None,
+        }
     }
 
     pub(crate) fn audience(&self) -> Audience {

@@ -21,8 +21,10 @@
 
 pub(crate) mod files;
 pub(crate) mod health;
-mod package;
+pub(crate) mod package;
 mod phase;
+#[cfg(test)]
+mod testing;
 mod updater;
 pub(crate) mod watch;
 
