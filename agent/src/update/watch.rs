@@ -246,7 +246,6 @@ mod tests {
     use crate::identity::Identity;
     use crate::link::{self, Link};
     use crate::testing::{FixedClock, Signer, now};
-    use crate::transfers::Transfers;
     use crate::update::files::{Journal, State};
     use crate::update::health::Before;
     use crate::update::phase::Phase;
