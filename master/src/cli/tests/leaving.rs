@@ -115,6 +115,7 @@ async fn an_order_that_was_signed_elsewhere_is_for_the_host_that_it_names() {
         out: &mut Vec::new(),
         err: &mut Vec::new(),
         terminal: false,
+        asks: false,
         json: false,
     };
     let args = crate::cli::SignArgs {
@@ -148,4 +149,37 @@ async fn a_teardown_of_one_decky_leaves_the_others() {
         .failed(4);
     assert!(said.err.contains("web"), "{said:?}");
     assert!(state(&running, first).is_some());
+}
+
+#[tokio::test]
+async fn nothing_is_removed_that_nobody_said_yes_to() {
+    let (running, [first, _], state_dir) = start().await;
+    let before = state(&running, first);
+    let commands: [&[&str]; 3] = [
+        &["host", "decommission", "edge-01", "--state-dir", &state_dir],
+        &[
+            "host",
+            "decommission",
+            "edge-01",
+            "--force",
+            "--state-dir",
+            &state_dir,
+        ],
+        &["host", "teardown", "edge-01"],
+    ];
+    for command in commands {
+        let said = running.decnet(command).await.failed(2);
+        assert!(said.err.contains("say --yes"), "{said:?}");
+        for answer in ["", "\n", "n\n", "no, yes\n"] {
+            let said = running.decnet_asking(command, answer).await;
+            assert_eq!(said.code, 4, "{said:?}");
+            assert!(said.err.contains("Go on? [y/N]"), "{said:?}");
+            assert!(said.err.contains("nothing was done"), "{said:?}");
+        }
+        assert_eq!(state(&running, first), before);
+        let departures = running.master.control.departures().unwrap();
+        assert_eq!(departures, []);
+    }
+    let said = running.decnet_asking(commands[1], "y\n").await;
+    assert_eq!((said.code, state(&running, first)), (0, None), "{said:?}");
 }
