@@ -109,7 +109,7 @@ crashes: build image ## the agent dies before and after every commit and every c
 	$(if $(SEED),DECNET_SEED=$(SEED)) DECNET_CRASH_ALL=$(or $(PART),1) $(CARGO) test --locked -p decnet-tests --test agent_crash -- --nocapture
 
 .PHONY: fuzz
-fuzz: toolchain ## a fuzz target under libFuzzer (TARGET=loader, envelope, bundle, root, policy, csr, token; MINUTES=60; needs a C++ compiler)
+fuzz: toolchain ## a fuzz target under libFuzzer (TARGET=loader, envelope, bundle, root, policy, release, order, csr, token; MINUTES=60; needs a C++ compiler)
 	@case '$(or $(TARGET),loader)' in \
 	loader) CARGO='$(CARGO)' agent/plan/fuzz/run.sh $(or $(MINUTES),60) ;; \
 	*) CARGO='$(CARGO)' agent/fuzz/run.sh '$(TARGET)' $(or $(MINUTES),60) ;; \

@@ -316,6 +316,7 @@ impl Agent {
             bundles: bundles.subscribe(),
             blobs: Blobs::new(Updates::folder(&self.config), link()?, Arc::clone(&transfers)),
             progress,
+            format: crate::update::package::format(),
             asked: None,
         };
         let reconciler = Reconciler {

@@ -12,13 +12,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use decnet_pki::csr::VerifiedCsr;
 use decnet_pki::envelope::{Envelope, MAX_PAYLOAD_TYPE_LEN};
-use decnet_pki::key::SigningKey;
+use decnet_pki::key::{HostKey, SigningKey};
+use decnet_pki::order::{SignedDecommission, admit_tombstone};
 use decnet_pki::policy::SignedPolicy;
+use decnet_pki::release::SignedRelease;
 use decnet_pki::root::Root;
 use decnet_wire::bundle::{self, Bundle};
 use decnet_wire::enrol::Token;
 use decnet_wire::ids::{Digest, FleetId, HostId, Timestamp};
-use decnet_wire::{policy, trust};
+use decnet_wire::order::{self, Decommission, Tombstone};
+use decnet_wire::release::{self, Release, Version, WHOLE};
+use decnet_wire::{limits, policy, trust};
 use time::macros::datetime;
 use uuid::Uuid;
 
@@ -48,6 +52,14 @@ fn key(number: u8) -> SigningKey {
 
 /// Operators 1 to 3, and the online key.
 static KEYS: LazyLock<[SigningKey; 4]> = LazyLock::new(|| [key(1), key(2), key(3), key(4)]);
+
+/// The host's, and another's. Nothing depends on which they are.
+static HOST_KEYS: LazyLock<[HostKey; 2]> = LazyLock::new(|| {
+    [(); 2].map(|()| match HostKey::generate() {
+        Ok(key) => key,
+        Err(error) => panic!("no key can be made: {error}"),
+    })
+});
 
 const FIRST_ROOT: &str = include_str!("../fuzz/seeds/root/first");
 
@@ -182,6 +194,107 @@ pub fn policy(input: &[u8]) {
     }
 }
 
+/// Releases, one a line, which the operator signed: each that is believed is this fleet's, makes sense, and is read again
+/// as what it was. One that may follow what is installed is newer, and is lower only where it says so. None is believed
+/// that somebody else signed, or that was signed as another document.
+pub fn release(input: &[u8]) {
+    let (mut taken, mut installed): (u64, Option<Version>) = (0, None);
+    for payload in input.split(|byte| *byte == b'\n').take(16) {
+        let signed = |kind: &str, key: &SigningKey| {
+            let envelope = Envelope::sign(kind, payload.to_vec(), &[key]);
+            SignedRelease::admit(&envelope.to_json(), &ROOT)
+        };
+        let stranger = signed(release::PAYLOAD_TYPE, &KEYS[1]);
+        assert!(stranger.is_err(), "a stranger's release is believed");
+        let other = signed(order::DECOMMISSION_TYPE, &KEYS[0]);
+        assert!(other.is_err(), "another document is believed to be a release");
+        match signed(release::PAYLOAD_TYPE, &KEYS[0]) {
+            Ok(believed) => {
+                let document = believed.document();
+                assert!(
+                    document.schema == release::SCHEMA && document.fleet == FLEET && document.sequence > 0
+                );
+                assert!(!document.packages.is_empty());
+                assert!(
+                    document
+                        .packages
+                        .iter()
+                        .all(|package| package.size <= limits::PACKAGE)
+                );
+                assert!(believed.position(HOST) < WHOLE);
+                let written = serde_json::to_vec(document).unwrap_or_default();
+                let again = serde_json::from_slice::<Release>(&written);
+                assert!(
+                    again.is_ok_and(|again| again == *document),
+                    "written, it is another one"
+                );
+                let version = &document.version;
+                let before = installed.get_or_insert_with(|| version.clone());
+                assert_eq!(version.cmp(&*before), (*before).cmp(version).reverse());
+                match believed.may_follow(taken, before) {
+                    Ok(()) => {
+                        assert!(document.sequence > taken);
+                        assert!(*version >= *before || document.downgrade);
+                        taken = document.sequence;
+                        assert!(believed.may_follow(taken, before).is_err(), "it follows itself");
+                        *before = version.clone();
+                    }
+                    Err(error) => is_a_line(&error),
+                }
+            }
+            Err(error) => is_a_line(&error),
+        }
+    }
+}
+
+/// An order to leave that the operator signed, and a tombstone that the host did: what is believed is for this fleet and
+/// this host, and is read again as what it was. Neither is believed of somebody else, nor one as the other.
+pub fn order(input: &[u8]) {
+    let signed = |kind: &str, key: &SigningKey| {
+        let envelope = Envelope::sign(kind, input.to_vec(), &[key]);
+        SignedDecommission::admit(&envelope.to_json(), &ROOT, HOST)
+    };
+    let stranger = signed(order::DECOMMISSION_TYPE, &KEYS[1]);
+    assert!(stranger.is_err(), "a stranger's order is believed");
+    let other = signed(release::PAYLOAD_TYPE, &KEYS[0]);
+    assert!(other.is_err(), "another document is believed to be an order");
+    match signed(order::DECOMMISSION_TYPE, &KEYS[0]) {
+        Ok(believed) => {
+            let document = believed.document();
+            assert!(document.schema == order::SCHEMA && document.fleet == FLEET && document.host == HOST);
+            let written = serde_json::to_vec(document).unwrap_or_default();
+            let again = serde_json::from_slice::<Decommission>(&written);
+            assert!(
+                again.is_ok_and(|again| again == *document),
+                "written, it is another one"
+            );
+        }
+        Err(error) => is_a_line(&error),
+    }
+
+    let keys = [*HOST_KEYS[0].public()];
+    let buried = |kind: &str, key: &HostKey| match Envelope::sign_by_host(kind, input.to_vec(), key) {
+        Ok(envelope) => admit_tombstone(&envelope.to_json(), FLEET, HOST, &keys),
+        Err(error) => panic!("the host's key does not sign: {error}"),
+    };
+    let stranger = buried(order::TOMBSTONE_TYPE, &HOST_KEYS[1]);
+    assert!(stranger.is_err(), "a stranger's tombstone is believed");
+    let other = buried(order::DECOMMISSION_TYPE, &HOST_KEYS[0]);
+    assert!(other.is_err(), "another document is believed to be a tombstone");
+    match buried(order::TOMBSTONE_TYPE, &HOST_KEYS[0]) {
+        Ok(believed) => {
+            assert!(believed.schema == order::SCHEMA && believed.fleet == FLEET && believed.host == HOST);
+            let written = serde_json::to_vec(&believed).unwrap_or_default();
+            let again = serde_json::from_slice::<Tombstone>(&written);
+            assert!(
+                again.is_ok_and(|again| again == believed),
+                "written, it is another one"
+            );
+        }
+        Err(error) => is_a_line(&error),
+    }
+}
+
 /// A certificate request, as text and as what the text would hold: only a key comes out of it, and always the same.
 pub fn csr(input: &[u8]) {
     let body = STANDARD.encode(input);
@@ -246,6 +359,8 @@ mod tests {
         try_seeds("bundle", bundle);
         try_seeds("root", root);
         try_seeds("policy", policy);
+        try_seeds("release", release);
+        try_seeds("order", order);
         try_seeds("csr", csr);
         try_seeds("token", token);
     }
@@ -264,6 +379,21 @@ mod tests {
         assert!(admit(&signed), "the bundle is refused");
         let rules = Envelope::sign(policy::PAYLOAD_TYPE, seed("policy/rules"), &[&KEYS[0]]).to_json();
         SignedPolicy::admit(&rules, &ROOT, Some(HOST), None, now()).unwrap();
+        for (name, last) in [("sequence", 3), ("downgrade", 2)] {
+            let (mut taken, mut installed) = (0, "0.0".parse().unwrap());
+            for line in seed(&format!("release/{name}")).split(|byte| *byte == b'\n') {
+                let signed = Envelope::sign(release::PAYLOAD_TYPE, line.to_vec(), &[&KEYS[0]]);
+                let believed = SignedRelease::admit(&signed.to_json(), &ROOT).unwrap();
+                believed.may_follow(taken, &installed).unwrap();
+                (taken, installed) = (believed.sequence(), believed.document().version.clone());
+            }
+            assert_eq!(taken, last, "{name}");
+        }
+        let leave = Envelope::sign(order::DECOMMISSION_TYPE, seed("order/order"), &[&KEYS[0]]).to_json();
+        SignedDecommission::admit(&leave, &ROOT, HOST).unwrap();
+        let key = &HOST_KEYS[0];
+        let tombstone = Envelope::sign_by_host(order::TOMBSTONE_TYPE, seed("order/tombstone"), key).unwrap();
+        admit_tombstone(&tombstone.to_json(), FLEET, HOST, &[*key.public()]).unwrap();
         let chain = seed("root/chain");
         let mut known = ROOT.clone();
         for line in chain.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {

@@ -280,3 +280,46 @@ fn blame(error: &LinkError) -> Poll {
     };
     if own { Poll::Failed } else { Poll::Away }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn a_master_that_is_away_or_answers_errors_is_not_this_versions_fault() {
+        let to = || "master:8770".parse().unwrap();
+        let connect = |errno: Errno| LinkError::Connect {
+            to: to(),
+            source: io::Error::from_raw_os_error(errno as i32),
+        };
+        let status = |status| LinkError::Status {
+            to: to(),
+            status,
+            said: None,
+        };
+        for away in [
+            connect(Errno::ECONNREFUSED),
+            connect(Errno::EHOSTUNREACH),
+            status(StatusCode::INTERNAL_SERVER_ERROR),
+            status(StatusCode::FORBIDDEN),
+            LinkError::Timeout {
+                to: to(),
+                after: Duration::from_secs(1),
+            },
+            LinkError::Tls {
+                to: to(),
+                source: io::Error::from(io::ErrorKind::UnexpectedEof),
+            },
+        ] {
+            assert_eq!(blame(&away), Poll::Away, "{away}");
+        }
+        for own in [
+            connect(Errno::EACCES),
+            connect(Errno::EAFNOSUPPORT),
+            LinkError::Name("?".to_owned()),
+        ] {
+            assert_eq!(blame(&own), Poll::Failed, "{own}");
+        }
+    }
+}

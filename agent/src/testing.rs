@@ -21,6 +21,7 @@ use decnet_wire::enrol::HostNetwork;
 use decnet_wire::ids::{Digest, FleetId, HostId, OperationId, StackName, Timestamp};
 use decnet_wire::observed::{Interface, Observed};
 use decnet_wire::order::{self, Decommission, Nonce};
+use decnet_wire::release::{self, Release};
 use decnet_wire::trust::{self, TrustRoot};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
@@ -126,20 +127,7 @@ impl Signer {
 
     /// The host's identity, kept in this folder.
     pub(crate) fn identity(&self, folder: &Path) -> IdentityStore {
-        let stored = Stored {
-            schema: Stored::SCHEMA,
-            fleet: self.fleet,
-            host: self.host,
-            name: "worker-1".parse().unwrap(),
-            agent_api: "127.0.0.1:1".to_owned(),
-            network: HostNetwork::default(),
-            certificate: self.certify(&self.host_key).chain_pem(),
-            key: self.host_key.to_pkcs8_pem().to_string(),
-            trust_root: self.trust_envelope(),
-            enrol_at: None,
-            previous: None,
-        };
-        Identity::store(folder, &stored).unwrap();
+        Identity::store(folder, &self.stored()).unwrap();
         IdentityStore::new(folder.to_owned(), Identity::load(folder).unwrap()).unwrap()
     }
 
@@ -178,6 +166,30 @@ impl Signer {
         };
         let payload = serde_json::to_vec(&order).unwrap();
         Envelope::sign(order::DECOMMISSION_TYPE, payload, &[&self.operator]).to_json()
+    }
+
+    /// A release that the operator has signed.
+    pub(crate) fn release(&self, release: &Release) -> Value {
+        let payload = serde_json::to_vec(release).unwrap();
+        let envelope = Envelope::sign(release::PAYLOAD_TYPE, payload, &[&self.operator]);
+        serde_json::from_slice(&envelope.to_json()).unwrap()
+    }
+
+    /// What the host keeps of its enrolment.
+    pub(crate) fn stored(&self) -> Stored {
+        Stored {
+            schema: Stored::SCHEMA,
+            fleet: self.fleet,
+            host: self.host,
+            name: "edge-01".parse().unwrap(),
+            agent_api: "127.0.0.1:9".to_owned(),
+            network: HostNetwork::default(),
+            certificate: self.certify(&self.host_key).chain_pem(),
+            key: self.host_key.to_pkcs8_pem().to_string(),
+            trust_root: self.trust_envelope(),
+            enrol_at: None,
+            previous: None,
+        }
     }
 
     pub(crate) fn audience(&self) -> Audience {

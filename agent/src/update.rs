@@ -22,9 +22,11 @@
 
 pub(crate) mod files;
 pub(crate) mod health;
-mod package;
+pub(crate) mod package;
 mod phase;
 mod record;
+#[cfg(test)]
+mod testing;
 mod updater;
 pub(crate) mod watch;
 

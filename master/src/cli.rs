@@ -150,12 +150,14 @@ pub struct Nothing {}
 
 /// Where a command reads and writes.
 pub struct Console<'a> {
-    /// What `-` reads.
+    /// What `-` reads, and where questions are answered.
     pub input: &'a mut (dyn Read + Send),
     pub out: &'a mut (dyn Write + Send),
     pub err: &'a mut (dyn Write + Send),
     /// `out` is a terminal: progress may be drawn over.
     pub terminal: bool,
+    /// `input` is a terminal: somebody is there to be asked.
+    pub asks: bool,
     /// Print JSON.
     pub json: bool,
 }

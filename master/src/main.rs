@@ -61,6 +61,7 @@ fn with_console(run: impl FnOnce(&mut Console<'_>) -> u8) -> u8 {
         out: &mut std::io::stdout(),
         err: &mut std::io::stderr(),
         terminal: std::io::stdout().is_terminal(),
+        asks: std::io::stdin().is_terminal(),
         json: false,
     })
 }

@@ -7,6 +7,7 @@
 //! | a threshold of the operators of the root in force has signed it, as a release | arbitrary software, type confusion |
 //! | it names the fleet | mix and match |
 //! | its sequence is beyond that of what was taken before | replay |
+//! | its sequence is not far beyond it | fast-forward |
 //! | its version is not lower than the one that runs, unless it says that this is meant | rollback |
 //! | a package has the digest and the size that are signed | tampering, endless data |
 //!
@@ -20,6 +21,10 @@ use crate::digest::Sha256Digest;
 use crate::document::{self, ReadError};
 use crate::envelope::{Envelope, ParseError, VerifyError};
 use crate::root::Root;
+
+/// How far beyond the one that was taken a sequence may be. What an operator's tool signs is one more than what a master
+/// told it; without a bound one lie would use up the numbers.
+const MAX_JUMP: u64 = 1 << 20;
 
 /// A release that the operators signed.
 #[derive(Debug, Clone)]
@@ -68,11 +73,17 @@ impl SignedRelease {
     /// before the first; `version` is what is installed.
     ///
     /// # Errors
-    /// [`ReleaseError::Replay`], [`ReleaseError::Downgrade`].
+    /// [`ReleaseError::Replay`], [`ReleaseError::FastForward`], [`ReleaseError::Downgrade`].
     pub fn may_follow(&self, taken: u64, version: &Version) -> Result<(), ReleaseError> {
         let document = &self.document;
         if document.sequence <= taken {
             return Err(ReleaseError::Replay {
+                taken,
+                found: document.sequence,
+            });
+        }
+        if document.sequence - taken > MAX_JUMP {
+            return Err(ReleaseError::FastForward {
                 taken,
                 found: document.sequence,
             });
@@ -154,6 +165,14 @@ pub enum ReleaseError {
     /// Not newer than what was taken before.
     #[error("the release has sequence {found}, sequence {taken} was taken before")]
     Replay {
+        /// The highest sequence that was taken.
+        taken: u64,
+        /// The sequence that came.
+        found: u64,
+    },
+    /// Too far beyond what was taken before.
+    #[error("the release has sequence {found}, too far beyond {taken} that was taken before")]
+    FastForward {
         /// The highest sequence that was taken.
         taken: u64,
         /// The sequence that came.

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use decnet_pki::ca::CertificateAuthority;
-use decnet_pki::envelope::{Envelope, VerifyError};
+use decnet_pki::envelope::{Envelope, ParseError, VerifyError};
 use decnet_pki::key::SigningKey;
 use decnet_pki::release::{ReleaseError, SignedRelease};
 use decnet_pki::root::Root;
@@ -131,10 +131,34 @@ fn mix_and_match_another_fleets_release() {
 }
 
 #[test]
+fn a_release_of_another_form_is_refused_by_its_form() {
+    let fleet = fleet();
+    let mut document = serde_json::to_value(release(1, "1.0")).unwrap();
+    let keys: Vec<&SigningKey> = fleet.operators.iter().collect();
+    let refused = |document: &serde_json::Value| {
+        let payload = serde_json::to_vec(document).unwrap();
+        fleet.refused(&Envelope::sign(PAYLOAD_TYPE, payload, &keys).to_json())
+    };
+    document["new"] = true.into();
+    let error = refused(&document);
+    assert!(matches!(error, ReleaseError::Malformed(_)), "{error}");
+    document["schema"] = 2.into();
+    let error = refused(&document);
+    assert!(matches!(error, ReleaseError::Schema(2)), "{error}");
+    // Also where nothing else is new.
+    document.as_object_mut().unwrap().remove("new");
+    let error = refused(&document);
+    assert!(matches!(error, ReleaseError::Schema(2)), "{error}");
+}
+
+#[test]
 fn endless_data() {
     let fleet = fleet();
     let error = fleet.refused(&vec![b' '; limits::RELEASE + 1]);
-    assert!(matches!(error, ReleaseError::Envelope(_)), "{error}");
+    assert!(
+        matches!(error, ReleaseError::Envelope(ParseError::TooLarge { .. })),
+        "{error}"
+    );
     let mut document = release(1, "1.0");
     document.packages[0].size = limits::PACKAGE + 1;
     let keys: Vec<&SigningKey> = fleet.operators.iter().collect();
@@ -149,6 +173,23 @@ fn replay_what_was_taken_before_or_came_before_it() {
     for taken in [3, 4] {
         let error = found.may_follow(taken, &installed).unwrap_err();
         assert!(matches!(error, ReleaseError::Replay { .. }), "{error}");
+    }
+}
+
+#[test]
+fn fast_forward_the_numbers_are_not_used_up_by_one_lie() {
+    let fleet = fleet();
+    let installed = "1.0".parse().unwrap();
+    fleet
+        .good(&release((1 << 20) + 7, "1.1"))
+        .may_follow(7, &installed)
+        .unwrap();
+    for sequence in [(1 << 20) + 8, u64::MAX] {
+        let error = fleet
+            .good(&release(sequence, "1.1"))
+            .may_follow(7, &installed)
+            .unwrap_err();
+        assert!(matches!(error, ReleaseError::FastForward { .. }), "{error}");
     }
 }
 

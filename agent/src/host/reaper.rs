@@ -214,13 +214,13 @@ async fn agents_units(units: &Units) -> Result<Vec<Unit>, UnitError> {
     for pattern in PATTERNS {
         found.append(&mut units.matching(pattern).await?);
     }
-    found.retain(|unit| is_the_agents(&unit.name));
+    let master = Path::new(MASTER).exists();
+    found.retain(|unit| is_the_agents(&unit.name, master));
     Ok(found)
 }
 
-/// Whether a unit goes with the agent.
-fn is_the_agents(name: &str) -> bool {
-    let master = Path::new(MASTER).exists();
+/// Whether a unit goes with the agent; `master` says whether one lives on this machine.
+fn is_the_agents(name: &str, master: bool) -> bool {
     let kept = name.starts_with("decnet-reaper")
         || (master && (name.starts_with("decnet-master") || name == "decnet.target"));
     !kept
@@ -333,5 +333,26 @@ fn file<'p>(what: &'static str, path: &'p Path) -> impl Fn(io::Error) -> ReapErr
         what,
         path: path.to_owned(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_masters_units_and_the_reapers_own_do_not_go_with_the_agent() {
+        for master in [false, true] {
+            for own in ["decnet-agent.service", "decnet-updater.path"] {
+                assert!(is_the_agents(own, master), "{own}");
+            }
+            for reaper in ["decnet-reaper.service", "decnet-reaper-123.service"] {
+                assert!(!is_the_agents(reaper, master), "{reaper}");
+            }
+        }
+        for shared in ["decnet-master.service", "decnet.target"] {
+            assert!(!is_the_agents(shared, true), "{shared}");
+        }
+        assert!(is_the_agents("decnet.target", false));
     }
 }

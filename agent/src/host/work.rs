@@ -189,6 +189,55 @@ impl Work {
 mod tests {
     use super::*;
 
+    fn job(state_dir: &Path) -> Job {
+        Job {
+            schema: Job::SCHEMA,
+            fleet: FleetId::new(uuid::Uuid::from_u128(1)),
+            host: HostId::new(uuid::Uuid::from_u128(2)),
+            order: serde_json::json!({}),
+            enrol_at: None,
+            docker_socket: PathBuf::new(),
+            state_dir: state_dir.to_owned(),
+            program: PathBuf::new(),
+            images: BTreeSet::new(),
+            phase: Phase::Arm,
+            paths: BTreeSet::new(),
+            removed: BTreeSet::new(),
+            left: BTreeSet::new(),
+            done_at: None,
+        }
+    }
+
+    #[test]
+    fn a_folder_is_whole_before_it_counts_and_is_not_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let state_dir = folder.path().join("agent");
+        files::create_private_dir(&state_dir).unwrap();
+        let (work, job) = (Work::beside(&state_dir), job(&state_dir));
+        // Nothing to sign a tombstone with: it is not begun.
+        work.prepare(&job).unwrap_err();
+        assert_eq!(work.load().unwrap(), None);
+
+        let stored = crate::testing::Signer::new().stored();
+        Identity::store(&state_dir, &stored).unwrap();
+        work.prepare(&job).unwrap();
+        assert_eq!(work.load().unwrap().as_ref(), Some(&job));
+        let mode = fs::metadata(work.program()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        Identity::erase(&state_dir).unwrap();
+        let identity = Identity::load(work.path()).unwrap();
+        assert_eq!(identity.host, stored.host);
+
+        // The agent asks again, and the reaper is beyond that.
+        let beyond = Job {
+            phase: Phase::Verify,
+            ..job.clone()
+        };
+        work.save(&beyond).unwrap();
+        work.prepare(&job).unwrap();
+        assert_eq!(work.load().unwrap(), Some(beyond));
+    }
+
     #[test]
     fn only_one_reaper_works_at_a_time() {
         let folder = tempfile::tempdir().unwrap();

@@ -233,3 +233,36 @@ pub(super) fn write<T: Serialize>(path: &Path, document: &T) -> Result<(), FileE
     let bytes = serde_json::to_vec_pretty(document).unwrap_or_default();
     files::write_private(path, &bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt as _;
+
+    #[test]
+    fn a_document_is_replaced_as_a_whole_and_what_is_damaged_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = Places::of(&Config::new(folder.path().join("agent")));
+        files::create_private_dir(places.updater()).unwrap();
+        let path = places.state();
+        let known = |taken| State {
+            taken,
+            ..State::default()
+        };
+        write(&path, &known(1)).unwrap();
+        // Held open, so that its number is not given again.
+        let before = std::fs::File::open(&path).unwrap().metadata().unwrap();
+        let held = std::fs::File::open(&path).unwrap();
+        write(&path, &known(2)).unwrap();
+        let after = std::fs::metadata(&path).unwrap();
+        assert_ne!(before.ino(), after.ino(), "it was written over");
+        assert_eq!(after.mode() & 0o777, 0o600);
+        drop(held);
+        assert_eq!(places.read_state().taken, 2);
+
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        assert!(read::<State>(&path).unwrap_err().contains("is damaged"));
+        assert_eq!(places.read_state(), State::default());
+    }
+}

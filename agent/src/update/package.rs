@@ -45,7 +45,7 @@ pub(super) fn architecture() -> &'static str {
 }
 
 /// Which package manager has installed the agent; none has when it came another way.
-pub(super) fn format() -> Option<Format> {
+pub(crate) fn format() -> Option<Format> {
     let mut formats = OWN_FILES.into_iter();
     let found = formats.find(|(_, file)| Path::new(file).exists());
     found.map(|(format, _)| format)
@@ -102,6 +102,11 @@ pub(super) async fn check(format: Format, file: &Path, version: &Version) -> Res
             .await?
         }
     };
+    is_of(&said, version)
+}
+
+/// Whether what a package manager says of a file, as `name version`, is the agent of this version.
+fn is_of(said: &str, version: &Version) -> Result<(), String> {
     let (name, found) = said.trim().split_once(' ').unwrap_or_default();
     if name != NAME {
         return Err(format!("the package is {name:?}, not {NAME}"));
@@ -462,6 +467,21 @@ mod tests {
         assert_eq!(fs::read(to.join("bin/program")).unwrap(), b"older");
         assert!(!copy(&from.join("nothing"), &to.join("nothing"), true).unwrap());
         assert_eq!(files_below(&to).unwrap().len(), 2, "nothing is left beside them");
+    }
+
+    #[test]
+    fn a_package_is_the_agents_and_of_the_version_that_was_signed() {
+        let version = "1.1".parse().unwrap();
+        is_of("decnet-agent 1.1-1\n", &version).unwrap();
+        for (said, why) in [
+            ("decnet 1.1-1", "not decnet-agent"),
+            ("decnet-agent 1.0-1", "the release says 1.1"),
+            ("decnet-agent 1.1.1-1", "the release says 1.1"),
+            ("", "not decnet-agent"),
+        ] {
+            let told = is_of(said, &version).unwrap_err();
+            assert!(told.contains(why), "{told}");
+        }
     }
 
     #[test]

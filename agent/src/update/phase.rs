@@ -187,6 +187,28 @@ mod tests {
     }
 
     #[test]
+    fn a_step_that_is_cut_off_again_and_again_is_not_begun_for_ever() {
+        for release in [Release::Good, Release::DoesNotWork] {
+            for step in 0..2 {
+                let mut host = Host::new();
+                for boot in 0.. {
+                    assert!(boot < 10, "it is begun for ever: {host:?}");
+                    // The step that makes the host go off is the same one after each boot.
+                    let step = if boot == 0 { step } else { 0 };
+                    host.run(release, Some((step, Some(1))));
+                    host.running = host.installed;
+                    if matches!(host.journal, None | Some(Phase::Restoring { .. })) {
+                        break;
+                    }
+                }
+                host.after_a_power_cut(release);
+                assert_eq!(host.results, [ProgressState::Restored], "{host:?}");
+                assert_eq!(host.running, Some(Program::Old));
+            }
+        }
+    }
+
+    #[test]
     fn whatever_cuts_it_off_it_ends_with_one_of_the_two_versions_whole_and_running() {
         for release in [Release::Good, Release::DoesNotInstall, Release::DoesNotWork] {
             for first in 0..6 {

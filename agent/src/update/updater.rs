@@ -9,7 +9,7 @@ use decnet_docker::Engine;
 use decnet_pki::files;
 use decnet_pki::release::{ReleaseError, SignedRelease};
 use decnet_wire::ids::Digest;
-use decnet_wire::release::{Package, Progress, ProgressState};
+use decnet_wire::release::{Format, Package, Progress, ProgressState, Version};
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout};
@@ -69,6 +69,7 @@ struct Updater<'a> {
 }
 
 /// A request that is not carried out.
+#[derive(Debug, PartialEq, Eq)]
 enum Declined {
     /// It is wrong, whenever it is looked at.
     Refused(String),
@@ -151,16 +152,9 @@ impl Updater<'_> {
         let format = package::format().ok_or_else(|| "it was not installed from a package".to_owned())?;
         let previous = package::installed(format).await?;
         let version = package::upstream(&previous)?;
-        let may_follow = release.may_follow(self.places.read_state().taken, &version);
-        may_follow.map_err(|error: ReleaseError| Declined::Refused(error.to_string()))?;
+        let taken = self.places.read_state().taken;
+        let wanted = chosen(release, taken, &version, format, &request.package)?;
         let document = release.document();
-        if document.version == version {
-            return Err(Declined::Here);
-        }
-        let wanted = document
-            .package(format, package::architecture())
-            .filter(|package| package.digest == request.package)
-            .ok_or_else(|| Declined::Refused("it has no such package for this host".to_owned()))?;
         let file = self.places.package(format);
         self.take_package(wanted, &file)?;
         package::check(format, &file, &document.version)
@@ -375,6 +369,27 @@ impl Updater<'_> {
     }
 }
 
+/// The package of a release that takes the place of `version`; `asked` is the one that was fetched. `taken` is as in
+/// [`SignedRelease::may_follow`].
+fn chosen<'r>(
+    release: &'r SignedRelease,
+    taken: u64,
+    version: &Version,
+    format: Format,
+    asked: &Digest,
+) -> Result<&'r Package, Declined> {
+    let may_follow = release.may_follow(taken, version);
+    may_follow.map_err(|error: ReleaseError| Declined::Refused(error.to_string()))?;
+    let document = release.document();
+    if document.version == *version {
+        return Err(Declined::Here);
+    }
+    document
+        .package(format, package::architecture())
+        .filter(|package| package.digest == *asked)
+        .ok_or_else(|| Declined::Refused("it has no such package for this host".to_owned()))
+}
+
 fn outcome(result: Result<(), String>) -> Event {
     match result {
         Ok(()) => Event::Done,
@@ -384,4 +399,195 @@ fn outcome(result: Result<(), String>) -> Event {
 
 fn remove(path: &Path) -> Result<(), String> {
     remove_all(path).map_err(|error| format!("{} cannot be removed: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Signer;
+    use crate::update::testing::{digest, release};
+
+    /// An enrolled host that updates itself.
+    struct Scene {
+        signer: Signer,
+        config: Config,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let mut config = Config::new(folder.path().join("agent"));
+            config.updater = true;
+            let signer = Signer::new();
+            for path in [
+                &config.state_dir,
+                Places::of(&config).agent(),
+                Places::of(&config).updater(),
+            ] {
+                files::create_private_dir(path).unwrap();
+            }
+            Identity::store(&config.state_dir, &signer.stored()).unwrap();
+            Self {
+                signer,
+                config,
+                _folder: folder,
+            }
+        }
+
+        fn updater(&self) -> Updater<'_> {
+            Updater {
+                config: &self.config,
+                places: Places::of(&self.config),
+            }
+        }
+
+        fn signed(&self, sequence: u64, version: &str, downgrade: bool) -> SignedRelease {
+            let release = release(&self.signer, sequence, version, downgrade, b"package");
+            let envelope = self.signer.release(&release).to_string();
+            SignedRelease::admit(envelope.as_bytes(), &self.signer.audience().root).unwrap()
+        }
+
+        /// What the updater says to a request that is not to be believed: nothing, but that it is gone.
+        async fn ignores(&self, request: &Request) {
+            let updater = self.updater();
+            write(&updater.places.request(), request).unwrap();
+            assert!(updater.take_request().await.unwrap().is_none());
+            assert!(
+                !updater.places.request().exists(),
+                "it is looked at again and again"
+            );
+            assert_eq!(updater.places.read_state(), State::default());
+            assert!(!updater.places.journal().exists());
+        }
+    }
+
+    #[test]
+    fn only_a_release_that_follows_is_installed_and_only_its_package() {
+        let scene = Scene::new();
+        let asked = digest(b"package");
+        let choose = |release: &SignedRelease, taken, asked: &Digest| {
+            let version = "1.0".parse().unwrap();
+            chosen(release, taken, &version, Format::Deb, asked).cloned()
+        };
+        let refused = |declined: Result<Package, Declined>| match declined {
+            Err(Declined::Refused(why)) => why,
+            other => panic!("{other:?}"),
+        };
+        let next = scene.signed(2, "1.1", false);
+        assert_eq!(choose(&next, 1, &asked).unwrap(), next.document().packages[0]);
+        let why = refused(choose(&next, 2, &asked));
+        assert!(why.contains("sequence 2 was taken before"), "{why}");
+        let why = refused(choose(&next, 1, &digest(b"another")));
+        assert!(why.contains("no such package"), "{why}");
+        let version = "1.0".parse().unwrap();
+        let why = refused(chosen(&next, 1, &version, Format::Rpm, &asked).cloned());
+        assert!(why.contains("no such package"), "{why}");
+        let why = refused(choose(&scene.signed(2, "0.9", false), 1, &asked));
+        assert!(why.contains("not signed as a downgrade"), "{why}");
+        choose(&scene.signed(2, "0.9", true), 1, &asked).unwrap();
+        let here = choose(&scene.signed(2, "1.0", false), 1, &asked);
+        assert_eq!(here, Err(Declined::Here));
+    }
+
+    #[test]
+    fn tampering_a_package_is_taken_with_the_signed_bytes_and_size_alone() {
+        let scene = Scene::new();
+        let updater = scene.updater();
+        let release = scene.signed(1, "1.1", false);
+        let wanted = &release.document().packages[0];
+        let (fetched, to) = (
+            updater.places.fetched(&wanted.digest),
+            updater.places.package(Format::Deb),
+        );
+        let missing = updater.take_package(wanted, &to);
+        assert!(matches!(missing, Err(Declined::Failed(_))), "{missing:?}");
+        for other in ["packagE", "package and more", "pack", ""] {
+            std::fs::write(&fetched, other).unwrap();
+            let taken = updater.take_package(wanted, &to);
+            assert!(matches!(taken, Err(Declined::Refused(_))), "{other}: {taken:?}");
+        }
+        std::fs::write(&fetched, "package").unwrap();
+        let longer = Package {
+            size: wanted.size + 1,
+            ..wanted.clone()
+        };
+        let taken = updater.take_package(&longer, &to);
+        assert!(matches!(taken, Err(Declined::Refused(_))), "{taken:?}");
+        updater.take_package(wanted, &to).unwrap();
+        assert_eq!(std::fs::read(&to).unwrap(), b"package");
+    }
+
+    #[tokio::test]
+    async fn arbitrary_software_a_stolen_agent_has_nothing_installed() {
+        let scene = Scene::new();
+        let thief = Signer::new();
+        let document = release(&thief, 1, "9.0", false, b"package");
+        let package = digest(b"package");
+        scene
+            .ignores(&Request::new(thief.release(&document), package.clone()))
+            .await;
+        // Nor where the host does not update itself.
+        let mut scene = scene;
+        scene.config.updater = false;
+        let signed = scene.signer.release(&document);
+        scene.ignores(&Request::new(signed, package)).await;
+        let updater = scene.updater();
+        std::fs::write(updater.places.request(), "{").unwrap();
+        assert!(updater.take_request().await.is_err());
+        assert!(
+            !updater.places.request().exists(),
+            "it is looked at again and again"
+        );
+    }
+
+    #[test]
+    fn what_was_acted_on_is_not_taken_again_and_what_was_refused_may_be() {
+        let scene = Scene::new();
+        let updater = scene.updater();
+        let taken = |state: ProgressState, sequence: u64| {
+            let release = scene.signed(sequence, "1.1", false);
+            updater
+                .conclude(&release, state, Some("why\nor not".to_owned()))
+                .unwrap();
+            let known = updater.places.read_state();
+            let last = known.last.unwrap();
+            assert_eq!((last.state, last.sequence), (state, sequence));
+            assert!(!last.detail.unwrap().contains('\n'));
+            known.taken
+        };
+        assert_eq!(taken(ProgressState::Refused, 3), 0);
+        assert_eq!(taken(ProgressState::Restored, 3), 3);
+        assert_eq!(taken(ProgressState::Refused, 5), 3);
+        assert_eq!(taken(ProgressState::Kept, 4), 4);
+        assert_eq!(taken(ProgressState::Kept, 2), 4);
+    }
+
+    #[tokio::test]
+    async fn one_updater_works_at_a_time_and_what_is_over_is_not_begun_again() {
+        let scene = Scene::new();
+        let updater = scene.updater();
+        let journal = Journal {
+            schema: Journal::SCHEMA,
+            phase: Phase::Ended {
+                state: ProgressState::Kept,
+                detail: None,
+            },
+            release: serde_json::from_slice(&scene.signed(1, "1.1", false).envelope().to_json()).unwrap(),
+            format: Format::Deb,
+            previous: "1.0-1".to_owned(),
+            before: Before::default(),
+        };
+        updater.keep(&journal).unwrap();
+        let lock = File::create(updater.places.updater().join("lock")).unwrap();
+        // However it is held: nobody else's lock goes together with an updater's.
+        let lock = Flock::lock(lock, FlockArg::LockSharedNonblock).unwrap();
+        let error = run(&scene.config).await.unwrap_err();
+        assert!(error.to_string().contains("another updater"), "{error}");
+        assert!(updater.places.journal().exists());
+        drop(lock);
+        run(&scene.config).await.unwrap();
+        assert_eq!(updater.places.read_state().taken, 1);
+        assert!(!updater.places.journal().exists());
+    }
 }

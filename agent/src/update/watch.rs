@@ -10,7 +10,7 @@ use std::time::Duration;
 use decnet_pki::release::SignedRelease;
 use decnet_wire::ids::{Digest, Timestamp};
 use decnet_wire::order::Order;
-use decnet_wire::release::{Package, Progress, ProgressState, Rollout};
+use decnet_wire::release::{Format, Package, Progress, ProgressState, Rollout};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -42,6 +42,8 @@ pub(crate) struct Updates {
     pub(crate) blobs: Blobs,
     /// What the master is told.
     pub(crate) progress: watch::Sender<Option<Progress>>,
+    /// What has installed the agent; none when it came another way.
+    pub(crate) format: Option<Format>,
     /// The release that the updater was asked for, and when.
     pub(crate) asked: Option<(Digest, Instant)>,
 }
@@ -149,7 +151,7 @@ impl Updates {
         if !self.config.updater {
             return off("[agent] updater is not true in this host's decnet.ini");
         }
-        let Some(format) = package::format() else {
+        let Some(format) = self.format else {
             return off("this host's agent was not installed from a package");
         };
         let Some(package) = release
@@ -235,5 +237,173 @@ fn has_room(folder: &Path, size: u64) -> Result<(), String> {
             "{} has room for {free} bytes, an update needs {needed}",
             folder.display()
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+    use crate::link::{self, Link};
+    use crate::testing::{FixedClock, Signer, now};
+    use crate::update::files::{Journal, State};
+    use crate::update::health::Before;
+    use crate::update::phase::Phase;
+    use crate::update::testing::{digest, release};
+    use decnet_wire::release::WHOLE;
+
+    /// An enrolled host whose agent a deb has installed, and which updates itself.
+    struct Scene {
+        signer: Signer,
+        updates: Updates,
+        places: Places,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let mut config = Config::new(folder.path().join("agent"));
+            config.updater = true;
+            let (signer, places) = (Signer::new(), Places::of(&config));
+            for path in [&config.state_dir, places.agent(), places.updater()] {
+                decnet_pki::files::create_private_dir(path).unwrap();
+            }
+            let identity = Identity::from_stored(&signer.stored()).unwrap();
+            let tls = identity.client_config().unwrap();
+            // Nobody answers there: what is fetched lies here already.
+            let link = Link::new("127.0.0.1:9".parse().unwrap(), link::fixed(tls)).unwrap();
+            let ledger = Ledger::open(&folder.path().join("ledger.redb"), now()).unwrap();
+            let updates = Updates {
+                identity: Arc::new(IdentityStore::new(config.state_dir.clone(), identity).unwrap()),
+                ledger: Arc::new(ledger.ledger),
+                clock: FixedClock::at(now()),
+                bundles: watch::channel(None).1,
+                blobs: Blobs::new(places.agent().to_owned(), link, Arc::default()),
+                progress: watch::Sender::new(None),
+                format: Some(Format::Deb),
+                asked: None,
+                config,
+            };
+            std::fs::write(places.fetched(&digest(b"package")), b"package").unwrap();
+            Self {
+                signer,
+                updates,
+                places,
+                _folder: folder,
+            }
+        }
+
+        fn rollout(&self, sequence: u64, per_mille: u16) -> (SignedRelease, Rollout) {
+            let release = release(&self.signer, sequence, "1.1", false, b"package");
+            let release = self.signer.release(&release);
+            let root = self.signer.audience().root;
+            let signed = SignedRelease::admit(release.to_string().as_bytes(), &root).unwrap();
+            (signed, Rollout { release, per_mille })
+        }
+
+        async fn follow(&mut self, rollout: &Rollout) -> Option<ProgressState> {
+            let progress = self.updates.follow(rollout).await.unwrap();
+            progress.map(|progress| progress.state)
+        }
+
+        fn is_asked(&self) -> bool {
+            self.places.request().exists()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_begins_when_it_is_its_turn_and_asks_once() {
+        let mut scene = Scene::new();
+        let (signed, mut rollout) = scene.rollout(1, 0);
+        let position = signed.position(scene.signer.host);
+        for per_mille in [0, position] {
+            rollout.per_mille = per_mille;
+            assert_eq!(scene.follow(&rollout).await, Some(ProgressState::Waiting));
+            assert!(!scene.is_asked(), "{per_mille} of {position}");
+        }
+        rollout.per_mille = position + 1;
+        assert_eq!(scene.follow(&rollout).await, Some(ProgressState::Installing));
+        let request: Request = read(&scene.places.request()).unwrap().unwrap();
+        assert_eq!(request, Request::new(rollout.release.clone(), digest(b"package")));
+        // The updater has declined it.
+        std::fs::remove_file(scene.places.request()).unwrap();
+        assert_eq!(scene.follow(&rollout).await, Some(ProgressState::Installing));
+        assert!(!scene.is_asked(), "it is asked all the time");
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_before_is_not_asked_for() {
+        let mut scene = Scene::new();
+        let (signed, rollout) = scene.rollout(2, WHOLE);
+        let mut state = State {
+            taken: 2,
+            ..State::default()
+        };
+        write(&scene.places.state(), &state).unwrap();
+        assert_eq!(scene.follow(&rollout).await, Some(ProgressState::Refused));
+        // What became of it is told as it was written down.
+        state.last = Some(Progress {
+            sequence: 2,
+            version: "1.1".parse().unwrap(),
+            release: wire_digest(&signed.digest()),
+            state: ProgressState::Restored,
+            detail: None,
+        });
+        write(&scene.places.state(), &state).unwrap();
+        assert_eq!(scene.follow(&rollout).await, Some(ProgressState::Restored));
+        assert!(!scene.is_asked());
+    }
+
+    #[tokio::test]
+    async fn while_an_update_is_under_way_no_other_is_asked_for() {
+        let mut scene = Scene::new();
+        let (_, rollout) = scene.rollout(1, WHOLE);
+        let journal = Journal {
+            schema: Journal::SCHEMA,
+            phase: Phase::Prepared,
+            release: rollout.release.clone(),
+            format: Format::Deb,
+            previous: "1.0-1".to_owned(),
+            before: Before::default(),
+        };
+        write(&scene.places.journal(), &journal).unwrap();
+        assert_eq!(scene.follow(&rollout).await, Some(ProgressState::Installing));
+        assert!(!scene.is_asked());
+    }
+
+    #[tokio::test]
+    async fn what_is_withdrawn_before_the_updater_has_begun_is_not_begun() {
+        let mut scene = Scene::new();
+        let (_, rollout) = scene.rollout(1, WHOLE);
+        scene.follow(&rollout).await;
+        assert!(scene.is_asked());
+        assert_eq!(scene.updates.nothing_ordered(), None);
+        assert!(!scene.is_asked());
+        // Ordered again it is asked for again.
+        scene.follow(&rollout).await;
+        assert!(scene.is_asked());
+    }
+
+    #[tokio::test]
+    async fn a_host_without_a_package_or_without_one_for_it_says_so() {
+        let mut scene = Scene::new();
+        let (_, rollout) = scene.rollout(1, WHOLE);
+        for format in [None, Some(Format::Rpm)] {
+            scene.updates.format = format;
+            assert_eq!(scene.follow(&rollout).await, Some(ProgressState::Off));
+        }
+        scene.updates.format = Some(Format::Deb);
+        scene.updates.config.updater = false;
+        assert_eq!(scene.follow(&rollout).await, Some(ProgressState::Off));
+        assert!(!scene.is_asked());
+    }
+
+    #[test]
+    fn a_disk_without_room_for_an_update_takes_none() {
+        let folder = tempfile::tempdir().unwrap();
+        has_room(folder.path(), 1).unwrap();
+        let why = has_room(folder.path(), u64::MAX / ROOM).unwrap_err();
+        assert!(why.contains("an update needs"), "{why}");
     }
 }

@@ -115,3 +115,23 @@ pub struct TombstoneRequest {
     /// The signed [`Tombstone`]: a DSSE envelope.
     pub tombstone: Value,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nonce_is_32_digits_in_one_spelling() {
+        let good = Nonce::from_random([0xab; 16]);
+        assert_eq!(Nonce::try_from(good.as_str().to_owned()), Ok(good.clone()));
+        for bad in [
+            String::new(),
+            good.as_str()[1..].to_owned(),
+            format!("{good}0"),
+            good.as_str().to_uppercase(),
+            "g".repeat(32),
+        ] {
+            assert!(Nonce::try_from(bad.clone()).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -258,6 +258,7 @@ mod tests {
             out: &mut std::io::sink(),
             err: &mut err,
             terminal: false,
+            asks: false,
             json: false,
         };
         let mut following = Following::open(&client, vec!["host.>".to_owned()]).await.unwrap();

@@ -272,6 +272,7 @@ mod tests {
             out: &mut out,
             err: &mut err,
             terminal: false,
+            asks: false,
             json: false,
         };
         let mut progress = Progress::default();
@@ -297,6 +298,7 @@ mod tests {
             out: &mut out,
             err: &mut std::io::sink(),
             terminal: true,
+            asks: false,
             json: false,
         };
         let mut progress = Progress::default();

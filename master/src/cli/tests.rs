@@ -4,8 +4,10 @@ mod audit;
 mod commands;
 mod definition;
 mod deploy;
+mod leaving;
 mod policy;
 mod reach;
+mod releases;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -87,6 +89,12 @@ impl Running {
     async fn decnet_with(&self, args: &[&str], input: &str) -> Output {
         let socket = self.socket.to_str().unwrap();
         decnet(&[args, &["--socket", socket]].concat(), input).await
+    }
+
+    /// Runs a command before which somebody sits, who answers so.
+    async fn decnet_asking(&self, args: &[&str], answer: &str) -> Output {
+        let socket = self.socket.to_str().unwrap();
+        decnet_at(&[args, &["--socket", socket]].concat(), answer, true).await
     }
 
     /// Writes a file into the folder and gives out its path.
@@ -173,6 +181,11 @@ impl Output {
 }
 
 async fn decnet(args: &[&str], input: &str) -> Output {
+    decnet_at(args, input, false).await
+}
+
+/// `asks`: whether somebody sits there, who types the input.
+async fn decnet_at(args: &[&str], input: &str, asks: bool) -> Output {
     let args = [&["decnet"], args].concat();
     let Command::Admin(command) = parse(args.iter().copied()).unwrap().command else {
         panic!("no admin command")
@@ -184,6 +197,7 @@ async fn decnet(args: &[&str], input: &str) -> Output {
         out: &mut out,
         err: &mut err,
         terminal: false,
+        asks,
         json: false,
     };
     let code = run(&command, &mut console).await;

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use decnet_pki::release::SignedRelease;
+use decnet_pki::release::{ReleaseError, SignedRelease};
 use decnet_wire::ids::{Digest, HostId, HostName, Timestamp};
 use decnet_wire::order::Order;
 use decnet_wire::release::{Package, Progress, ProgressState, Rollout, WHOLE};
@@ -121,6 +121,11 @@ impl Control {
                     "release {newest} is there already: sign another one, with sequence {}",
                     newest + 1
                 )));
+            }
+            // Hosts would not take it, and no number would be left for the next one.
+            let newest = known.keys().next_back().copied().unwrap_or(0);
+            if let Err(error @ ReleaseError::FastForward { .. }) = release.may_follow(newest, &document.version) {
+                return Err(ControlError::Invalid(chain(&error)));
             }
             let highest = known.values().map(|known| &known.release.document().version).max();
             if let Some(highest) = highest.filter(|highest| document.version < **highest && !document.downgrade) {

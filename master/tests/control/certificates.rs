@@ -32,7 +32,7 @@ fn enrolled(master: &Master, name: &str, key: &HostKey) -> EnrolResponse {
     response
 }
 
-fn renewal(key: &HostKey) -> RenewRequest {
+pub(crate) fn renewal(key: &HostKey) -> RenewRequest {
     RenewRequest {
         schema: 1,
         csr: csr::create(key).unwrap(),
@@ -48,7 +48,7 @@ fn rejoin(host: HostId, key: &HostKey) -> RejoinRequest {
 }
 
 /// The serial numbers on the revocation list, as OpenSSL reads it.
-fn revoked(master: &Master) -> Vec<String> {
+pub(crate) fn revoked(master: &Master) -> Vec<String> {
     let list = master.control.revocation_lists().unwrap();
     let file = master.folder.path().join("crl.pem");
     std::fs::write(&file, list).unwrap();
@@ -65,7 +65,7 @@ fn revoked(master: &Master) -> Vec<String> {
     serials.map(str::to_lowercase).collect()
 }
 
-fn serial(certificate: &str) -> String {
+pub(crate) fn serial(certificate: &str) -> String {
     // DER has a zero before a number whose first bit is set; OpenSSL does not show it.
     let serial = Leaf::from_pem(certificate).unwrap().serial().to_owned();
     serial.strip_prefix("00").map_or(serial.clone(), str::to_owned)

@@ -21,14 +21,18 @@ use decnet_wire::ids::{Digest, HostId};
 use decnet_wire::order::{
     DECOMMISSION_TYPE, Decommission, Nonce, Order, SCHEMA, Tombstone, TombstoneRequest,
 };
+use decnet_wire::trust::{PAYLOAD_TYPE, TrustRoot};
+use tokio_util::sync::CancellationToken;
 
-use crate::scene::{Host, Master, TWO, invitation, operator, parts, request, stranger};
+use crate::certificates::{renewal, revoked, serial};
+use crate::scene::{Host, Master, TWO, invitation, names, operator, parts, request, stranger};
 
 /// A fleet of one host with two deckies, which run.
 struct Scene {
     master: Master,
     host: Host,
     key: HostKey,
+    certificate: String,
 }
 
 impl Scene {
@@ -38,7 +42,7 @@ impl Scene {
             HostKey::generate().unwrap(),
             master.control.invite(&operator(), &invitation("w")).unwrap(),
         );
-        master
+        let enrolled = master
             .control
             .enrol(&stranger(), &request(&invited.token, &key))
             .unwrap()
@@ -53,7 +57,12 @@ impl Scene {
         master.control.publish_due().unwrap();
         master.deploy(TWO, false).unwrap();
         host.obey(&master);
-        Self { master, host, key }
+        Self {
+            master,
+            host,
+            key,
+            certificate: enrolled.certificate,
+        }
     }
 
     fn operator(&self) -> SigningKey {
@@ -85,6 +94,36 @@ impl Scene {
             .unwrap();
         self.master.control.publish_due().unwrap();
         begun
+    }
+
+    /// Another operator in the place of the one that there is; gives his key.
+    fn new_operator(&self) -> SigningKey {
+        let (old, new) = (self.operator(), SigningKey::generate().unwrap());
+        let keys = self.master.control.keys();
+        let mut root: TrustRoot = serde_json::from_slice(keys.root.envelope().unverified_payload()).unwrap();
+        root.version += 1;
+        root.operator_keys = vec![new.public().to_string()];
+        let payload = serde_json::to_vec(&root).unwrap();
+        let envelope = Envelope::sign(PAYLOAD_TYPE, payload, &[&old, &new]).to_json();
+        self.master.control.follow_root(&operator(), &envelope).unwrap();
+        new
+    }
+
+    /// Decommissions it with an order that this operator has signed.
+    fn order_by(&self, nonce: u8, signer: &SigningKey) -> decnet::control::decommission::Begun {
+        let order = self.order_for(self.host.id, nonce, signer);
+        let control = &self.master.control;
+        let begun = control.decommission(&operator(), self.host.id, &order, false);
+        control.publish_due().unwrap();
+        begun.unwrap()
+    }
+
+    /// Has the host ask for a certificate for a new key; it is not used yet.
+    fn renewed(&self) -> HostKey {
+        let key = HostKey::generate().unwrap();
+        let control = &self.master.control;
+        control.renew(&stranger(), self.host.id, &renewal(&key)).unwrap();
+        key
     }
 
     fn digest(&self) -> Digest {
@@ -154,6 +193,7 @@ impl Scene {
     fn audited(&self, action: Action) -> usize {
         let filter = AuditFilter {
             action: Some(action.as_str().to_owned()),
+            limit: usize::MAX,
             ..AuditFilter::default()
         };
         self.master.control.audit(&filter).unwrap().entries.len()
@@ -189,18 +229,30 @@ fn an_ordered_host_gets_the_order_and_nothing_else_and_is_gone_with_its_tombston
         .deploy(&TWO.replace("[a]", "[c]").replace("[b]", "[d]"), false)
         .unwrap_err();
     assert!((400..500).contains(&error.status()), "{error}");
+    // Nor does another host take its name.
+    let error = scene
+        .master
+        .control
+        .invite(&operator(), &invitation("w"))
+        .unwrap_err();
+    assert_eq!(error.status(), 409, "{error}");
+    assert_eq!(revoked(&scene.master), [""; 0]);
 
     scene.bury(1);
     assert_eq!((scene.state(), scene.deckies()), (None, 0));
+    assert_eq!(revoked(&scene.master), [serial(&scene.certificate)]);
     for (_, id) in &begun.operations {
         assert_eq!(scene.master.row(*id).status, RowStatus::Succeeded);
     }
     let departure = scene.master.control.departure(scene.host.id).unwrap();
     assert_eq!(departure.tombstone.unwrap().key, scene.key.public().to_string());
     scene.is_told_to_leave(scene.authorized());
-    // Said again it changes nothing, and its name is free.
+    // Said again it changes nothing, and its name is free. It is not ordered once more.
     scene.bury(1);
     assert_eq!(scene.audited(Action::HostGone), 1);
+    let control = &scene.master.control;
+    let again = control.decommission(&operator(), scene.host.id, &scene.order(2), true);
+    assert_eq!(again.unwrap_err().status(), 404);
     scene
         .master
         .control
@@ -211,6 +263,9 @@ fn an_ordered_host_gets_the_order_and_nothing_else_and_is_gone_with_its_tombston
 #[test]
 fn a_forgotten_host_is_out_at_once_and_hears_nothing_but_the_order() {
     let scene = Scene::new();
+    let cut = CancellationToken::new();
+    scene.master.control.speaks(scene.host.id, cut.clone());
+    assert_eq!(revoked(&scene.master), [""; 0]);
     let begun = scene.decommission(1, true);
     assert!(begun.departure.forced);
     assert_eq!((scene.state(), scene.deckies()), (None, 0));
@@ -234,8 +289,8 @@ fn a_forgotten_host_is_out_at_once_and_hears_nothing_but_the_order() {
         .authorize(scene.host.id, &wrong, None)
         .unwrap_err();
     assert_eq!(error.status(), 403, "{error}");
-    let list = scene.master.control.revocation_lists().unwrap();
-    assert!(list.contains("BEGIN X509 CRL"));
+    assert_eq!(revoked(&scene.master), [serial(&scene.certificate)]);
+    assert!(cut.is_cancelled(), "it goes on speaking");
 
     // It was not dead after all.
     scene.bury(1);
@@ -388,5 +443,95 @@ fn a_teardown_removes_the_deckies_and_keeps_the_host() {
     assert_eq!((scene.state(), scene.deckies()), (Some(HostState::Active), 0));
     for (_, id) in all {
         assert_eq!(scene.master.row(id).status, RowStatus::Succeeded);
+    }
+}
+
+#[test]
+fn a_key_that_the_host_has_asked_for_meanwhile_is_its_own() {
+    // Ordered first: the tombstone is signed with the new one.
+    let scene = Scene::new();
+    scene.decommission(1, false);
+    let newer = scene.renewed();
+    let tombstone = scene.tombstone(1, &newer);
+    scene.master.control.bury(&stranger(), &tombstone).unwrap();
+    assert_eq!(scene.state(), None);
+
+    // Asked for first: whoever comes with it is told to leave.
+    let scene = Scene::new();
+    let newer = scene.renewed();
+    scene.decommission(1, true);
+    scene.is_told_to_leave(scene.rejoins(&newer));
+}
+
+#[test]
+fn a_host_that_is_revoked_before_it_has_left_is_told_to_leave() {
+    let scene = Scene::new();
+    scene.decommission(1, false);
+    scene.master.control.revoke(&operator(), scene.host.id).unwrap();
+    scene.is_told_to_leave(scene.authorized());
+    scene.is_told_to_leave(scene.rejoins(&scene.key));
+    scene.bury(1);
+    assert_eq!(scene.state(), None);
+}
+
+#[test]
+fn the_worker_inside_the_master_is_not_decommissioned() {
+    let scene = Scene::new();
+    let control = &scene.master.control;
+    let name = "local".parse().unwrap();
+    let local = control.invite_embedded(&name, "127.0.0.1:8771").unwrap().host;
+    let order = scene.order_for(local, 1, &scene.operator());
+    for force in [false, true] {
+        let answer = control.decommission(&operator(), local, &order, force);
+        assert_eq!(answer.unwrap_err().status(), 409);
+    }
+    assert!(control.host(local).is_ok());
+}
+
+#[test]
+fn another_hosts_deckies_are_not_touched() {
+    for force in [false, true] {
+        let master = Master::new();
+        let mut hosts = [Host::enrol(&master, "w"), Host::enrol(&master, "x")];
+        master.deploy(TWO, false).unwrap();
+        hosts.iter_mut().for_each(|host| host.obey(&master));
+        let [leaving, other] = hosts;
+        let scene = Scene {
+            master,
+            host: leaving,
+            key: HostKey::generate().unwrap(),
+            certificate: String::new(),
+        };
+        let before = other.bundle(&scene.master);
+        assert_eq!(names(&before).len(), 1, "each has one of the two");
+        let begun = scene.decommission(1, force);
+        assert_eq!(begun.operations.len(), 1, "{begun:?}");
+        assert_eq!(scene.deckies(), if force { 1 } else { 2 });
+        assert_eq!(names(&other.bundle(&scene.master)), names(&before));
+    }
+}
+
+#[test]
+fn an_order_of_operators_who_were_replaced_is_given_anew() {
+    for forced in [false, true] {
+        let scene = Scene::new();
+        scene.decommission(1, forced);
+        let new = scene.new_operator();
+        let departure = scene.order_by(2, &new).departure;
+        assert_eq!(departure.nonce, Nonce::from_random([2; 16]));
+        assert_eq!(departure.forced, forced, "it stays as it was begun");
+        let keys = scene.master.control.keys();
+        let stored = scene.master.control.departure(scene.host.id).unwrap();
+        SignedDecommission::admit(stored.order.as_bytes(), &keys.root, scene.host.id).unwrap();
+        if forced {
+            scene.is_told_to_leave(scene.authorized());
+        } else {
+            let Some(Order::Decommission(order)) = scene.host.bundle(&scene.master).order else {
+                panic!("its bundle has no order");
+            };
+            SignedDecommission::admit(order.to_string().as_bytes(), &keys.root, scene.host.id).unwrap();
+        }
+        scene.bury(2);
+        assert_eq!(scene.state(), None);
     }
 }

@@ -1,11 +1,13 @@
 //! Tokens and keys that are asked for again.
 
-use decnet::control::enrol::{HostNetworking, Invitation};
+use decnet::control::enrol::{CARRIED_LIFETIME_MAX, HostNetworking, Invitation, TOKEN_LIFETIME_MAX};
 use decnet::fleet::model::Lan;
 use decnet_pki::key::HostKey;
 use decnet_wire::bundle::{Bundle, NetworkDriver, NetworkMode};
+use decnet_wire::ids::Digest;
 use decnet_wire::report::Outcome;
 
+use crate::certificates::{revoked, serial};
 use crate::scene::{Host, Master, TWO, invitation, names, operator, request, stranger};
 
 fn embedded(master: &Master) -> String {
@@ -50,6 +52,7 @@ fn the_embedded_worker_enrols_again_under_its_old_identity() {
         .unwrap()
         .unwrap();
     assert_eq!(again.host, first.host);
+    assert_eq!(revoked(&master), [serial(&first.certificate)]);
     assert!(
         master.control.envelope(host.id, 0).unwrap().is_none(),
         "the bundle for the old key is not for the new one"
@@ -167,4 +170,65 @@ fn what_was_set_for_the_embedded_worker_outlives_its_enrolment() {
         (host.mode, host.interface.as_ref().unwrap().as_str()),
         (Some(NetworkMode::L3s), "eth7")
     );
+}
+
+#[test]
+fn an_approval_is_for_the_key_that_waits_and_no_other() {
+    let master = Master::new();
+    let control = &master.control;
+    let invitation = Invitation {
+        approve: true,
+        ..invitation("h")
+    };
+    let invited = control.invite(&operator(), &invitation).unwrap();
+    let (key, thief) = (HostKey::generate().unwrap(), HostKey::generate().unwrap());
+    let enrol = |key: &HostKey| control.enrol(&stranger(), &request(&invited.token, key));
+    let digest = |key: &HostKey| Digest::from_sha256(*key.digest().sha256().as_bytes());
+    assert!(enrol(&key).unwrap().is_none());
+    assert!(enrol(&key).unwrap().is_none(), "it is asked again while it waits");
+    assert_eq!(enrol(&thief).unwrap_err().status(), 403);
+    let other = control.approve(&operator(), invited.host, &digest(&thief));
+    assert_eq!(other.unwrap_err().status(), 409);
+    assert!(enrol(&key).unwrap().is_none());
+
+    control.approve(&operator(), invited.host, &digest(&key)).unwrap();
+    assert_eq!(enrol(&thief).unwrap_err().status(), 403);
+    assert_eq!(enrol(&key).unwrap().unwrap().host, invited.host);
+}
+
+#[test]
+fn a_key_is_one_hosts_alone() {
+    let master = Master::new();
+    let control = &master.control;
+    let key = HostKey::generate().unwrap();
+    let [first, second] = ["h1", "h2"].map(|name| control.invite(&operator(), &invitation(name)).unwrap());
+    control
+        .enrol(&stranger(), &request(&first.token, &key))
+        .unwrap()
+        .unwrap();
+    let error = control
+        .enrol(&stranger(), &request(&second.token, &key))
+        .unwrap_err();
+    assert_eq!(error.status(), 403, "{error}");
+    assert!(error.to_string().contains("already"), "{error}");
+}
+
+#[test]
+fn a_token_lives_no_longer_than_tokens_may() {
+    let master = Master::new();
+    let second = time::Duration::seconds(1);
+    let invite = |lifetime, carried| {
+        let invitation = Invitation {
+            lifetime,
+            carried,
+            ..invitation("h")
+        };
+        master.control.invite(&operator(), &invitation)
+    };
+    for (most, carried) in [(TOKEN_LIFETIME_MAX, false), (CARRIED_LIFETIME_MAX, true)] {
+        for lifetime in [time::Duration::ZERO, -second, most + second] {
+            assert_eq!(invite(lifetime, carried).unwrap_err().status(), 422, "{lifetime}");
+        }
+        invite(most, carried).unwrap();
+    }
 }

@@ -7,14 +7,14 @@ use decnet::keys::{OPERATOR, signing_key};
 use decnet::records::RolloutState;
 use decnet_pki::digest::Sha256Digest;
 use decnet_pki::envelope::Envelope;
-use decnet_pki::key::SigningKey;
+use decnet_pki::key::{HostKey, SigningKey};
 use decnet_wire::ids::{Digest, HostId};
 use decnet_wire::order::Order;
 use decnet_wire::release::{
     Format, PAYLOAD_TYPE, Package, Progress, ProgressState, Release, Rollout, SCHEMA, WHOLE,
 };
 
-use crate::scene::{Host, Master, operator};
+use crate::scene::{Host, Master, invitation, operator, request, stranger};
 
 fn release(master: &Master, sequence: u64, version: &str) -> Release {
     let package = format!("package {version}").into_bytes();
@@ -109,11 +109,25 @@ fn a_release_is_taken_that_the_operators_signed_that_is_new_and_whose_packages_a
     let told = take(&master, &missing).unwrap_err().to_string();
     assert!(told.contains("is not on this master"), "{told}");
 
+    let mut cut = release(&master, 2, "1.1");
+    cut.packages[0].size += 1;
+    let told = take(&master, &cut).unwrap_err().to_string();
+    assert!(told.contains("is not on this master"), "{told}");
+
     let mut lower = release(&master, 2, "0.9");
     let told = take(&master, &lower).unwrap_err().to_string();
     assert!(told.contains("not signed as a downgrade"), "{told}");
     lower.downgrade = true;
     assert_eq!(take(&master, &lower).unwrap(), 2);
+    // The highest counts, not the last.
+    let told = take(&master, &release(&master, 3, "0.9.5"))
+        .unwrap_err()
+        .to_string();
+    assert!(told.contains("lower than 1.0"), "{told}");
+    let told = take(&master, &release(&master, u64::MAX, "2.0"))
+        .unwrap_err()
+        .to_string();
+    assert!(told.contains("too far beyond 2"), "{told}");
     // They are there after a restart as well.
     let master = master.restart();
     assert_eq!(master.control.releases().unwrap().len(), 2);
@@ -140,6 +154,8 @@ fn bundles_of_the_hosts_that_are_meant_name_it_with_the_same_number_and_they_may
     }
     let told = change(&master, &advance(1, 50, None)).unwrap_err();
     assert_eq!(told.status(), 409, "{told}");
+    let told = change(&master, &advance(1, WHOLE + 1, None)).unwrap_err();
+    assert_eq!(told.status(), 422, "{told}");
     change(&master, &advance(1, WHOLE, None)).unwrap();
     assert_eq!(ordered(&master, &second).unwrap().per_mille, WHOLE);
     // Nothing that stays as it is makes another bundle.
@@ -212,6 +228,8 @@ fn it_pauses_by_itself_when_hosts_fail_and_ends_when_all_have_it() {
     // Who goes on knows of that one, and not of the next.
     change(&master, &RolloutChange::Resume).unwrap();
     assert_eq!(state(&master), RolloutState::Running);
+    change(&master, &advance(1, WHOLE, None)).unwrap();
+    assert_eq!(state(&master), RolloutState::Running);
     says(&master, &mut hosts[1], &first, ProgressState::Refused);
     assert_eq!(state(&master), RolloutState::Paused);
     assert!(!master.control.releases().unwrap()[&1].proven);
@@ -249,4 +267,45 @@ fn what_was_kept_just_before_the_next_release_is_one_to_go_back_to() {
     change(&master, &advance(2, WHOLE, None)).unwrap();
     let releases = master.control.releases().unwrap();
     assert!(releases[&1].proven && !releases[&2].proven);
+}
+
+#[test]
+fn a_host_that_is_invited_revoked_or_inside_the_master_is_never_meant() {
+    let master = Master::new();
+    let (known, revoked) = (Host::enrol(&master, "h1"), Host::enrol(&master, "h2"));
+    let control = &master.control;
+    control.revoke(&operator(), revoked.id).unwrap();
+    let invited = control.invite(&operator(), &invitation("h3")).unwrap();
+    let embedded = control.invite_embedded(&"local".parse().unwrap(), "127.0.0.1:8771");
+    let embedded = embedded.unwrap();
+    let key = HostKey::generate().unwrap();
+    let enrolled = control.enrol(&stranger(), &request(&embedded.token, &key));
+    assert!(enrolled.unwrap().is_some());
+    take(&master, &release(&master, 1, "1.0")).unwrap();
+    for other in [revoked.id, invited.host, embedded.host] {
+        let told = change(&master, &advance(1, WHOLE, Some(&[known.id, other]))).unwrap_err();
+        assert_eq!(told.status(), 422, "{told}");
+    }
+    change(&master, &advance(1, WHOLE, None)).unwrap();
+    let meant = control.rollout().unwrap().unwrap().hosts;
+    let meant: Vec<&str> = meant.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(meant, ["h1"]);
+    assert!(ordered(&master, &known).is_some());
+}
+
+#[test]
+fn how_many_may_fail_is_a_share_of_the_wave_and_not_of_the_fleet() {
+    for (per_mille, most) in [(100, 1), (WHOLE, 2)] {
+        let master = Master::new();
+        let names = (0..21).map(|number| format!("h{number}"));
+        let mut hosts: Vec<Host> = names.map(|name| Host::enrol_quietly(&master, &name)).collect();
+        let release = release(&master, 1, "1.0");
+        take(&master, &release).unwrap();
+        change(&master, &advance(1, per_mille, None)).unwrap();
+        for (failed, host) in hosts[..most].iter_mut().enumerate() {
+            assert_eq!(state(&master), RolloutState::Running, "{failed} of {most}");
+            says(&master, host, &release, ProgressState::Restored);
+        }
+        assert_eq!(state(&master), RolloutState::Paused);
+    }
 }

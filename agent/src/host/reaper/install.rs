@@ -85,12 +85,14 @@ pub(super) async fn own_paths(program: &Path, state_dir: &Path) -> BTreeSet<Path
         paths.extend(ours.map(|entry| entry.path()));
     }
     let master = Path::new(MASTER).exists();
-    paths.retain(|path| {
-        let text = path.to_string_lossy();
-        let kept = text.starts_with("/etc/systemd/system/decnet-reaper") || (master && is_a_masters(path));
-        !kept
-    });
+    paths.retain(|path| !stays(path, master));
     paths
+}
+
+/// Whether a path is not the agent's, or is removed as the last thing; `master` says whether one lives on this machine.
+fn stays(path: &Path, master: bool) -> bool {
+    let text = path.to_string_lossy();
+    text.starts_with("/etc/systemd/system/decnet-reaper") || (master && is_a_masters(path))
 }
 
 /// The paths of a manifest that may go.
@@ -193,14 +195,18 @@ pub(super) async fn remove_paths(job: &mut Job) -> Result<(), ReapError> {
     let paths = own_paths(&job.program, &job.state_dir).await;
     job.paths.extend(paths);
     // What a package manager should have removed and did not, is told as left.
-    let ours = job.paths.iter();
-    for path in ours.filter(|path| may_go(path) || **path == job.state_dir) {
+    for path in removable(&job.paths, &job.state_dir) {
         remove(path)?;
     }
     for folder in ["/etc/decnet", "/run/decnet", "/var/lib/decnet"] {
         remove_empty(Path::new(folder));
     }
     Ok(())
+}
+
+fn removable<'p>(paths: &'p BTreeSet<PathBuf>, state_dir: &'p Path) -> impl Iterator<Item = &'p PathBuf> {
+    let paths = paths.iter();
+    paths.filter(move |path| may_go(path) || *path == state_dir)
 }
 
 /// Removes a file, a link, or a folder with all that is in it. False where there is none.
@@ -335,6 +341,75 @@ mod tests {
     }
 
     #[test]
+    fn what_a_package_has_put_there_is_left_to_its_manager_and_a_masters_to_the_master() {
+        let paths = [
+            "/etc/decnet/decnet.ini",
+            "/srv/state",
+            "/usr/bin/decnet-agent",
+            "/var/log/decnet/agent.log",
+        ];
+        let paths = BTreeSet::from(paths.map(PathBuf::from));
+        let gone: Vec<&PathBuf> = removable(&paths, Path::new("/srv/state")).collect();
+        assert_eq!(
+            gone,
+            [Path::new("/etc/decnet/decnet.ini"), Path::new("/srv/state")]
+        );
+        for master in [false, true] {
+            assert!(stays(
+                Path::new("/etc/systemd/system/decnet-reaper.service"),
+                master
+            ));
+            assert!(!stays(Path::new("/var/lib/decnet/agent"), master));
+            assert_eq!(stays(Path::new("/run/decnet/master.sock"), master), master);
+        }
+    }
+
+    /// The programs of this machine are no business of a test: it has its own.
+    #[tokio::test]
+    async fn whatever_runs_the_program_is_ended_also_when_its_file_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder
+            .path()
+            .canonicalize()
+            .unwrap()
+            .join("decnet-agent-of-a-test");
+        fs::copy("/bin/sleep", &program).unwrap();
+        let spawn = || {
+            loop {
+                match std::process::Command::new(&program).arg("600").spawn() {
+                    // Another test was just forking, and its child has the copy open for writing still.
+                    Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {}
+                    spawned => return spawned.unwrap(),
+                }
+            }
+        };
+        let mut children = [spawn(), spawn()];
+        let mut started: Vec<i32> = children.iter().map(|child| child.id().cast_signed()).collect();
+        started.sort_unstable();
+        let found = || {
+            let mut found: Vec<i32> = processes(&program).into_iter().map(Pid::as_raw).collect();
+            found.sort_unstable();
+            found
+        };
+        assert_eq!(found(), started);
+        fs::remove_file(&program).unwrap();
+        let there = found();
+        // Whatever was found: no child outlives the test.
+        end_processes(&program).await;
+        for child in &mut children {
+            drop(child.kill());
+            child.wait().unwrap();
+        }
+        assert_eq!(there, started);
+        assert_eq!(found(), [0; 0]);
+        let own = std::env::current_exe().unwrap();
+        assert!(
+            !processes(&own).contains(&Pid::this()),
+            "the reaper would end itself"
+        );
+    }
+
+    #[test]
     fn a_link_goes_and_what_it_leads_to_stays() {
         let folder = tempfile::tempdir().unwrap();
         let (kept, ours) = (folder.path().join("kept"), folder.path().join("ours"));
@@ -343,8 +418,12 @@ mod tests {
         fs::create_dir(&ours).unwrap();
         symlink(&kept, ours.join("folder")).unwrap();
         symlink(&kept, folder.path().join("link")).unwrap();
+        symlink("nowhere", folder.path().join("dangling")).unwrap();
         assert!(remove(&ours).unwrap());
-        assert!(remove(&folder.path().join("link")).unwrap());
+        for link in ["link", "dangling"] {
+            assert!(remove(&folder.path().join(link)).unwrap());
+            assert!(fs::symlink_metadata(folder.path().join(link)).is_err(), "{link}");
+        }
         assert_eq!(fs::read_to_string(kept.join("file")).unwrap(), "somebody's");
         assert!(!remove(&ours).unwrap());
     }

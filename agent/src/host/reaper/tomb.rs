@@ -121,3 +121,81 @@ fn body(job: &Job, identity: &Identity, finished_at: Timestamp) -> Result<Vec<u8
     };
     Ok(serde_json::to_vec(&request)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::PathBuf;
+
+    use decnet_pki::order::admit_tombstone;
+
+    use super::*;
+    use crate::host::work::Phase;
+    use crate::testing::Signer;
+
+    #[test]
+    fn a_tombstone_answers_the_order_and_says_what_is_left() {
+        let signer = Signer::new();
+        let order = signer.decommission(signer.host);
+        let job = Job {
+            schema: Job::SCHEMA,
+            fleet: signer.fleet,
+            host: signer.host,
+            order: serde_json::from_slice(&order).unwrap(),
+            enrol_at: None,
+            docker_socket: PathBuf::new(),
+            state_dir: PathBuf::new(),
+            program: PathBuf::new(),
+            images: BTreeSet::new(),
+            phase: Phase::Tombstone,
+            paths: BTreeSet::new(),
+            removed: BTreeSet::from(["package decnet-agent".to_owned()]),
+            left: BTreeSet::from(["path /opt/decnet".to_owned()]),
+            done_at: None,
+        };
+        let identity = Identity::from_stored(&signer.stored()).unwrap();
+        let sent = body(&job, &identity, crate::testing::now()).unwrap();
+        let sent: TombstoneRequest = serde_json::from_slice(&sent).unwrap();
+        assert_eq!((sent.schema, sent.host), (SCHEMA, signer.host));
+        assert_eq!(sent.key, signer.host_key.public().to_string());
+        let keys = [*signer.host_key.public()];
+        let envelope = sent.tombstone.to_string();
+        let told = admit_tombstone(envelope.as_bytes(), signer.fleet, signer.host, &keys).unwrap();
+        let given = SignedDecommission::stored(&order).unwrap();
+        assert_eq!(told.nonce, given.document().nonce);
+        assert_eq!(told.order, wire_digest(&given.digest()));
+        assert_eq!(
+            (told.removed, told.left),
+            (
+                vec!["package decnet-agent".to_owned()],
+                vec!["path /opt/decnet".to_owned()]
+            )
+        );
+    }
+
+    #[test]
+    fn a_master_that_cannot_answer_now_is_told_later() {
+        let answered = |status| {
+            TellError::Link(LinkError::Status {
+                to: "master:8771".parse().unwrap(),
+                status,
+                said: None,
+            })
+        };
+        for later in [
+            StatusCode::REQUEST_TIMEOUT,
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::INTERNAL_SERVER_ERROR,
+            StatusCode::SERVICE_UNAVAILABLE,
+        ] {
+            assert!(!answered(later).is_final(), "{later}");
+        }
+        for never in [
+            StatusCode::FORBIDDEN,
+            StatusCode::NOT_FOUND,
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ] {
+            assert!(answered(never).is_final(), "{never}");
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! `host decommission`, `host teardown` and `host departures`.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -23,6 +23,9 @@ use super::find;
 use crate::init::keys_path;
 use crate::serve::operator::views::{DecommissionView, DepartureView, TeardownBody, TeardownView};
 use crate::text::chain;
+
+/// The most that is read of an answer, in bytes.
+const LONGEST_ANSWER: u64 = 1024;
 
 /// What `decnet host decommission` takes.
 #[derive(Debug, Args)]
@@ -111,7 +114,7 @@ pub(super) async fn decommission(
     } else {
         format!("{name} removes its deckies, its agent and its keys")
     };
-    confirm(args.yes, &what)?;
+    confirm(args.yes, &what, console)?;
     let order: Value = serde_json::from_slice(&envelope.to_json())
         .map_err(|error| Failure::Failed(format!("cannot write the order as JSON: {error}")))?;
     let path = format!("/api/v1/swarm/hosts/{host}");
@@ -164,18 +167,20 @@ fn is_called(departure: &DepartureView, wanted: &str) -> bool {
     departure.host_name.as_str() == wanted || departure.host_uuid.to_string() == wanted
 }
 
-fn confirm(yes: bool, what: &str) -> Result<(), Failure> {
+fn confirm(yes: bool, what: &str, console: &mut Console<'_>) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }
-    if !std::io::stdin().is_terminal() {
+    if !console.asks {
         return Err(Failure::Usage(format!(
             "{what}: say --yes, for nobody is here to be asked"
         )));
     }
     let mut answer = String::new();
-    let asked = write!(std::io::stderr(), "{what}. Go on? [y/N] ");
-    let answered = asked.and_then(|()| std::io::stdin().lock().read_line(&mut answer));
+    let asked = write!(console.err, "{what}. Go on? [y/N] ");
+    // Nothing else is read after it.
+    let input = (&mut *console.input).take(LONGEST_ANSWER);
+    let answered = asked.and_then(|()| BufReader::new(input).read_line(&mut answer));
     match answered {
         Ok(_) if matches!(answer.trim(), "y" | "Y" | "yes") => Ok(()),
         _ => Err(Failure::refused("nothing was done".to_owned())),
@@ -192,7 +197,11 @@ pub(super) async fn teardown(
         .decky
         .as_ref()
         .map_or_else(|| "all deckies".to_owned(), |decky| format!("the decky {decky}"));
-    confirm(args.yes, &format!("{what} of {} go; the host stays", host.name))?;
+    confirm(
+        args.yes,
+        &format!("{what} of {} go; the host stays", host.name),
+        console,
+    )?;
     let body = TeardownBody {
         decky_id: args.decky.clone(),
     };

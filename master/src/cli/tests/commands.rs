@@ -146,6 +146,7 @@ async fn operations_are_listed_shown_and_streamed() {
         out: &mut out,
         err: &mut err,
         terminal: false,
+        asks: false,
         json: false,
     };
     let watched = async {

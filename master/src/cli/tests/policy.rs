@@ -163,6 +163,7 @@ async fn a_policy_is_signed_elsewhere_and_nobody_elses_is_taken() {
         out: &mut out,
         err: &mut Vec::new(),
         terminal: false,
+        asks: false,
         json: false,
     };
     let args = crate::cli::SignArgs {

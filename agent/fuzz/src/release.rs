@@ -1,0 +1,5 @@
+//! See `decnet_agent::fuzzing::release` for what has to hold.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| decnet_agent::fuzzing::release(input));
