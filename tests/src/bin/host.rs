@@ -133,11 +133,12 @@ fn rest(deckies: usize, idle: Duration) -> Result<()> {
         after.resident,
         after.peak,
         cpu / took * 100.0,
-        (after.switches - before.switches) as f64 / took,
+        after.switches.saturating_sub(before.switches) as f64 / took,
     );
     for (name, switches) in &after.threads {
         let earlier = before.threads.iter().find(|(other, _)| other == name);
-        let more = switches - earlier.map_or(0, |(_, switches)| *switches);
+        // Threads that have ended are counted no more.
+        let more = switches.saturating_sub(earlier.map_or(0, |(_, switches)| *switches));
         println!("  {name}: {:.2} a second", more as f64 / took);
     }
     operator.command(&["decky", "rm", "--all", "--wait"])?.ok()?;
