@@ -29,6 +29,8 @@ use crate::trust::wire_digest;
 const LOOK: Duration = Duration::from_secs(5);
 /// How long the updater has before it is asked again.
 const ASKED: Duration = Duration::from_secs(600);
+/// What is told of an updater that does not begin.
+const NOT_BEGUN: &str = "its updater has not begun; `journalctl -u decnet-updater` there says why";
 /// Room that is left beside the package: for its copy, what is unpacked of it, and what is saved of the one before.
 const ROOM: u64 = 6;
 
@@ -172,12 +174,12 @@ impl Updates {
         if release.position(self.identity.current().host) >= rollout.per_mille {
             return (ProgressState::Waiting, None);
         }
-        // The updater declines what it does not believe, and says why in its journal: it is not asked all the time.
+        // The updater took the request and did not begin: it declines what it does not believe. It is not asked all the time.
         if let Some((asked, at)) = &self.asked
             && *asked == digest
             && at.elapsed() < ASKED
         {
-            return (ProgressState::Installing, None);
+            return (ProgressState::Installing, Some(NOT_BEGUN.to_owned()));
         }
         match self.hand_over(&places, rollout, &package).await {
             Ok(()) => {
@@ -328,7 +330,9 @@ mod tests {
         assert_eq!(request, Request::new(rollout.release.clone(), digest(b"package")));
         // The updater has declined it.
         std::fs::remove_file(scene.places.request()).unwrap();
-        assert_eq!(scene.follow(&rollout).await, Some(ProgressState::Installing));
+        let progress = scene.updates.follow(&rollout).await.unwrap().unwrap();
+        assert_eq!(progress.state, ProgressState::Installing);
+        assert_eq!(progress.detail.as_deref(), Some(NOT_BEGUN));
         assert!(!scene.is_asked(), "it is asked all the time");
     }
 
