@@ -14,6 +14,8 @@ use serde_json::Value;
 
 /// As long as anything here may take on a guest that is busy.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// A stack's volume.
+const VOLUME: &str = "decnet-web-data";
 /// The reaper's journal, while it works.
 const JOURNAL: &str = "/var/lib/decnet/agent-reaper/journal.json";
 /// Holds the lock that package managers wait for, until it is stopped.
@@ -124,8 +126,13 @@ impl Scene {
              decnet-agent enroll '{token}' && systemctl start decnet-agent"
         ))?;
         self.deploy(name)?;
+        // No service of the catalogue has a volume: one with an agent's labels.
+        self.ok(&format!(
+            "docker volume create --label io.decnet.host={uuid} --label io.decnet.hash=0 {VOLUME}"
+        ))?;
         let there = self.leftovers()?;
         for ours in [
+            VOLUME,
             "decnet-agent.service",
             "/usr/bin/decnet-agent",
             "/var/lib/decnet",
@@ -163,6 +170,7 @@ impl Scene {
             "package decnet-agent",
             "unit decnet-agent.service",
             "path /usr/bin/decnet-agent",
+            &format!("volume {VOLUME}"),
         ];
         self.has_left_with(uuid, &package)
     }
