@@ -189,7 +189,9 @@ impl<M: Machine> Reconciler<M> {
             let idle = rested && memory.rest.is_some();
             if !idle || tidied.is_none_or(|at: Instant| at.elapsed() >= TIDY) {
                 decnet_heap::give_back();
-                decnet_heap::unmap_code();
+                if memory.rest.is_some() {
+                    decnet_heap::unmap_code();
+                }
                 tidied = Some(Instant::now());
             }
             let pause = pause.min(self.relist);
